@@ -1,0 +1,53 @@
+# Two commands do all the set-up on a fresh machine: `make run` (the main job) and `make test`.
+# ARGS are passed on:  make run ARGS="--seeds 5 --epochs 3"
+#                      make test ARGS="-k store"
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: run test test-all browser lint format clean
+
+run: .venv/.installed-run
+	$(BIN)/python -m bench.run --models cnn mobilenet $(ARGS)
+
+test: .venv/.installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: .venv/.installed-test
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+# The browser that draws on the page in the tests (Debian, as root); without one those tests are skipped.
+browser:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
+
+lint: .venv/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.installed-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 run" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is needed (on Debian: apt install python3-venv)" >&2; exit 2; }
+
+.venv/.installed-run: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into .venv: PyTorch, Ray and what they need; about 3 minutes and 6.5 GB, once"
+	@$(INSTALL) --editable '.[offline]'
+	@touch $@
+
+.venv/.installed-test: .venv/.installed-run
+	@$(INSTALL) --editable '.[offline,demo,export,test]'
+	@touch $@
+
+.venv/.installed-lint: .venv/.installed-test
+	@$(INSTALL) --editable '.[offline,demo,export,test,lint]'
+	@touch $@

@@ -1,0 +1,166 @@
+"""A whole evaluation: weights and images found, the model asked, its answers measured and put into words."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import UserError
+from bench.learning import datasets, folders, plugins, weights
+from bench.learning.datasets import DATASETS, Split
+from bench.learning.models import MODELS
+from bench.learning.weights import FILE_ENDINGS
+from bench.reporting.assessment import Assessment, answers_table, assessment_text
+from bench.reporting.store import write_whole
+
+if TYPE_CHECKING:
+    from bench.evaluate import EvaluateOptions
+    from bench.learning.evaluation import Trained
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What the model is asked about."""
+
+    title: str
+    names: list[str]
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    blank: int
+    """Images without ink, of those that went through the drawing preprocessing."""
+
+
+def assess(options: EvaluateOptions) -> str:
+    """Measure, or classify what has no labels; gives what is to be printed.
+
+    Raises:
+        UserError: wrong usage, missing or damaged files, weights that do not fit, classes that are not the model's.
+    """
+    _check(options)
+    found = weights.read(options.weights, f"file {options.weights.name}")
+    pictures = folders.find_pictures(options.images) if options.images is not None else None
+    from bench.learning.evaluation import load_trained  # imports torch
+
+    trained = load_trained(found, options.model)
+    if pictures is not None:
+        images = _from_folder(pictures, trained, options)
+    else:
+        data = datasets.load(options.dataset or trained.about.get("dataset", "auto"), options.data_dir)
+        if len(data.class_names) != len(trained.class_names):
+            raise UserError(
+                f"{options.weights} knows {len(trained.class_names)} classes, {data.name} has {len(data.class_names)}"
+            )
+        if "class_names" not in trained.about:  # a bare state dict does not name them
+            trained = replace(trained, class_names=data.class_names)
+        images = _from_split(data.name, data.test, as_drawing=options.as_drawing)
+    if images.labels is None:
+        text, rows = _classified(trained, images)
+    else:
+        text, rows = _measured(trained, images, images.labels)
+    if options.csv is not None:
+        _write_csv(options.csv, rows)
+    return text + (f"\n\nwritten: {options.csv}" if options.csv else "")
+
+
+def _check(options: EvaluateOptions) -> None:
+    """Refuse at once what needs no torch to be refused."""
+    if options.plugin:
+        plugins.read(options.plugin)
+    if options.model is not None:
+        MODELS.find(options.model)
+    if options.dataset is not None:
+        DATASETS.find(options.dataset)
+    if not str(options.weights).endswith(FILE_ENDINGS):
+        raise UserError(f"--weights {options.weights} is no {' or '.join(FILE_ENDINGS)} file")
+    if not options.weights.is_file():
+        raise UserError(f"--weights: there is no file {options.weights}")
+    if options.csv is not None and not options.csv.absolute().parent.is_dir():
+        raise UserError(f"--csv {options.csv}: there is no folder {options.csv.absolute().parent}")
+
+
+def _from_folder(pictures: folders.Pictures, trained: Trained, options: EvaluateOptions) -> _Images:
+    labels = None if pictures.folders is None else folders.labels_of(pictures, trained.class_names)
+    spec = trained.spec
+    pixels, inked = folders.read_pictures(
+        pictures.files, channels=spec.channels, input_size=spec.input_size, as_drawing=options.as_drawing
+    )
+    return _Images(str(pictures.root), pictures.names, pixels, labels, int((~inked).sum()))
+
+
+def _from_split(name: str, split: Split, *, as_drawing: bool) -> _Images:
+    pixels, blank = split.images, 0
+    if as_drawing:
+        from bench.learning.drawing import SIZE, to_mnist
+
+        found = [to_mnist(image) for image in split.images]
+        blank = sum(image is None for image in found)
+        nothing = np.zeros((SIZE, SIZE), dtype=np.uint8)
+        pixels = np.stack([nothing if image is None else image for image in found])[:, None]
+    return _Images(f"the test images of {name}", [str(n) for n in range(len(pixels))], pixels, split.labels, blank)
+
+
+Rows = list[tuple[object, ...]]
+
+
+def _measured(trained: Trained, images: _Images, labels: NDArray[np.int64]) -> tuple[str, Rows]:
+    """(the page of figures, one row per image) of images with labels."""
+    from bench.learning import evaluation
+    from bench.learning.preprocessing import DeviceSplit
+    from bench.learning.training import evaluate
+
+    result = evaluate(trained.module, trained.spec, DeviceSplit.of(Split(images.pixels, labels), "cpu"))
+    said = result.predictions
+    table = evaluation.confusion(said.labels, said.predicted, len(trained.class_names))
+    time = evaluation.latency(trained, images.pixels[0])
+    per_class = [(int(table[k, k]), int(table[k].sum())) for k in range(len(table))]
+    figures = Assessment(
+        title=f"{trained.spec.name} on {images.title}",
+        class_names=trained.class_names,
+        confusion=table,
+        interval=evaluation.wilson(result.correct, len(said.labels)),
+        class_intervals=[evaluation.wilson(correct, count) for correct, count in per_class],
+        loss=result.loss,
+        calibration_error=evaluation.calibration_error(said),
+        mean_confidence=float(said.probability.mean()),
+        images_per_second=len(said.labels) / result.seconds,
+        latency_p50_ms=time.p50_ms,
+        latency_p95_ms=time.p95_ms,
+        threads=time.threads,
+        blank=images.blank,
+    )
+    names = trained.class_names
+    header: tuple[object, ...] = ("image", "label", "predicted", "probability")
+    columns = (images.names, said.labels, said.predicted, said.probability)
+    rows: Rows = [(name, names[a], names[b], f"{p:.6f}") for name, a, b, p in zip(*columns, strict=True)]
+    return assessment_text(figures), [header, *rows]
+
+
+def _classified(trained: Trained, images: _Images) -> tuple[str, Rows]:
+    """(a table of answers, one row per image) of images without labels."""
+    from bench.learning.evaluation import probabilities
+
+    shares = probabilities(trained, images.pixels)
+    names = trained.class_names
+    order = np.argsort(-shares, axis=1, kind="stable")[:, :2]
+    rows: Rows = [("image", "predicted", "probability", "second", "its_probability")]
+    for name, share, best in zip(images.names, shares, order, strict=True):
+        first, second = best[0], best[-1]
+        rows.append((name, names[first], f"{share[first]:.6f}", names[second], f"{share[second]:.6f}"))
+    count = f"{len(images.names):,} picture{'s' if len(images.names) != 1 else ''}"
+    title = f"{trained.spec.name} on {images.title}: {count} without labels"
+    return answers_table(title, rows, images.blank), rows
+
+
+def _write_csv(file: Path, rows: Rows) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    try:
+        write_whole(file.absolute(), text.getvalue().encode())
+    except OSError as error:
+        raise UserError(f"--csv: cannot write {file}: {error.strerror or error}") from None

@@ -1,0 +1,1 @@
+"""Ray, kept thin. The only room that imports ray."""

@@ -1,0 +1,109 @@
+"""Between the workers and the driver: progress and outcomes one way, the state to go on from the other way.
+
+Ray Train's own reports wait on a poll of seconds and keep metrics only with a checkpoint on storage that all nodes
+share; this small actor needs neither, so results reach the driver's machine from any cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import ray
+from ray.actor import ActorHandle
+
+from bench.spec import Begun, Event, Outcome, Record, Run, Saved, Status
+
+
+class Mailbox:
+    """The actor. Its methods are coroutines, so that a driver that waits blocks no worker.
+
+    It outlives the workers, so it also knows how often each run was begun, and ends those whose workers keep dying.
+    """
+
+    def __init__(self, states: dict[str, bytes], max_failures: int) -> None:
+        self._events: list[Event] = []
+        self._arrived = asyncio.Event()
+        self._states = states
+        self._max_failures = max_failures
+        self._begun: dict[str, Begun] = {}
+        self._losses: dict[str, str] = {}
+        self._done: set[str] = set()
+        self._controllers: list[ActorHandle] = []
+
+    async def put(self, event: Event) -> None:
+        """Take an event. A run's first outcome is its only one."""
+        if isinstance(event, Saved):
+            self._states[event.run_id] = event.state
+        elif isinstance(event, Outcome):
+            if event.record.run_id in self._done:
+                return
+            self._done.add(event.record.run_id)
+            self._states.pop(event.record.run_id, None)
+        self._events.append(event)
+        self._arrived.set()
+
+    async def begin(self, run: Run, node_id: str, pid: int) -> bool:
+        """A worker is about to train ``run``; False if it must not: it is done, or its workers were lost too often."""
+        if run.id in self._done:
+            return False
+        before = self._begun.get(run.id)
+        attempt = before.attempt + 1 if before else 1
+        if attempt > self._max_failures + 1 and before is not None:
+            times = f", {before.attempt} times" if before.attempt > 1 else ""
+            await self.end(run, Status.FAILED, f"its worker was lost{times}: {self._losses.get(run.id, 'unknown why')}")
+            return False
+        begun = self._begun[run.id] = Begun(run.id, attempt, datetime.now(UTC), node_id, pid)
+        await self.put(begun)
+        return True
+
+    async def end(self, run: Run, status: Status, reason: str) -> None:
+        """End a run that its worker cannot end by itself."""
+        now = datetime.now(UTC)
+        begun = self._begun.get(run.id)
+        started_at = begun.at if begun else now
+        await self.put(Outcome(Record.of(run, status=status, started_at=started_at, ended_at=now, reason=reason)))
+
+    async def worker_failed(self, runs: Sequence[Run], status: Status | None, reason: str) -> None:
+        """A worker of the Ray Train run that trains ``runs`` is gone.
+
+        Args:
+            runs: of which at most one is being trained.
+            status: how that one ends; None if it is to be tried again because the worker was lost without its fault.
+            reason: what happened, in one line.
+        """
+        for run in runs:
+            if run.id in self._begun and run.id not in self._done:
+                self._losses[run.id] = reason
+                if status is not None:
+                    await self.end(run, status, reason)
+
+    async def controller_started(self, controller: ActorHandle) -> None:
+        """A Ray Train run has begun."""
+        self._controllers.append(controller)
+
+    async def controllers(self) -> list[ActorHandle]:
+        """Of all Ray Train runs so far."""
+        return self._controllers
+
+    async def state(self, run_id: str) -> bytes | None:
+        """What was saved last for a run."""
+        return self._states.get(run_id)
+
+    async def take(self, wait_seconds: float) -> list[Event]:
+        """All events since the last call; waits up to ``wait_seconds`` for the first."""
+        if not self._events:
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), wait_seconds)
+            except TimeoutError:
+                return []
+        events, self._events = self._events, []
+        return events
+
+
+def open_mailbox(states: dict[str, bytes], max_failures: int) -> ActorHandle:
+    """Start the actor on the driver's node, with the states that interrupted runs go on from."""
+    here = ray.get_runtime_context().get_node_id()
+    return ray.remote(num_cpus=0, label_selector={"ray.io/node-id": here})(Mailbox).remote(states, max_failures)

@@ -1,0 +1,172 @@
+"""A Ray cluster to work on: the one at --address, or one of our own that ends with the command."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.cluster.placement import Node
+from bench.errors import UserError
+
+# Read by ray when it is imported or starts processes, so set before.
+_SETTINGS = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",  # two actors less in each Train run
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more, which would import torch
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller looks after its workers this often; 2 s by default
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # a loaded machine takes its time to import torch
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone, and do not warn about it
+}
+
+
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A connection to Ray."""
+
+    nodes: list[Node]
+    storage: Path
+    """Scratch space for Ray Train's own files; removed with the session."""
+
+
+@contextlib.contextmanager
+def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
+    """Connect to the cluster at ``address``, or start one on this machine.
+
+    Raises:
+        UserError: nothing answers at ``address``.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if address is not None:
+        _check_address(address)
+        _use_token(address)
+    import ray
+
+    _quieten(verbose)
+    common = {
+        "log_to_driver": verbose,
+        "logging_level": logging.INFO if verbose else logging.ERROR,
+        "ignore_reinit_error": False,
+    }
+    if address is None:
+        with _on_loopback():
+            # "local": without it ray.init would join a cluster that somebody else started on this machine
+            ray.init(address="local", include_dashboard=False, _node_ip_address=_LOOPBACK, **common)
+    else:
+        package = str(Path(__file__).parents[1])
+        try:
+            ray.init(address=address, runtime_env={"py_modules": [package]}, **common)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"--address {address}: no Ray cluster to connect to ({reason}); if it asks for a token, "
+                "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+            ) from None
+    try:
+        nodes = [
+            Node(cpus=node["Resources"].get("CPU", 0.0), gpus=node["Resources"].get("GPU", 0.0))
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+        with tempfile.TemporaryDirectory(prefix="bench-train-", ignore_cleanup_errors=True) as storage:
+            yield Session(nodes, Path(storage))
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let ray.init take 127.0.0.1 as it is.
+
+    Ray's servers listen on loopback alone when that is their node's address, but ray.init replaces it by an address
+    that other machines reach, and then anybody there can have code executed here.
+    """
+    from ray._private import services
+
+    replace = services.resolve_ip_for_localhost
+    services.resolve_ip_for_localhost = lambda host: host if host == _LOOPBACK else replace(host)
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = replace
+
+
+def _quieten(verbose: bool) -> None:
+    if verbose:
+        return
+    warnings.filterwarnings("ignore", module="ray")
+    # Messages of Ray's daemons (of a worker that died, say) reach the driver whatever log_to_driver says.
+    import ray._private.worker as driver
+
+    driver.print_worker_logs = lambda *arguments, **options: None
+    for name in ("ray", "ray.train", "ray.tune", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+_PROBE = """
+import sys
+from ray._private.services import canonicalize_bootstrap_address
+from ray._raylet import GcsClient
+GcsClient(address=canonicalize_bootstrap_address(sys.argv[1]))
+print("open")
+"""
+
+
+def _use_token(address: str) -> None:
+    """Show the user's token to a cluster that asks for it, which ray.init does not do by itself.
+
+    ``ray start`` asks for a token as soon as the user has one, and a cluster that asks for none cannot work with a
+    driver that shows one; so a process of its own, without token, tries which it is.
+    """
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    has_token = named or (Path.home() / ".ray" / "auth_token").exists()
+    if "RAY_AUTH_MODE" in os.environ or not has_token:
+        return
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_BACKEND_LOG_LEVEL": "warning"}
+    probe = subprocess.Popen(
+        [sys.executable, "-c", _PROBE, address],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with probe, contextlib.closing(probe.stdout or io.StringIO()) as output:
+        for line in output:
+            if "open" in line.split():
+                break
+            if "InvalidAuthToken" in line:
+                os.environ["RAY_AUTH_MODE"] = "token"
+                break
+        probe.kill()
+
+
+def _check_address(address: str) -> None:
+    """Refuse at once what ray would try for minutes."""
+    if address == "auto":
+        return
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        raise UserError(f"--address {address!r} is not HOST:PORT (as 10.0.0.1:6379) or auto")
+    if address.startswith("ray://"):
+        raise UserError(f"--address {address}: give the cluster's own address, HOST:PORT, not that of a Ray client")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise UserError(
+            f"--address {address}: nothing answers there ({error}); start one with: ray start --head"
+        ) from None

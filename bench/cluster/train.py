@@ -1,0 +1,222 @@
+"""A group of runs as one Ray Train run: what happens in each of its workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from bench.cluster.placement import Group
+from bench.learning.plugins import Plugin
+from bench.spec import Progress, Run, Saved, Status
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+
+@dataclass(frozen=True)
+class SharedInputs:
+    """What runs read, in Ray's object store: held once per machine, mapped into each worker."""
+
+    dataset: ray.ObjectRef
+    weights: ray.ObjectRef
+    plugin: Plugin | None
+
+
+@dataclass
+class TrainContext:
+    """The context of a run in a Ray Train worker."""
+
+    mailbox: ActorHandle
+    rank: int
+    world_size: int
+    device: str
+    threads: int
+
+    def report(self, progress: Progress) -> None:
+        """Send and go on."""
+        self.mailbox.put.remote(progress)
+
+    def save(self, run_id: str, state: bytes) -> None:
+        """Hand over before the next epoch begins, so that it is safe if this worker dies."""
+        ray.get(self.mailbox.put.remote(Saved(run_id, state)))
+
+    def load(self, run_id: str) -> bytes | None:
+        """What was saved last."""
+        state: bytes | None = ray.get(self.mailbox.state.remote(run_id))
+        return state
+
+
+def fit_group(
+    group: Group, inputs: SharedInputs, mailbox: ActorHandle, *, storage: Path, max_failures: int, oom_backoff: bool
+) -> None:
+    """Train a group; returns when its last run is done. Its workers' results are in the mailbox.
+
+    May be called from any thread.
+
+    Raises:
+        ray.train.TrainingFailedError: Ray Train gave up.
+    """
+    need = group.need
+    # Not TorchTrainer: it imports torch in the controller too, 3 s and 600 MB that do nothing.
+    trainer = DataParallelTrainer(
+        _train_loop,
+        train_loop_config={
+            "runs": group.runs,
+            "inputs": inputs,
+            "mailbox": mailbox,
+            "threads": need.cpus,
+            "oom_backoff": oom_backoff,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=need.workers,
+            use_gpu=need.gpus > 0,
+            resources_per_worker={"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})},
+        ),
+        run_config=RunConfig(
+            name=group.runs[0].id,
+            storage_path=str(storage),
+            # The mailbox counts the failures of each run; together they may not stop the group before.
+            failure_config=FailureConfig(max_failures=(max_failures + 1) * len(group.runs)),
+            callbacks=[_TellMailbox(group.runs, mailbox), _Introduce(mailbox)],
+        ),
+    )
+    trainer.fit()
+
+
+class _TellMailbox(UserCallback):  # type: ignore[misc]  # ray's types are not followed
+    """In Ray Train's controller: tell apart a lost worker, which is started again, and an error, which is not."""
+
+    def __init__(self, runs: Sequence[Run], mailbox: ActorHandle) -> None:
+        self._runs = runs
+        self._mailbox = mailbox
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Before the workers are started again."""
+        status, reason = classify(worker_exceptions)
+        ray.get(self._mailbox.worker_failed.remote(self._runs, status, reason))
+
+
+class _Introduce(ControllerCallback):  # type: ignore[misc]
+    """In Ray Train's controller: leave its handle in the mailbox, so that the driver can end the run at once."""
+
+    def __init__(self, mailbox: ActorHandle) -> None:
+        self._mailbox = mailbox
+
+    def after_controller_start(self, *arguments: Any) -> None:
+        """Before anything else."""
+        ray.get(self._mailbox.controller_started.remote(ray.get_runtime_context().current_actor))
+
+
+def classify(worker_exceptions: Mapping[int, Exception]) -> tuple[Status | None, str]:
+    """(how the run that was being trained ends, None if it is to be tried again; what happened in one line).
+
+    When one worker dies, those that were waiting for it fail too, so a death explains all other errors.
+    """
+    # Ray Train wraps what happened to a dead worker.
+    errors = {rank: getattr(error, "health_check_failure", error) for rank, error in worker_exceptions.items()}
+    for rank, error in errors.items():
+        if isinstance(error, ray.exceptions.OutOfMemoryError) or _KILLED_FOR_MEMORY.search(str(error)):
+            return Status.OOM, f"worker {rank}: ended by Ray because the machine ran out of memory"
+    for rank, error in errors.items():
+        if isinstance(error, (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)):
+            return None, f"worker {rank} died: {_death(error)}"
+    for rank, error in errors.items():
+        if not _LOST_PEER.search(str(error)):
+            return Status.FAILED, f"worker {rank}: {first_line(error)}"
+    return None, "; ".join(f"worker {rank}: {first_line(error)}" for rank, error in errors.items())
+
+
+_KILLED_FOR_MEMORY = re.compile(r"running (low on|out of) memory|memory monitor|memory usage threshold")
+"""What Ray says when it ends a worker before the kernel would."""
+
+_LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|peer|socket", re.IGNORECASE)
+"""What torch.distributed says when another worker is gone."""
+
+
+def _death(error: Exception) -> str:
+    found = re.search(r"(SIG[A-Z]+|exit code \d+|Worker exit type: \w+)", str(error))
+    return found.group(1) if found else first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """The line of an error's message that says most: of a remote traceback the last, else the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[-1] if "Traceback (most recent call last)" in str(error) else lines[0]
+
+
+def _train_loop(config: dict[str, Any]) -> None:
+    """Runs in each worker. torch is imported here and nowhere else in this room."""
+    from ray import train
+
+    from bench.learning.execute import Inputs, execute
+
+    worker = train.get_context()
+    mailbox: ActorHandle = config["mailbox"]
+    shared: SharedInputs = config["inputs"]
+    dataset, weights = ray.get([shared.dataset, shared.weights])
+    inputs = Inputs(dataset, weights, shared.plugin)
+    context = TrainContext(
+        mailbox=mailbox,
+        rank=worker.get_world_rank(),
+        world_size=worker.get_world_size(),
+        device=_device(),
+        threads=config["threads"],
+    )
+    node_id = ray.get_runtime_context().get_node_id()
+    with _process_group(context):
+        for run in config["runs"]:
+            goes = ray.get(mailbox.begin.remote(run, node_id, os.getpid())) if context.rank == 0 else None
+            if context.world_size > 1:
+                goes = train.collective.broadcast_from_rank_zero(goes)
+            if goes:
+                outcome = execute(run, inputs, context, oom_backoff=config["oom_backoff"])
+                if context.rank == 0:
+                    ray.get(mailbox.put.remote(outcome))
+
+
+def _device() -> str:
+    if not ray.get_gpu_ids():
+        return "cpu"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    torch.cuda.set_device(0)  # Ray shows each worker only its own GPU
+    return "cuda:0"
+
+
+@contextlib.contextmanager
+def _process_group(context: TrainContext) -> Iterator[None]:
+    """torch.distributed between the workers of a run, if there are several: NCCL on GPUs, Gloo on CPUs."""
+    if context.world_size == 1:
+        yield
+        return
+    import torch.distributed
+    from ray.train.collective import broadcast_from_rank_zero
+
+    address = None
+    if context.rank == 0:
+        host = ray.util.get_node_ip_address()
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            address = f"tcp://{host}:{probe.getsockname()[1]}"
+    address = broadcast_from_rank_zero(address)
+    backend = "nccl" if context.device.startswith("cuda") else "gloo"
+    torch.distributed.init_process_group(backend, init_method=address, rank=context.rank, world_size=context.world_size)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()

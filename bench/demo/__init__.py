@@ -1,0 +1,1 @@
+"""The drawing page: every trained model answers to what a person draws."""

@@ -1,0 +1,117 @@
+"""What the trained models in a results folder say of a picture. Knows nothing of the page."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.errors import UserError
+from bench.learning import weights
+from bench.learning.drawing import to_mnist
+from bench.learning.evaluation import Trained, load_trained, probabilities
+
+TOP = 3
+"""How many classes an answer names."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one model says."""
+
+    model: str
+    """Its name; with the run's id where several checkpoints are of one model."""
+    test_accuracy: float | None
+    """On the test images of the data set it was trained on."""
+    dataset: str | None
+    class_names: tuple[str, ...]
+    top: list[tuple[str, float]]
+    """The most probable classes with their probabilities, best first."""
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What all models say of one picture."""
+
+    seen: NDArray[np.uint8] | None
+    """uint8 [28, 28]: what the models were shown; None when the picture holds no ink."""
+    answers: list[Answer]
+    preprocessing_ms: float = 0.0
+    problems: tuple[str, ...] = ()
+    """A line for each checkpoint that cannot be used."""
+
+
+class Shelf:
+    """The checkpoints in a results folder, each loaded once and again when its file changes."""
+
+    def __init__(self, results: Path) -> None:
+        self.folder = results / "checkpoints"
+        self._loaded: dict[Path, tuple[int, Trained | str]] = {}
+        self._lock = threading.Lock()  # the page answers several visitors at once
+
+    def models(self) -> tuple[dict[str, Trained], tuple[str, ...]]:
+        """(models by run id, a line for each checkpoint that cannot be used), as the folder is now."""
+        with self._lock:
+            files = sorted(self.folder.glob("*.safetensors"))
+            for file in files:
+                try:
+                    changed = file.stat().st_mtime_ns
+                except OSError:  # deleted just now
+                    continue
+                if file not in self._loaded or self._loaded[file][0] != changed:
+                    self._loaded[file] = (changed, _load(file))
+            there = {file: self._loaded[file][1] for file in files if file in self._loaded}
+        good = {file.stem: found for file, found in there.items() if isinstance(found, Trained)}
+        return good, tuple(found for found in there.values() if isinstance(found, str))
+
+    def answer(self, picture: Image.Image) -> Answers:
+        """Show ``picture`` to every model, as MNIST would show it; best model first."""
+        start = time.perf_counter()
+        seen = to_mnist(picture)
+        preprocessing_ms = 1000 * (time.perf_counter() - start)
+        models, problems = self.models()
+        if seen is None:
+            return Answers(None, [], preprocessing_ms, problems)
+        names = [trained.spec.name for trained in models.values()]
+        answers = []
+        for run_id, trained in models.items():
+            several = names.count(trained.spec.name) > 1
+            start = time.perf_counter()
+            shares = probabilities(trained, seen[None, None])[0]
+            milliseconds = 1000 * (time.perf_counter() - start)
+            best = np.argsort(-shares, kind="stable")[:TOP]
+            answers.append(
+                Answer(
+                    model=run_id if several else trained.spec.name,
+                    test_accuracy=_number(trained.about.get("test_accuracy")),
+                    dataset=trained.about.get("dataset"),
+                    class_names=trained.class_names,
+                    top=[(trained.class_names[k], float(shares[k])) for k in best],
+                    milliseconds=milliseconds,
+                )
+            )
+        answers.sort(key=lambda answer: -(answer.test_accuracy or 0.0))
+        return Answers(seen, answers, preprocessing_ms, problems)
+
+
+def _load(file: Path) -> Trained | str:
+    try:
+        found = weights.read(file, f"file {file.name}")
+        trained = load_trained(found)
+        probabilities(trained, np.zeros((1, 1, 28, 28), dtype=np.uint8))  # the first call is slow
+        return trained
+    except UserError as error:
+        return str(error)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,110 @@
+"""The page itself, with Gradio: a canvas on the left, the answers on the right, below each other on a phone."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import os
+import socket
+import sys
+from pathlib import Path
+
+import gradio as gr
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from bench.demo import digits, html
+from bench.demo.answers import Shelf
+from bench.errors import UserError
+
+HOST = "127.0.0.1"
+"""Loopback: nobody else can reach the page."""
+PORTS = range(7860, 7960)
+LARGEST_PICTURE = 12_000_000
+"""Characters of a canvas that is sent: the page sends at most 1000 x 1000 pixels, as PNG in base 64."""
+DATA_URL = "data:image/png;base64,"
+TITLE = "Which digit is this?"
+
+
+def build(results: Path) -> gr.Blocks:
+    """The page over the checkpoints in ``results``."""
+    shelf = Shelf(results)
+
+    def answer(canvas: str) -> str:
+        """The canvas as a data URL, or an empty string when nothing was drawn, to the answers as HTML."""
+        models, problems = shelf.models()
+        if not models:
+            return html.no_checkpoint(str(shelf.folder), problems)
+        if not canvas:
+            return html.hint()
+        picture = read_canvas(canvas)
+        return html.unreadable() if picture is None else html.answered(shelf.answer(picture))
+
+    samples = {digit: digits.sample(digit) for digit in digits.STROKES}
+    page: gr.Blocks
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+        gr.HTML(
+            html_template=html.board(TITLE, samples),
+            js_on_load=Path(__file__).with_name("board.js").read_text(encoding="utf-8"),
+            server_functions=[answer],
+            elem_id="board",
+        )
+    return page
+
+
+def read_canvas(text: str) -> Image.Image | None:
+    """The picture in a data URL of a PNG; None when it is none or too large."""
+    if not isinstance(text, str) or not text.startswith(DATA_URL) or len(text) > LARGEST_PICTURE:
+        return None
+    try:
+        content = base64.b64decode(text.removeprefix(DATA_URL), validate=True)
+        picture = Image.open(io.BytesIO(content), formats=["PNG"])
+        picture.load()
+    except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return picture
+
+
+def serve(results: Path, *, port: int | None, browser: bool) -> None:
+    """Show the page until Ctrl-C.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    torch.set_num_threads(1)  # one image at a time: handing it to several threads takes longer
+    chosen = _free_port(port)
+    page = build(results)
+    page.launch(
+        server_name=HOST,
+        server_port=chosen,
+        share=False,
+        inbrowser=browser and _has_desktop(),
+        quiet=True,
+        footer_links=[],
+        ssr_mode=False,
+        enable_monitoring=False,
+        prevent_thread_lock=True,
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=html.CSS,
+    )
+    print(f"the page is at http://{HOST}:{chosen} (Ctrl-C ends it)", flush=True)
+    page.block_thread()
+
+
+def _free_port(wanted: int | None) -> int:
+    for port in PORTS if wanted is None else [wanted]:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    if wanted is None:
+        raise UserError(f"ports {PORTS[0]} to {PORTS[-1]} are all taken; name a free one with --port")
+    raise UserError(f"--port {wanted} is taken or not allowed; name another, or leave it out")
+
+
+def _has_desktop() -> bool:
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,0 +1,46 @@
+"""Errors a user can cause, and how the commands end on them."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class UserError(Exception):
+    """Wrong usage: one message that says what was wrong and what would be right. Exit code 2."""
+
+    exit_code = 2
+
+
+class DoesNotFitError(UserError):
+    """The machine or cluster can never meet the request. Exit code 3."""
+
+    exit_code = 3
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A hint such as ``; did you mean 'cnn'?``, or an empty string when nothing is close."""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
+    """The error for a name that is not registered: lists the valid ones and the nearest."""
+    names = sorted(valid)
+    return UserError(f"unknown {kind} {name!r}; valid: {', '.join(names)}{nearest(name, names)}")
+
+
+def exit_code_of(command: Callable[[], int]) -> int:
+    """Run a command; turn a :class:`UserError` into one line on stderr and its exit code."""
+    try:
+        return command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (head, less) went away: not an error of ours
+        sys.stderr.close()
+        return 0

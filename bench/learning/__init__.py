@@ -1,0 +1,1 @@
+"""Plain PyTorch: data, models, weights, training, measuring. Never imports ray."""

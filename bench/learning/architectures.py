@@ -1,0 +1,81 @@
+"""The networks themselves. They import torch, so only a builder that is called imports this file."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import types
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CNN(nn.Module):
+    """Two convolutions and two linear layers for 28 x 28 grey images; 225,034 parameters with ten classes.
+
+    The names conv1, conv2, fc1 and fc2 are those of checkpoints published for this network.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3)
+        self.conv2 = nn.Conv2d(32, 64, 3)
+        self.fc1 = nn.Linear(64 * 5 * 5, 128)
+        self.dropout = nn.Dropout(0.5)
+        self.fc2 = nn.Linear(128, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float [batch, 1, 28, 28] to logits [batch, classes]."""
+        # Pooling before ReLU is the same function (both keep order) on a quarter of the values.
+        x = F.relu(F.max_pool2d(self.conv1(images), 2))
+        x = F.relu(F.max_pool2d(self.conv2(x), 2))
+        x = self.dropout(F.relu(self.fc1(torch.flatten(x, 1))))
+        logits: Tensor = self.fc2(x)
+        return logits
+
+
+class MobileNetTransfer(nn.Module):
+    """torchvision's MobileNetV2 with a small head for a new task; 2,389,130 parameters with ten classes.
+
+    Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.features = mobilenet_v2_features()
+        self.classifier = nn.Sequential(
+            nn.Dropout(0.2),
+            nn.Linear(1280, 128),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.Linear(128, classes),
+        )
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Float [batch, 3, height, width] to the backbone's features [batch, 1280]."""
+        maps: Tensor = self.features(images)
+        return maps.mean(dim=(2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float [batch, 3, height, width] to logits [batch, classes]."""
+        logits: Tensor = self.classifier(self.embed(images))
+        return logits
+
+
+def mobilenet_v2_features() -> nn.Sequential:
+    """The convolutional part of torchvision's MobileNetV2, with random weights."""
+    name = "torch._dynamo.utils"
+    if name not in sys.modules:
+        # torchvision's detection operators import torch's compiler, 2 s that no model here needs. They ask it
+        # only whether it is there, and a stand-in that says no makes them use eager code.
+        stand_in = types.ModuleType(name)
+        stand_in.__dict__["is_compile_supported"] = lambda device_type: False
+        sys.modules[name] = stand_in
+        # another version may ask for more than that: then the import below brings the real one
+        with contextlib.suppress(ImportError):
+            importlib.import_module("torchvision.models.mobilenetv2")
+        del sys.modules[name]
+    features: nn.Sequential = importlib.import_module("torchvision.models.mobilenetv2").mobilenet_v2().features
+    return features

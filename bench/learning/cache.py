@@ -1,0 +1,85 @@
+"""The shared cache on disk, and downloads into it: locked, verified, whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+PROBE_SECONDS = 3.0
+"""How long a host may take to answer before we go on without it."""
+
+
+def cache_dir() -> Path:
+    """``BENCH_CACHE`` or the operating system's place for caches."""
+    chosen = os.environ.get("BENCH_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("image-classifier-bench"))
+
+
+def reachable(url: str) -> bool:
+    """Whether ``url`` answers within seconds; proxies from the environment are honoured."""
+    if not url.startswith(("http://", "https://")):
+        return False
+    request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - the scheme was checked
+    try:
+        with urllib.request.urlopen(request, timeout=PROBE_SECONDS):  # noqa: S310
+            return True
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError):
+        return False
+
+
+@contextmanager
+def locked(folder: Path, name: str = "") -> Iterator[None]:
+    """Hold a lock in ``folder``: one process at a time fills it, the others wait and find it filled."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / (f".{name}.lock" if name else ".lock")):
+        yield
+
+
+@contextmanager
+def fill(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder``; what it holds in the end is moved in, file by file.
+
+    A process killed in between leaves a temporary folder and no torn file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    try:
+        yield work
+        for file in sorted(work.iterdir()):
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def download(url: str, target: Path, *, sha256_prefix: str) -> None:
+    """Fetch ``url`` to ``target`` unless it is there.
+
+    Args:
+        url: http(s) address.
+        target: file to make.
+        sha256_prefix: leading hex digits of the expected digest.
+
+    Raises:
+        OSError: the host does not answer, or what came has another digest.
+    """
+    with locked(target.parent):
+        if target.exists():
+            return
+        with fill(target.parent) as work:
+            with urllib.request.urlopen(url, timeout=30) as answer, (work / target.name).open("wb") as file:  # noqa: S310
+                shutil.copyfileobj(answer, file)
+            found = hashlib.sha256((work / target.name).read_bytes()).hexdigest()
+            if not found.startswith(sha256_prefix):
+                (work / target.name).unlink()
+                raise OSError(f"{url}: SHA-256 {found[:16]}... where {sha256_prefix}... is expected")

@@ -1,0 +1,205 @@
+"""One run, from start to end: ``execute(run, inputs, context)`` gives an outcome, wherever it is called."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import math
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import torch
+import torch.distributed
+from torch import nn
+
+from bench.learning import measure
+from bench.learning.build import build, to_safetensors
+from bench.learning.context import Context
+from bench.learning.datasets import Dataset
+from bench.learning.features import Features, features_of, fold, usable
+from bench.learning.models import MODELS, ModelSpec
+from bench.learning.plugins import Plugin
+from bench.learning.preprocessing import DeviceSplit
+from bench.learning.training import DivergedError, evaluate, fit, on_features, on_images
+from bench.learning.weights import Weights
+from bench.spec import EpochRecord, Outcome, Progress, Record, Run, Status
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads, the same for all seeds of a job."""
+
+    dataset: Dataset
+    weights: Weights | None
+    plugin: Plugin | None = None
+
+
+def execute(run: Run, inputs: Inputs, context: Context, *, oom_backoff: bool = False) -> Outcome:
+    """Train, evaluate and measure. A run that fails gives an outcome too, with the reason in its record.
+
+    With several workers an exception is raised instead: the others wait for this one, so whoever started them
+    has to end them and to write the record.
+
+    Args:
+        run: what to train.
+        inputs: what it reads.
+        context: where it runs.
+        oom_backoff: when memory runs out, start again with half the batch instead of ending; one worker only.
+    """
+    started_at = datetime.now(UTC)
+    batch_size = run.recipe.batch_size
+    try:
+        while True:
+            try:
+                return _execute(run, inputs, context, started_at, batch_size)
+            except Exception as error:
+                if not (oom_backoff and context.world_size == 1 and status_of(error) is Status.OOM and batch_size > 1):
+                    raise
+                batch_size //= 2
+            gc.collect()  # what the failed attempt held, after its traceback is gone
+            if context.device.startswith("cuda"):
+                torch.cuda.empty_cache()
+    except Exception as error:
+        status = status_of(error)
+        if context.world_size > 1 and status is not Status.DIVERGED:  # all workers see the same loss
+            raise
+        reason = str(error) if status is Status.DIVERGED else f"{type(error).__name__}: {error}"
+        ended_at = datetime.now(UTC)
+        where = measure.machine(context.device, context.threads)
+        record = Record.of(run, status=status, started_at=started_at, ended_at=ended_at, reason=reason, **where)
+        return Outcome(record)
+
+
+def status_of(error: BaseException) -> Status:
+    """The status of a run that ended with ``error``."""
+    if isinstance(error, DivergedError):
+        return Status.DIVERGED
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return Status.OOM  # the last is what PyTorch's CPU allocator says, in a RuntimeError
+    return Status.FAILED
+
+
+def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, batch_size: int) -> Outcome:
+    torch.set_num_threads(context.threads)
+    recipe = run.recipe.model_copy(update={"batch_size": batch_size})
+    memory = measure.PeakMemory(context.device)
+    setup_start = time.perf_counter()
+    if inputs.plugin is not None:
+        inputs.plugin.load()
+    spec = MODELS.find(run.model)
+    model = build(spec, run.dataset.classes, inputs.weights, run.seed)
+    trainable_parameters, total_parameters = measure.parameters(model)
+    macs = measure.macs(model, spec)
+    model = model.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    train = DeviceSplit.of(inputs.dataset.train, context.device)
+    test = DeviceSplit.of(inputs.dataset.test, context.device)
+    setup_seconds = time.perf_counter() - setup_start
+
+    features = None
+    if usable(model, spec, run.recipe.bn_mode):
+        features = _features(run, train, model, spec, context)
+        trainee = on_features(model, spec, train, features.values)
+    else:
+        trainee = on_images(model, spec, train, run.recipe.bn_mode)
+    fitted = fit(trainee, recipe, seed=run.seed, run_id=run.id, context=context)
+    train_seconds = fitted.seconds + (features.seconds if features else 0.0)
+    if context.world_size > 1:
+        _agree(model)
+    tested = evaluate(model, spec, test, rank=context.rank, world_size=context.world_size)
+    if not math.isfinite(tested.loss):
+        raise DivergedError(f"the loss over the test images is {tested.loss}")
+
+    last = fitted.epochs[-1]
+    epochs = [
+        EpochRecord(
+            run_id=run.id,
+            epoch=number,
+            train_loss=epoch.train_loss,
+            train_accuracy=epoch.train_accuracy,
+            seconds=epoch.seconds,
+            images_per_second=epoch.images_per_second,
+        )
+        for number, epoch in enumerate(fitted.epochs, start=1)
+    ]
+    about = {"run_id": run.id, "dataset": run.dataset.name, "test_accuracy": repr(tested.accuracy)}
+    record = Record.of(
+        run,
+        status=Status.OK,
+        batch_size_used=batch_size,
+        started_at=started_at,
+        ended_at=datetime.now(UTC),
+        test_accuracy=tested.accuracy,
+        test_correct=tested.correct,
+        test_loss=tested.loss,
+        train_accuracy=last.train_accuracy,
+        train_loss=last.train_loss,
+        predictions_sha256=hashlib.sha256(tested.predictions.predicted.tobytes()).hexdigest(),
+        model_sha256=weights_digest(model),
+        trainable_parameters=trainable_parameters,
+        total_parameters=total_parameters,
+        macs=macs,
+        setup_seconds=setup_seconds,
+        feature_seconds=features.seconds if features else None,
+        features_cached=features.cached if features else None,
+        train_seconds=train_seconds,
+        test_seconds=tested.seconds,
+        train_images_per_second=len(train.labels) * len(fitted.epochs) / train_seconds,
+        test_images_per_second=len(test.labels) / tested.seconds,
+        peak_memory_mb=memory.megabytes(),
+        memory_kind=memory.kind,
+        **measure.machine(context.device, context.threads),
+    )
+    checkpoint = to_safetensors(model, spec, inputs.dataset.class_names, **about)
+    return Outcome(record, epochs, tested.predictions, checkpoint)
+
+
+def _features(run: Run, data: DeviceSplit, model: nn.Module, spec: ModelSpec, context: Context) -> Features:
+    """The training images' features, with progress reported while they are extracted."""
+    images = len(data.labels)
+
+    def report(share: float) -> None:
+        if context.rank == 0:
+            context.report(
+                Progress(
+                    run_id=run.id,
+                    epoch=1,
+                    epochs=run.recipe.epochs,
+                    images_done=0,
+                    images_total=images * run.recipe.epochs,
+                    phase="features",
+                    phase_share=share,
+                )
+            )
+
+    key = f"{run.dataset.sha256} train {run.plugin_sha256}"  # a plugin may change what embed() does
+    if context.rank > 0:  # the first worker extracts and says how long it took, the others find them
+        torch.distributed.barrier()
+    found = features_of(data, fold(model, spec), spec, data_key=key, report=report)
+    if context.world_size > 1 and context.rank == 0:
+        torch.distributed.barrier()
+    return found
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over names and values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _agree(model: nn.Module) -> None:
+    """Make sure that the workers hold the same parameters, bit for bit, and give them the same statistics.
+
+    Raises:
+        RuntimeError: the parameters differ, so gradients were not averaged.
+    """
+    # Each worker's batch-norm layers saw their own images; the first worker's statistics are what is kept.
+    for buffer in model.buffers():
+        torch.distributed.broadcast(buffer, src=0)
+    digests: list[str | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(digests, weights_digest(model))
+    if len(set(digests)) != 1:
+        raise RuntimeError(f"the workers' weights differ after training: {digests}")

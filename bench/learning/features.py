@@ -1,0 +1,180 @@
+"""A frozen backbone is run once: fold its batch-norm layers, extract the features, keep them for other runs.
+
+Training the head on features is the same function as training it through the frozen backbone, only without running
+the backbone again in every epoch.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from bench.learning import cache
+from bench.learning.models import ModelSpec
+from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
+
+VERSION = 1
+"""Raise it when extraction gives other features, so that those in caches are not used again."""
+
+DEFAULT_LIMIT_GB = 8.0
+"""How large the features in the cache may be together, unless BENCH_FEATURES_GB says otherwise."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a frozen backbone makes of a split."""
+
+    values: Tensor
+    """Float32 [images, features], on the CPU."""
+    seconds: float
+    """Time it took to extract them now; 0 when they were in the cache."""
+    cached: bool
+
+
+def usable(model: nn.Module, spec: ModelSpec, bn_mode: str) -> bool:
+    """Whether the head can be trained on features: only where that is exactly the same function."""
+    if spec.backbone is None or spec.head is None or bn_mode != "eval":
+        return False
+    return not any(parameter.requires_grad for parameter in model.get_submodule(spec.backbone).parameters())
+
+
+def fold(model: nn.Module, spec: ModelSpec) -> nn.Module:
+    """A copy of ``model`` in evaluation mode whose backbone has its batch-norm layers folded into the convolutions.
+
+    The same function up to rounding (Jacob et al., CVPR 2018, section 3.2), in about two thirds of the time. A model
+    without a backbone is returned as it is.
+    """
+    model.eval()
+    if spec.backbone is None:
+        return model
+    folded = copy.deepcopy(model)
+    _fold_inside(folded.get_submodule(spec.backbone))
+    return folded.to(memory_format=torch.channels_last)
+
+
+def _fold_inside(module: nn.Module) -> None:
+    for child in module.children():
+        _fold_inside(child)
+    if isinstance(module, nn.Sequential):
+        for position in range(len(module) - 1):
+            first, second = module[position], module[position + 1]
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                module[position] = fuse_conv_bn_eval(first, second)
+                module[position + 1] = nn.Identity()
+
+
+def features_of(
+    split: DeviceSplit,
+    folded: nn.Module,
+    spec: ModelSpec,
+    *,
+    data_key: str,
+    report: Callable[[float], None] = lambda share: None,
+) -> Features:
+    """The features of a split: from the cache, or extracted and put there.
+
+    Args:
+        split: images on the device to compute on.
+        folded: what :func:`fold` returned.
+        spec: of the model.
+        data_key: names the split's contents; with the backbone's weights it addresses the features.
+        report: called now and then with the share that is done.
+    """
+    folder = cache.cache_dir() / "features"
+    file = folder / f"{_key(folded, spec, data_key, split.images.device)}.npy"
+    try:
+        with cache.locked(folder, name=file.stem):  # a second process waits and then finds them there
+            kept = _read(file)
+            if kept is not None:
+                return Features(as_tensor(kept), 0.0, cached=True)
+            start = time.perf_counter()
+            values = _extract(split, folded, spec, report)
+            seconds = time.perf_counter() - start
+            if _write(file, values):
+                kept = _read(file)  # mapped from the file: processes share it
+                return Features(values if kept is None else as_tensor(kept), seconds, cached=False)
+            return Features(values, seconds, cached=False)
+    except (OSError, filelock.Timeout):  # a cache that cannot be written is no reason not to train
+        start = time.perf_counter()
+        values = _extract(split, folded, spec, report)
+        return Features(values, time.perf_counter() - start, cached=False)
+
+
+@torch.no_grad()  # not inference_mode: autograd refuses its tensors
+def _extract(split: DeviceSplit, folded: nn.Module, spec: ModelSpec, report: Callable[[float], None]) -> Tensor:
+    preprocess = Preprocessor(spec, split.images.device)
+    embed = folded.embed
+    images = len(split.labels)
+    values = torch.empty(0)
+    for first in range(0, images, BATCH):
+        found: Tensor = embed(preprocess(split.images[first : first + BATCH])).cpu()  # type: ignore[operator]
+        if first == 0:  # room for all at once: joining parts in the end would take twice the memory
+            values = torch.empty(images, found.shape[1])
+        values[first : first + BATCH] = found
+        report(min(1.0, (first + BATCH) / images))
+    return values
+
+
+def _key(folded: nn.Module, spec: ModelSpec, data_key: str, device: torch.device) -> str:
+    digest = hashlib.sha256()
+    about = (VERSION, torch.__version__, device.type, data_key, spec.name, spec.input_size, spec.mean, spec.std)
+    digest.update(repr(about).encode())
+    for name, value in folded.get_submodule(spec.backbone or "").state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _read(file: Path) -> NDArray[np.float32] | None:
+    try:
+        found: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    os.utime(file)  # most recently used
+    return found
+
+
+def _limit_bytes() -> float:
+    try:
+        return float(os.environ.get("BENCH_FEATURES_GB", DEFAULT_LIMIT_GB)) * 1e9
+    except ValueError:
+        return DEFAULT_LIMIT_GB * 1e9
+
+
+def _write(file: Path, values: Tensor) -> bool:
+    for torn in file.parent.glob("*.tmp"):  # of a process that was killed
+        if time.time() - torn.stat().st_mtime > 3600:
+            torn.unlink(missing_ok=True)
+    limit = _limit_bytes()
+    size = values.numel() * values.element_size()
+    if size > limit:
+        return False
+    others = sorted((other for other in file.parent.glob("*.npy")), key=lambda other: other.stat().st_mtime)
+    used = sum(other.stat().st_size for other in others)
+    for oldest in others:
+        if used + size <= limit:
+            break
+        used -= oldest.stat().st_size
+        oldest.unlink(missing_ok=True)  # whoever has it mapped keeps it until the mapping ends
+    handle, name = tempfile.mkstemp(suffix=".tmp", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            np.save(out, values.numpy())
+        Path(name).replace(file)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        return False
+    return True

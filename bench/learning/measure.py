@@ -1,0 +1,110 @@
+"""What a model costs, and what it was measured on."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import bench
+from bench.learning.models import ModelSpec
+
+
+def parameters(model: nn.Module) -> tuple[int, int]:
+    """(trainable, all) parameters."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
+
+
+def macs(model: nn.Module, spec: ModelSpec) -> int:
+    """Multiply-accumulates to classify one image: half of what torch's own FLOP counter counts."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    image = torch.zeros(1, spec.channels, spec.input_size, spec.input_size, device=device)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(image)
+    model.train(was_training)
+    return int(counter.get_total_flops()) // 2
+
+
+class PeakMemory:
+    """Peak memory from the moment this object is made: the GPU's allocations, or the resident set of this process."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._resettable = False
+        if device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            try:  # on Linux the high-water mark can be reset (man 5 proc: clear_refs)
+                Path("/proc/self/clear_refs").write_text("5")
+                self._resettable = True
+            except OSError:
+                pass
+
+    @property
+    def kind(self) -> str:
+        """What is counted."""
+        return "GPU, allocated by PyTorch" if self._device.startswith("cuda") else "CPU, resident set of the process"
+
+    def megabytes(self) -> float | None:
+        """The peak in 10^6 bytes; None where the system does not tell."""
+        if self._device.startswith("cuda"):
+            return torch.cuda.max_memory_allocated(self._device) / 1e6
+        if self._resettable:
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024 / 1e6
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def machine(device: str, threads: int) -> dict[str, object]:
+    """The columns of a record that say where it was measured."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
+        "threads": threads,
+        **_host(),
+    }
+
+
+@functools.cache
+def _host() -> dict[str, object]:
+    return {
+        "cpu": _cpu_name(),
+        "cpu_cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python_version": platform.python_version(),
+        "torch_version": torch.__version__,
+        "torchvision_version": _version("torchvision"),
+        "ray_version": _version("ray"),
+        "bench_version": bench.__version__,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

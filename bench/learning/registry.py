@@ -1,0 +1,37 @@
+"""Registries: dicts from name to entry that refuse duplicates and name the valid entries."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from bench.errors import UserError, unknown
+
+T = TypeVar("T")
+
+
+class Registry(dict[str, T], Generic[T]):
+    """A dict whose look-up errors list the valid names and the nearest."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def add(self, name: str, entry: T) -> None:
+        """Register ``entry``.
+
+        Raises:
+            UserError: ``name`` is taken.
+        """
+        if name in self:
+            raise UserError(f"{self.kind} {name!r} is registered twice; choose another name")
+        self[name] = entry
+
+    def find(self, name: str) -> T:
+        """The entry called ``name``.
+
+        Raises:
+            UserError: there is none; the message lists the valid names.
+        """
+        if name not in self:
+            raise unknown(self.kind, name, self)
+        return self[name]

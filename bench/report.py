@@ -1,0 +1,43 @@
+"""``python -m bench.report``: make summary.md again from the stored records. Imports neither torch nor ray."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.errors import UserError, exit_code_of
+from bench.reporting.store import Store
+from bench.reporting.summary import write_summary
+from bench.reporting.terminal import print_results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.report", description="Make summary.md again from the stored records; trains nothing."
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="results folder (default: %(default)s)",
+    )
+    options = parser.parse_args(arguments)
+
+    def command() -> int:
+        store = Store(options.results)
+        if not (store.root / "runs").is_dir():
+            raise UserError(f"--results {store.root} holds no runs; python -m bench.run makes some")
+        for problem in store.records(set_aside=True)[1]:
+            print(f"warning: {problem}", file=sys.stderr)
+        print_results(store, write_summary(store))
+        return 0
+
+    return exit_code_of(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,247 @@
+"""The results folder. One immutable Parquet shard per run, each file written whole or not at all.
+
+    results/runs/ID.parquet              the record: one row, the same schema in every shard
+    results/epochs/ID.parquet            one row per epoch
+    results/predictions/ID.parquet       one row per test image
+    results/checkpoints/ID.safetensors   the trained model
+    results/unfinished/ID.state          what an interrupted run goes on from
+    results/set-aside/                   files from runs/ that are no records: torn, or somebody else's
+
+A record is written last: where there is a record, all that belongs to it is there.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import os
+import tempfile
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ValidationError
+
+from bench.errors import UserError
+from bench.spec import SCHEMA_VERSION, EpochRecord, Outcome, Record, Status
+
+_ARROW_TYPES: dict[Any, pa.DataType] = {
+    int: pa.int64(),
+    float: pa.float64(),
+    str: pa.string(),
+    bool: pa.bool_(),
+    datetime.datetime: pa.timestamp("us", tz="UTC"),
+}
+
+
+def schema_of(row: type[BaseModel]) -> pa.Schema:
+    """The Parquet schema of a flat row: one column per field, in order; a field's description is its metadata."""
+    columns = []
+    for name, field in row.model_fields.items():
+        annotation: Any = field.annotation
+        if isinstance(annotation, types.UnionType):
+            annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+        if issubclass(annotation, StrEnum):
+            annotation = str
+        metadata = {"description": field.description} if field.description else None
+        columns.append(pa.field(name, _ARROW_TYPES[annotation], nullable=not field.is_required(), metadata=metadata))
+    return pa.schema(columns, metadata={"schema_version": str(SCHEMA_VERSION)})
+
+
+RUNS_SCHEMA = schema_of(Record)
+EPOCHS_SCHEMA = schema_of(EpochRecord)
+PREDICTIONS_SCHEMA = pa.schema(
+    [
+        pa.field("image", pa.int32(), nullable=False, metadata={"description": "position in the test split"}),
+        pa.field("label", pa.int16(), nullable=False, metadata={"description": "true class"}),
+        pa.field("predicted", pa.int16(), nullable=False, metadata={"description": "predicted class"}),
+        pa.field(
+            "probability", pa.float32(), nullable=False, metadata={"description": "softmax of the predicted class"}
+        ),
+    ],
+    metadata={"schema_version": str(SCHEMA_VERSION)},
+)
+
+
+class Store:
+    """Reads and writes one results folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def prepare(self) -> None:
+        """Make the folder and make sure that it can be written.
+
+        Raises:
+            UserError: it cannot.
+        """
+        try:
+            for name in ("runs", "epochs", "predictions", "checkpoints"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root / "runs"):
+                pass
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"--results {self.root}: cannot write there ({reason}); name a folder that you can write"
+            ) from None
+
+    def write(self, outcome: Outcome) -> Record:
+        """Store what a run left behind. Gives the record as stored: with the place of its checkpoint.
+
+        A result that is there is never replaced by a failure: then nothing is written.
+        """
+        record = outcome.record
+        if record.status is not Status.OK and self._has_result(record.run_id):
+            return record
+        with _disk_errors(self.root):
+            if outcome.epochs:
+                rows = [epoch.model_dump() for epoch in outcome.epochs]
+                self._write_table(self._file("epochs", record.run_id), pa.Table.from_pylist(rows, EPOCHS_SCHEMA))
+            if outcome.predictions is not None:
+                said = outcome.predictions
+                columns = [range(len(said.labels)), said.labels, said.predicted, said.probability]
+                arrays = [
+                    pa.array(column, field.type) for column, field in zip(columns, PREDICTIONS_SCHEMA, strict=True)
+                ]
+                table = pa.Table.from_arrays(arrays, schema=PREDICTIONS_SCHEMA)
+                self._write_table(self._file("predictions", record.run_id), table)
+            if outcome.checkpoint is not None:
+                file = self._file("checkpoints", record.run_id, "safetensors")
+                write_whole(file, outcome.checkpoint)
+                record = record.model_copy(update={"checkpoint": f"{file.parent.name}/{file.name}"})
+            table = pa.Table.from_pylist([record.model_dump()], RUNS_SCHEMA)
+            self._write_table(self._file("runs", record.run_id), table)
+            if record.status is not Status.INTERRUPTED:
+                self._file("unfinished", record.run_id, "state").unlink(missing_ok=True)
+        return record
+
+    def records(self, *, set_aside: bool = False) -> tuple[list[Record], list[str]]:
+        """(all records, by start time; a line for each file that is no record).
+
+        Args:
+            set_aside: move such files out of runs/, so that the folder reads as one table for others too.
+        """
+        records, problems = [], []
+        for file in sorted((self.root / "runs").glob("*.parquet")):
+            try:
+                records.append(_read_record(file))
+            except (OSError, pa.ArrowException, ValidationError, ValueError) as error:
+                problem = f"{file} is no record of a run ({_short(error)})"
+                problems.append(f"{problem}; {self._set_aside(file) if set_aside else 'left out'}")
+        return sorted(records, key=lambda record: (record.started_at, record.run_id)), problems
+
+    def _set_aside(self, file: Path) -> str:
+        folder = self.root / "set-aside"
+        target = folder / file.name
+        try:
+            folder.mkdir(exist_ok=True)
+            for number in itertools.count(1):
+                if not target.exists():
+                    break
+                target = folder / f"{file.name}.{number}"
+            file.rename(target)
+        except OSError:  # a folder that may only be read
+            return "left out"
+        return f"moved to {target}"
+
+    def set_aside(self) -> list[str]:
+        """Names of the files that were set aside."""
+        return sorted(file.name for file in (self.root / "set-aside").glob("*"))
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a page into the results folder, whole or not at all.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        file = self.root / name
+        with _disk_errors(self.root):
+            write_whole(file, text.encode())
+        return file
+
+    def epochs(self, run_id: str) -> list[EpochRecord]:
+        """The epochs of a run; empty if it finished none."""
+        file = self._file("epochs", run_id)
+        rows = pq.read_table(file).to_pylist() if file.exists() else []
+        return [EpochRecord.model_validate(row) for row in rows]
+
+    def save_state(self, run_id: str, state: bytes) -> None:
+        """Keep what an interrupted run goes on from."""
+        with _disk_errors(self.root):
+            file = self._file("unfinished", run_id, "state")
+            file.parent.mkdir(exist_ok=True)
+            write_whole(file, state)
+
+    def states(self, run_ids: Sequence[str]) -> dict[str, bytes]:
+        """What is kept for these runs."""
+        files = {run_id: self._file("unfinished", run_id, "state") for run_id in run_ids}
+        return {run_id: file.read_bytes() for run_id, file in files.items() if file.exists()}
+
+    def _has_result(self, run_id: str) -> bool:
+        try:
+            return _read_record(self._file("runs", run_id)).status is Status.OK
+        except (OSError, pa.ArrowException, ValidationError, ValueError):
+            return False
+
+    def _file(self, kind: str, run_id: str, ending: str = "parquet") -> Path:
+        return self.root / kind / f"{run_id}.{ending}"
+
+    @staticmethod
+    def _write_table(file: Path, table: pa.Table) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        write_whole(file, sink.getvalue().to_pybytes())
+
+
+def _read_record(file: Path) -> Record:
+    table = pq.read_table(file)
+    version = int((table.schema.metadata or {}).get(b"schema_version", b"0"))
+    if version > SCHEMA_VERSION:
+        raise ValueError(f"written by a newer version: schema {version}, known up to {SCHEMA_VERSION}")
+    rows = table.to_pylist()
+    if len(rows) != 1:
+        raise ValueError(f"{len(rows)} rows where one is expected")
+    return Record.model_validate({name: value for name, value in rows[0].items() if name in Record.model_fields})
+
+
+def _short(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write through a temporary file beside it and a rename: readers see the old content or the new, never a part."""
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def _disk_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {root}: {error.strerror or error}; what was stored before is untouched"
+        ) from error

@@ -1,0 +1,36 @@
+"""``python -m bench.run``: train the candidates at the same time and compare them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from bench.errors import exit_code_of
+from bench.options import Options, build_parser, parse
+
+_DESCRIPTION = """Train image classifiers at the same time with Ray Train, over the GPUs or CPUs there are, and
+compare accuracy, size and speed. The result is a table on the screen and in results/summary.md."""
+
+_EPILOG = """examples:
+  python -m bench.run --models cnn mobilenet
+  python -m bench.run --models cnn --dataset mnist --data-dir ~/mnist --seeds 5
+  python -m bench.run --experiment experiments/quick.yaml --epochs 3 --dry-run
+
+exit codes: 0 all runs finished, 1 a run failed, 2 wrong usage, 3 the machine is too small, 130 Ctrl-C"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+
+    def command() -> int:
+        parser = build_parser(Options, "python -m bench.run", _DESCRIPTION, _EPILOG)
+        options = parse(parser, Options, arguments)
+        from bench.benchmark import run_benchmark
+
+        return run_benchmark(options)
+
+    return exit_code_of(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

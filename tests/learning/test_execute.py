@@ -1,0 +1,319 @@
+"""One run, start to end, in this process: what it leaves behind is right, and a run that fails is a record too."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from bench.learning.build import build
+from bench.learning.context import LocalContext
+from bench.learning.datasets import Dataset, Split
+from bench.learning.execute import Inputs, execute
+from bench.learning.models import MODELS
+from bench.learning.plugins import Plugin
+from bench.learning.preprocessing import DeviceSplit
+from bench.learning.training import evaluate
+from bench.learning.weights import Weights, find
+from bench.spec import Job, Outcome, Recipe, Record, Run, Status
+
+RECIPE = Recipe(epochs=2, batch_size=50)
+
+
+def run_of(dataset: Dataset, model: str = "cnn", *, seed: int = 0, recipe: Recipe = RECIPE, **fields: Any) -> Run:
+    return Job(model=model, dataset=dataset.info, recipe=recipe, seeds=(seed,), **fields).runs()[0]
+
+
+def with_plugin(dataset: Dataset, forward: str, *, recipe: Recipe = RECIPE) -> Outcome:
+    """The outcome of a run of a model of the user's, whose forward() is given by its lines."""
+    source = f"""
+import torch
+from bench.learning.models import register
+
+class Mine(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.steps = 0
+        self.linear = torch.nn.Linear(28 * 28, classes)
+
+    def forward(self, images):
+        self.steps += self.training
+        logits = self.linear(images.flatten(1))
+        {forward}
+        return logits
+
+register("mine")(Mine)
+"""
+    run = run_of(dataset, "mine", recipe=recipe)
+    return execute(run, Inputs(dataset, None, Plugin("mine.py", source)), LocalContext())
+
+
+@pytest.fixture(scope="module")
+def twice(tiny: Dataset) -> list[Outcome]:
+    """The outcomes of one run, executed twice."""
+    return [execute(run_of(tiny), Inputs(tiny, None), LocalContext()) for _ in range(2)]
+
+
+def test_a_run_that_is_ok_leaves_a_complete_record(twice: list[Outcome], tiny: Dataset) -> None:
+    record = twice[0].record
+
+    assert (record.status, record.reason, record.attempts) == (Status.OK, None, 1)
+    assert record.run_id == run_of(tiny).id
+    assert (record.train_images, record.test_images, record.classes) == (200, 100, 10)
+    assert (record.trainable_parameters, record.total_parameters) == (225_034, 225_034)
+    assert record.macs == 2_631_040
+    assert record.weights == "none"
+    assert record.device == "cpu"
+    assert record.threads == 1
+    later = {"checkpoint", "contended", "git_commit"}  # the scheduler and the store fill them in
+    nothing = {"reason", "weights_sha256", "plugin_sha256", "feature_seconds", "features_cached"}
+    assert {name for name, value in record.model_dump().items() if value is None} == later | nothing
+
+
+def test_timings_are_plausible(twice: list[Outcome]) -> None:
+    record = twice[0].record
+
+    seconds = [record.setup_seconds, record.train_seconds, record.test_seconds]
+    assert all(value is not None and value > 0 for value in seconds)
+    assert record.started_at.tzinfo is not None
+    assert (record.ended_at - record.started_at).total_seconds() >= sum(seconds)
+    assert abs((datetime.now(UTC) - record.ended_at).total_seconds()) < 300
+    assert record.train_images_per_second == pytest.approx(2 * 200 / record.train_seconds)
+    assert record.test_images_per_second == pytest.approx(100 / record.test_seconds)
+    assert record.train_seconds == pytest.approx(sum(epoch.seconds for epoch in twice[0].epochs))
+    assert record.peak_memory_mb is not None
+    assert 50 < record.peak_memory_mb < 50_000
+
+
+def test_accuracy_is_that_of_the_predictions(twice: list[Outcome], tiny: Dataset) -> None:
+    record, said = twice[0].record, twice[0].predictions
+
+    assert said is not None
+    assert np.array_equal(said.labels, tiny.test.labels)
+    assert record.test_correct == int((said.labels == said.predicted).sum())
+    assert record.test_accuracy == record.test_correct / 100
+    assert record.predictions_sha256 == hashlib.sha256(said.predicted.tobytes()).hexdigest()
+    assert (said.labels.dtype, said.predicted.dtype, said.probability.dtype) == (np.int16, np.int16, np.float32)
+    assert said.probability.min() >= 0.1
+    assert said.probability.max() <= 1
+
+
+def test_epochs_are_those_of_the_run(twice: list[Outcome]) -> None:
+    record, epochs = twice[0].record, twice[0].epochs
+
+    assert [(epoch.run_id, epoch.epoch) for epoch in epochs] == [(record.run_id, 1), (record.run_id, 2)]
+    assert (record.train_loss, record.train_accuracy) == (epochs[-1].train_loss, epochs[-1].train_accuracy)
+    assert all(epoch.images_per_second == pytest.approx(200 / epoch.seconds) for epoch in epochs)
+
+
+def test_the_same_run_gives_the_same_result(twice: list[Outcome], tiny: Dataset) -> None:
+    one, other = (outcome.record for outcome in twice)
+    another_seed = execute(run_of(tiny, seed=1), Inputs(tiny, None), LocalContext()).record
+
+    for name in ("predictions_sha256", "model_sha256", "test_accuracy", "test_loss", "train_loss", "train_accuracy"):
+        assert getattr(one, name) == getattr(other, name), name
+    assert another_seed.model_sha256 != one.model_sha256
+
+
+def test_the_checkpoint_gives_exactly_the_recorded_accuracy(
+    twice: list[Outcome], tiny: Dataset, tmp_path: Path
+) -> None:
+    record, checkpoint = twice[0].record, twice[0].checkpoint
+    assert checkpoint is not None
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(checkpoint)
+    spec = MODELS["cnn"]
+
+    model = build(spec, 10, find(str(file), "cnn", {}), seed=5).to(memory_format=torch.channels_last)
+    again = evaluate(model, spec, DeviceSplit.of(tiny.test, "cpu"))
+
+    assert again.accuracy == record.test_accuracy
+    assert again.loss == record.test_loss
+    assert np.array_equal(again.predictions.predicted, twice[0].predictions.predicted)
+
+
+def test_the_checkpoint_says_all_that_is_needed_to_use_it(twice: list[Outcome], tiny: Dataset, tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(twice[0].checkpoint)
+    with safetensors.safe_open(file, "np") as opened:
+        about = opened.metadata()
+
+    spec, record = MODELS["cnn"], twice[0].record
+    assert (about["model"], about["input_size"], about["channels"]) == ("cnn", "28", "1")
+    assert tuple(json.loads(about["mean"])) == spec.mean
+    assert tuple(json.loads(about["std"])) == spec.std
+    assert tuple(json.loads(about["class_names"])) == tiny.class_names
+    assert (about["run_id"], about["dataset"]) == (record.run_id, "tiny")
+    assert float(about["test_accuracy"]) == record.test_accuracy
+
+
+def few(dataset: Dataset, images: int) -> Dataset:
+    train = Split(dataset.train.images[:images], dataset.train.labels[:images])
+    return dataclasses.replace(dataset, train=train, sha256=f"{images:064}")
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    spec = MODELS["mobilenet"]
+    file = tmp_path_factory.mktemp("weights") / "mine.pth"
+    torch.save(build(spec, 10, None, seed=9).state_dict(), file)
+    found = find(str(file), "mobilenet", spec.sources)
+    assert isinstance(found, Weights)
+    return found
+
+
+@pytest.mark.parametrize("bn_mode", ["eval", "train"])
+def test_a_run_with_pretrained_weights_trains_the_head_and_leaves_a_whole_model(
+    bn_mode: Any, pretrained: Weights, tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    data, spec = few(tiny, 50), MODELS["mobilenet"]
+    recipe = Recipe(epochs=2, batch_size=25, bn_mode=bn_mode)
+    run = run_of(data, "mobilenet", recipe=recipe, weights=pretrained.label, weights_sha256=pretrained.sha256)
+
+    first, second = (execute(run, Inputs(data, pretrained), LocalContext()) for _ in range(2))
+
+    record = first.record
+    assert (record.status, record.reason) == (Status.OK, None)
+    assert (record.trainable_parameters, record.total_parameters) == (165_258, 2_389_130)
+    assert (record.weights, record.weights_sha256) == ("file mine.pth", pretrained.sha256)
+    assert record.train_images_per_second == pytest.approx(2 * 50 / record.train_seconds)
+    # the second time, the features are there, which makes no difference to the result
+    assert (record.features_cached, second.record.features_cached) == (
+        (False, True) if bn_mode == "eval" else (None, None)
+    )
+    for name in ("model_sha256", "predictions_sha256", "test_loss", "train_loss"):
+        assert getattr(record, name) == getattr(second.record, name), name
+
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(first.checkpoint)
+    model = build(spec, 10, find(str(file), "mobilenet", spec.sources), seed=5).to(memory_format=torch.channels_last)
+    again = evaluate(model, spec, DeviceSplit.of(data.test, "cpu"))
+    assert (again.accuracy, again.loss) == (record.test_accuracy, record.test_loss)
+
+
+PLUGIN_WITH_A_BACKBONE = """
+import torch
+from bench.learning.models import register
+
+class Mine(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body = torch.nn.Conv2d(1, 8, 3)
+        self.head = torch.nn.Linear(8, classes)
+
+    def embed(self, images):
+        return self.body(images).EMBED(dim=(2, 3))
+
+    def forward(self, images):
+        return self.head(self.embed(images))
+
+register("mine", backbone="body", head="head")(Mine)
+"""
+
+
+def test_a_plugin_that_was_edited_is_not_given_the_features_of_before(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its backbone's weights are the same, and what it makes of them is not."""
+    state = {"body.weight": torch.randn(8, 1, 3, 3), "body.bias": torch.randn(8)}
+    content = np.frombuffer(safetensors.torch.save(state), dtype=np.uint8)
+    weights = Weights("mine", "0" * 64, "mine.safetensors", content)
+
+    def model_after(embed: str, cache: str) -> str | None:
+        monkeypatch.setenv("BENCH_CACHE", str(tmp_path / cache))
+        MODELS.pop("mine", None)
+        plugin = Plugin("mine.py", PLUGIN_WITH_A_BACKBONE.replace("EMBED", embed))
+        sys.modules.pop(f"bench_plugin_{plugin.sha256[:16]}", None)
+        run = run_of(tiny, "mine", weights_sha256=weights.sha256, plugin_sha256=plugin.sha256)
+        record = execute(run, Inputs(tiny, weights, plugin), LocalContext()).record
+        assert record.status == Status.OK, record.reason
+        return record.model_sha256
+
+    model_after("mean", "shared")
+
+    assert model_after("amax", "shared") == model_after("amax", "its own")
+
+
+def test_an_interrupted_run_goes_on_where_it_was(twice: list[Outcome], tiny: Dataset) -> None:
+    first, second = LocalContext(), LocalContext()
+    execute(run_of(tiny), Inputs(tiny, None), first)
+    second.saved = first.saved  # the state after epoch 1 of 2
+
+    outcome = execute(run_of(tiny), Inputs(tiny, None), second)
+
+    assert outcome.record.model_sha256 == twice[0].record.model_sha256
+    assert [epoch.epoch for epoch in outcome.epochs] == [1, 2]
+    assert {progress.epoch for progress in second.progress} == {2}
+
+
+# --- runs that fail -----------------------------------------------------------------------------------------------
+
+pytestmark = pytest.mark.usefixtures("registries")
+
+
+@pytest.mark.parametrize(
+    ("forward", "status", "reason"),
+    [
+        ("raise RuntimeError('shapes differ')", Status.FAILED, "RuntimeError: shapes differ"),
+        ("if self.steps > 2: raise ValueError('bad step')", Status.FAILED, "ValueError: bad step"),
+        ("logits = logits[:, :3]", Status.FAILED, "IndexError: Target"),
+        ("if self.steps > 2: raise MemoryError('no room')", Status.OOM, "MemoryError: no room"),
+        ("if self.steps > 2: raise torch.OutOfMemoryError('GPU full')", Status.OOM, "OutOfMemoryError: GPU full"),
+        ("if self.steps > 2: torch.empty(2**53)", Status.OOM, "allocate"),
+        ("logits = logits * float('nan')", Status.DIVERGED, "the training loss is nan in epoch 1 of 2"),
+        ("logits = logits * float('inf')", Status.DIVERGED, "the training loss is nan in epoch 1 of 2"),
+        ("logits = logits * (float('nan') if self.steps > 5 else 1)", Status.DIVERGED, "nan in epoch 2 of 2"),
+    ],
+)
+def test_a_run_that_fails_is_a_record_with_its_reason(forward: str, status: Status, reason: str, tiny: Dataset) -> None:
+    outcome = with_plugin(tiny, forward)
+
+    record = outcome.record
+    assert record.status == status
+    assert record.reason is not None
+    assert reason in record.reason
+    assert (outcome.predictions, outcome.checkpoint) == (None, None)
+    measured = [name for name in Record.model_fields if name.startswith(("test_acc", "train_", "model_sha", "peak"))]
+    assert {getattr(record, name) for name in measured if name != "train_images"} == {None}
+    assert (record.model, record.device, record.threads) == ("mine", "cpu", 1)
+    assert record.ended_at >= record.started_at
+
+
+def test_a_model_that_breaks_in_its_last_step_has_diverged(tiny: Dataset) -> None:
+    """The loss was finite to the end, and what the last step left behind is not."""
+    record = with_plugin(tiny, "", recipe=Recipe(epochs=1, batch_size=200, lr=3e38)).record
+
+    assert record.status == Status.DIVERGED, record.test_loss
+    assert record.test_accuracy is None
+
+
+def test_a_model_of_the_users_own_is_trained(tiny: Dataset) -> None:
+    record = with_plugin(tiny, "").record
+
+    assert (record.status, record.reason) == (Status.OK, None)
+    assert record.total_parameters == 28 * 28 * 10 + 10
+    assert record.macs == 28 * 28 * 10
+
+
+def test_a_plugin_that_cannot_be_loaded_in_the_worker_is_a_failed_run(tiny: Dataset) -> None:
+    plugin = Plugin("mine.py", "import no_such_module")
+
+    record = execute(run_of(tiny, "mine"), Inputs(tiny, None, plugin), LocalContext()).record
+
+    assert record.status == Status.FAILED
+    assert "no_such_module" in record.reason
+
+
+def test_a_keyboard_interrupt_is_passed_on(tiny: Dataset) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        with_plugin(tiny, "raise KeyboardInterrupt")

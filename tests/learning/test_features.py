@@ -1,0 +1,173 @@
+"""A frozen backbone run once: the same function, kept between runs, safe between processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench.learning import datasets, features
+from bench.learning.build import build
+from bench.learning.context import LocalContext
+from bench.learning.execute import Inputs, execute
+from bench.learning.features import features_of, fold, usable
+from bench.learning.models import MODELS
+from bench.learning.preprocessing import DeviceSplit, Preprocessor
+from bench.learning.training import evaluate, fit, on_features, on_images
+from bench.learning.weights import find
+from bench.spec import Job, Recipe
+
+SPEC = MODELS.find("mobilenet")
+WEIGHTS = find("bundled", "mobilenet", SPEC.sources)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"
+
+
+def digits(images: int) -> DeviceSplit:
+    train = datasets.load("mnist-5k").train
+    every = slice(None, None, len(train.labels) // images)
+    return DeviceSplit(torch.from_numpy(train.images[every].copy()), torch.from_numpy(train.labels[every].copy()))
+
+
+def test_folding_does_not_change_the_function() -> None:
+    model = build(SPEC, 10, WEIGHTS, seed=0).eval()
+    images = Preprocessor(SPEC, "cpu")(digits(50).images)
+    with torch.inference_mode():
+        plain, folded = model(images), fold(model, SPEC)(images)
+    assert torch.allclose(plain, folded, atol=1e-4)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fold(model, SPEC).modules())
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()), "the model itself stays as it was"
+
+
+def test_the_head_learns_the_same_on_features_as_through_the_backbone() -> None:
+    data, recipe = digits(200), Recipe(epochs=2)
+    heads = []
+    for use_features in (True, False):
+        model = build(SPEC, 10, WEIGHTS, seed=3)
+        for layer in model.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0  # the two draw other random numbers
+        if use_features:
+            found = features_of(data, fold(model, SPEC), SPEC, data_key="some digits")
+            trainee = on_features(model, SPEC, data, found.values)
+        else:
+            trainee = on_images(model, SPEC, data, "eval")
+        fitted = fit(trainee, recipe, seed=3, run_id="run", context=LocalContext())
+        heads.append((model, fitted))
+    (one, fitted_one), (other, fitted_other) = heads
+    assert fitted_one.epochs[-1].train_loss == pytest.approx(fitted_other.epochs[-1].train_loss, rel=1e-3)
+    # Weights may differ by a learning rate where Adam divides a gradient of rounding errors by itself: compare answers.
+    images = Preprocessor(SPEC, "cpu")(data.images)
+    with torch.inference_mode():
+        assert torch.allclose(one.eval()(images), other.eval()(images), atol=2e-2)
+
+
+def test_features_are_used_only_where_they_are_the_same_function() -> None:
+    assert usable(build(SPEC, 10, WEIGHTS, seed=0), SPEC, "eval")
+    assert not usable(build(SPEC, 10, WEIGHTS, seed=0), SPEC, "train")
+    assert not usable(build(SPEC, 10, None, seed=0), SPEC, "eval"), "without weights the backbone trains"
+    cnn = MODELS.find("cnn")
+    assert not usable(build(cnn, 10, None, seed=0), cnn, "eval")
+
+
+def test_a_second_run_extracts_nothing(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, folded = digits(50), fold(build(SPEC, 10, WEIGHTS, seed=0), SPEC)
+    shares: list[float] = []
+    first = features_of(data, folded, SPEC, data_key="digits", report=shares.append)
+    assert not first.cached
+    assert first.seconds > 0
+    assert shares[-1] == 1.0
+    monkeypatch.setattr(features, "_extract", None)  # to call it would be an error
+    second = features_of(data, fold(build(SPEC, 10, WEIGHTS, seed=1), SPEC), SPEC, data_key="digits")
+    assert second.cached
+    assert second.seconds == 0
+    assert torch.equal(first.values, second.values)
+    assert [file.suffix for file in own_cache.iterdir() if not file.name.startswith(".")] == [".npy"]
+
+
+def test_other_data_or_another_backbone_are_other_features() -> None:
+    data = digits(20)
+    features_of(data, fold(build(SPEC, 10, WEIGHTS, seed=0), SPEC), SPEC, data_key="digits")
+    other_data = features_of(data, fold(build(SPEC, 10, WEIGHTS, seed=0), SPEC), SPEC, data_key="other digits")
+    other_backbone = features_of(data, fold(build(SPEC, 10, None, seed=0), SPEC), SPEC, data_key="digits")
+    assert not other_data.cached
+    assert not other_backbone.cached
+
+
+def test_a_torn_file_in_the_cache_is_made_again(own_cache: Path) -> None:
+    data, folded = digits(20), fold(build(SPEC, 10, WEIGHTS, seed=0), SPEC)
+    first = features_of(data, folded, SPEC, data_key="digits").values.clone()
+    (file,) = own_cache.glob("*.npy")
+    file.write_bytes(file.read_bytes()[:1000])
+    again = features_of(data, folded, SPEC, data_key="digits")
+    assert not again.cached
+    assert torch.equal(again.values, first)
+
+
+def test_the_cache_keeps_to_its_size(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, folded = digits(20), fold(build(SPEC, 10, WEIGHTS, seed=0), SPEC)
+    size = features_of(data, folded, SPEC, data_key="0").values.nbytes
+    monkeypatch.setenv("BENCH_FEATURES_GB", str(2.5 * size / 1e9))
+    for number in range(1, 5):
+        features_of(data, folded, SPEC, data_key=str(number))
+        files = list(own_cache.glob("*.npy"))
+        assert sum(file.stat().st_size for file in files) <= 2.6 * size
+    assert features_of(data, folded, SPEC, data_key="4").cached, "the latest stays"
+    assert not features_of(data, folded, SPEC, data_key="0").cached, "the oldest went"
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "file" / "cache"))
+    data, folded = digits(20), fold(build(SPEC, 10, WEIGHTS, seed=0), SPEC)
+    assert features_of(data, folded, SPEC, data_key="digits").values.shape == (20, 1280)
+
+
+def _fill(barrier: object, results: object) -> None:
+    torch.set_num_threads(1)
+    data, folded = digits(50), fold(build(SPEC, 10, WEIGHTS, seed=0), SPEC)
+    barrier.wait()  # type: ignore[attr-defined]
+    found = features_of(data, folded, SPEC, data_key="digits")
+    results.put((found.cached, float(found.values.double().sum())))  # type: ignore[attr-defined]
+
+
+def test_two_processes_at_once_extract_once() -> None:
+    spawn = multiprocessing.get_context("spawn")
+    barrier, results = spawn.Barrier(2), spawn.Queue()
+    processes = [spawn.Process(target=_fill, args=(barrier, results)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sorted(cached for cached, _ in found) == [False, True]
+    assert found[0][1] == found[1][1]
+
+
+def test_a_checkpoint_trained_on_features_evaluates_to_its_record(tmp_path: Path) -> None:
+    data = datasets.load("synthetic")
+    assert WEIGHTS is not None
+    job = Job(model="mobilenet", dataset=data.info, recipe=Recipe(epochs=1), weights_sha256=WEIGHTS.sha256)
+    (run,) = job.runs()
+    outcome = execute(run, Inputs(data, WEIGHTS), LocalContext())
+    assert outcome.record.features_cached is False
+    assert outcome.record.train_seconds is not None
+    assert outcome.record.feature_seconds is not None
+    assert outcome.record.train_seconds > outcome.record.feature_seconds > 0
+    file = tmp_path / "trained.safetensors"
+    file.write_bytes(outcome.checkpoint or b"")
+    again = evaluate(build(SPEC, 10, find(str(file), "mobilenet", {}), seed=9), SPEC, DeviceSplit.of(data.test, "cpu"))
+    assert outcome.predictions is not None
+    assert np.array_equal(again.predictions.predicted, outcome.predictions.predicted)
+    assert again.accuracy == outcome.record.test_accuracy
+    assert execute(run, Inputs(data, WEIGHTS), LocalContext()).record.features_cached is True
+    assert os.environ["BENCH_CACHE"].startswith(str(tmp_path))

@@ -1,0 +1,636 @@
+"""Training is what it claims: reproducible bit for bit, every image once, the same however it is shared out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from bench.learning import training
+from bench.learning.architectures import CNN
+from bench.learning.build import build
+from bench.learning.context import LocalContext
+from bench.learning.datasets import Dataset
+from bench.learning.execute import Inputs, execute
+from bench.learning.models import MODELS, ModelSpec
+from bench.learning.preprocessing import DeviceSplit, Preprocessor
+from bench.learning.training import DivergedError, FitState, epoch_order, evaluate, fit, on_features, on_images
+from bench.learning.weights import Weights
+from bench.spec import Job, Outcome, Progress, Recipe
+
+SPEC, MOBILENET = MODELS["cnn"], MODELS["mobilenet"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a machine that is shared with others, two threads that wait for each other are much slower than one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def spec_of(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> ModelSpec:
+    return ModelSpec("mine", lambda classes: nn.Identity(), size, len(mean), mean, std)
+
+
+def some(dataset: Dataset, images: int) -> DeviceSplit:
+    return DeviceSplit(torch.from_numpy(dataset.train.images[:images]), torch.from_numpy(dataset.train.labels[:images]))
+
+
+def fit_images(
+    model: nn.Module, spec: ModelSpec, data: DeviceSplit, recipe: Recipe, *, seed: int, run_id: str, context: Any
+) -> FitState:
+    """Train through the whole model."""
+    return fit(on_images(model, spec, data, recipe.bn_mode), recipe, seed=seed, run_id=run_id, context=context)
+
+
+def weights_after(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert list(one) == list(other)
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+# --- preprocessing ------------------------------------------------------------------------------------------------
+
+
+@given(
+    seed=st.integers(0, 1000),
+    batch=st.integers(1, 4),
+    channels=st.sampled_from([1, 3]),
+    mean=st.floats(0, 1),
+    std=st.floats(0.05, 2),
+)
+def test_images_are_normalised_with_mean_and_std(seed: int, batch: int, channels: int, mean: float, std: float) -> None:
+    means = tuple(mean * factor for factor in (1.0, 0.5, 0.25)[:channels])
+    stds = tuple(std * factor for factor in (1.0, 2.0, 3.0)[:channels])
+    images = np.random.default_rng(seed).integers(0, 256, (batch, channels, 6, 6), dtype=np.uint8)
+
+    found = Preprocessor(spec_of(6, means, stds), "cpu")(torch.from_numpy(images))
+
+    expected = (images / 255 - np.reshape(means, (1, -1, 1, 1))) / np.reshape(stds, (1, -1, 1, 1))
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5 / std)
+
+
+def test_a_grey_image_is_repeated_to_three_channels() -> None:
+    images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
+
+    found = Preprocessor(spec_of(8, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)), "cpu")(images)
+
+    assert found.shape == (2, 3, 8, 8)
+    for channel, (mean, std) in enumerate([(0.1, 0.5), (0.2, 0.6), (0.3, 0.7)]):
+        torch.testing.assert_close(found[:, channel], (images[:, 0] / 255 - mean) / std)
+
+
+def test_a_colour_image_is_made_grey_as_pillow_does() -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), dtype=np.uint8)
+
+    found = Preprocessor(spec_of(8, (0.0,), (1.0,)), "cpu")(torch.from_numpy(images))
+
+    assert found.shape == (3, 1, 8, 8)
+    for image, grey in zip(images, found, strict=True):
+        by_pillow = np.asarray(pillow.fromarray(image.transpose(1, 2, 0)).convert("L"))
+        np.testing.assert_allclose(255 * grey[0].numpy(), by_pillow, atol=1)  # Pillow rounds
+
+
+@pytest.mark.parametrize(("size", "to"), [(28, 32), (28, 28), (28, 96), (32, 28), (64, 28)])
+def test_images_are_resized_as_pillow_does(size: int, to: int) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    image = np.random.default_rng(0).integers(0, 256, (size, size), dtype=np.uint8)
+
+    found = Preprocessor(spec_of(to, (0.0,), (1.0,)), "cpu")(torch.from_numpy(image)[None, None])
+
+    by_pillow = np.asarray(pillow.fromarray(image).resize((to, to), pillow.Resampling.BILINEAR))
+    np.testing.assert_allclose(255 * found[0, 0].numpy(), by_pillow, atol=2)
+
+
+def test_an_oblong_image_becomes_square() -> None:
+    images = torch.full((2, 3, 10, 40), 255, dtype=torch.uint8)
+
+    found = Preprocessor(spec_of(16, (0.0,) * 3, (1.0,) * 3), "cpu")(images)
+
+    torch.testing.assert_close(found, torch.ones(2, 3, 16, 16))
+
+
+# --- the order of images ------------------------------------------------------------------------------------------
+
+
+@given(images=st.integers(1, 3000), seed=st.integers(0, 2**31 - 1), epoch=st.integers(1, 10_000))
+def test_an_epochs_order_has_each_image_once_and_depends_on_nothing_else(images: int, seed: int, epoch: int) -> None:
+    first = epoch_order(images, seed, epoch)
+    torch.rand(3)  # the global generator makes no difference
+
+    assert torch.equal(epoch_order(images, seed, epoch), first)
+    assert torch.equal(first.sort().values, torch.arange(images))
+
+
+@given(
+    one=st.tuples(st.integers(0, 1000), st.integers(1, 1000)),
+    other=st.tuples(st.integers(0, 1000), st.integers(1, 1000)),
+)
+def test_another_seed_or_epoch_has_another_order(one: tuple[int, int], other: tuple[int, int]) -> None:
+    assert torch.equal(epoch_order(100, *one), epoch_order(100, *other)) == (one == other)
+
+
+# --- the networks -------------------------------------------------------------------------------------------------
+
+
+def test_pooling_before_relu_is_relu_before_pooling() -> None:
+    model = CNN(10).eval()
+    images = torch.randn(16, 1, 28, 28)
+
+    x = F.max_pool2d(F.relu(model.conv1(images)), 2)
+    x = F.max_pool2d(F.relu(model.conv2(x)), 2)
+    published = model.fc2(F.relu(model.fc1(x.flatten(1))))
+
+    assert torch.equal(model(images), published)
+
+
+# --- frozen backbones ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny: Dataset) -> Weights:
+    """Weights for mobilenet's backbone, as a file would give them; with statistics of images, so that they say much."""
+    features = build(MOBILENET, 10, None, seed=9).get_submodule("features").train()
+    for module in features.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        features(Preprocessor(MOBILENET, "cpu")(some(tiny, 64).images))
+    state = {f"features.{name}": value for name, value in features.state_dict().items()}
+    content = np.frombuffer(safetensors.torch.save(state), dtype=np.uint8)
+    return Weights("mine", "0" * 64, "mine.safetensors", content)
+
+
+@pytest.mark.parametrize("bn_mode", ["eval", "train"])
+def test_a_frozen_backbone_does_not_change_but_for_statistics_in_training_mode(
+    bn_mode: Any, backbone: Weights, tiny: Dataset
+) -> None:
+    model = build(MOBILENET, 10, backbone, seed=0)
+    before = weights_after(model)
+
+    recipe = Recipe(epochs=1, batch_size=32, bn_mode=bn_mode)
+    fit_images(model, MOBILENET, some(tiny, 96), recipe, seed=0, run_id="a", context=LocalContext())
+
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    head = {name for name in before if name.startswith("classifier.")}
+    statistics = {name for name in before if name.rsplit(".", 1)[1] in ("running_mean", "running_var")}
+    counters = {name for name in before if name.endswith("num_batches_tracked")}
+    assert changed - counters == (head if bn_mode == "eval" else head | statistics)
+    assert changed & counters == (set() if bn_mode == "eval" else counters)
+    assert {name for name, value in model.named_parameters() if value.grad is not None} == head
+
+
+def features_by_hand(model: nn.Module, data: DeviceSplit) -> Tensor:
+    """What a frozen backbone makes of the images, with its batch-norm layers as they are."""
+    model.eval()
+    with torch.no_grad():
+        return model.embed(Preprocessor(MOBILENET, "cpu")(data.images))
+
+
+def test_a_head_trained_on_features_is_the_one_trained_through_the_backbone(backbone: Weights, tiny: Dataset) -> None:
+    data, recipe = some(tiny, 72), Recipe(epochs=2, batch_size=16)
+    through, on_top = (build(MOBILENET, 10, backbone, seed=0) for _ in range(2))
+    before = through.state_dict()["classifier.1.weight"].clone()
+
+    images = fit_images(through, MOBILENET, data, recipe, seed=0, run_id="a", context=LocalContext())
+    trainee = on_features(on_top, MOBILENET, data, features_by_hand(on_top, data))
+    features = fit(trainee, recipe, seed=0, run_id="a", context=LocalContext())
+
+    for name, value in through.state_dict().items():
+        torch.testing.assert_close(on_top.state_dict()[name], value, rtol=0, atol=1e-4)
+    assert (through.state_dict()["classifier.1.weight"] - before).abs().max() > 1e-3
+    assert [epoch.train_loss for epoch in features.epochs] == pytest.approx(
+        [epoch.train_loss for epoch in images.epochs], rel=1e-4
+    )
+
+
+def test_a_head_trained_on_features_goes_on_to_the_same_bits(backbone: Weights, tiny: Dataset) -> None:
+    data, recipe = some(tiny, 40), Recipe(epochs=3, batch_size=16)
+
+    def head_after(context: LocalContext) -> dict[str, Tensor]:
+        model = build(MOBILENET, 10, backbone, seed=0)
+        trainee = on_features(model, MOBILENET, data, features_by_hand(model, data))
+        fit(trainee, recipe, seed=0, run_id="a run", context=context)
+        return weights_after(model)
+
+    context, next_worker = LosesItsWorker(2), LocalContext()
+    with pytest.raises(KilledError):
+        head_after(context)
+    next_worker.saved = context.saved
+
+    assert_same(head_after(next_worker), head_after(LocalContext()))
+
+
+@pytest.mark.parametrize("spec", [SPEC, MOBILENET], ids=lambda spec: spec.name)
+def test_evaluation_folds_batch_norm_without_changing_the_answer(
+    spec: ModelSpec, backbone: Weights, tiny: Dataset
+) -> None:
+    model = build(spec, 10, backbone if spec is MOBILENET else None, seed=0)
+    data = DeviceSplit.of(tiny.test, "cpu")
+    before = weights_after(model)
+
+    found = evaluate(model, spec, data)
+
+    model.eval()
+    with torch.no_grad():
+        logits = model(Preprocessor(spec, "cpu")(data.images))
+    np.testing.assert_allclose(found.predictions.probability, logits.softmax(1).amax(1).numpy(), rtol=1e-3)
+    assert found.loss == pytest.approx(float(F.cross_entropy(logits, data.labels)), rel=1e-3)
+    assert_same(weights_after(model), before)
+
+
+def test_a_backbone_that_is_not_frozen_trains_whole(tiny: Dataset) -> None:
+    model = build(MOBILENET, 10, None, seed=0)
+    before = weights_after(model)
+
+    fit_images(model, MOBILENET, some(tiny, 32), Recipe(epochs=1), seed=0, run_id="a", context=LocalContext())
+
+    assert [name for name, value in model.state_dict().items() if torch.equal(value, before[name])] == []
+
+
+# --- the same again, and going on ---------------------------------------------------------------------------------
+
+
+def trained(
+    data: DeviceSplit,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    spec: ModelSpec = SPEC,
+    weights: Weights | None = None,
+    context: LocalContext | None = None,
+) -> tuple[dict[str, Tensor], FitState]:
+    model = build(spec, 10, weights, seed)
+    state = fit_images(model, spec, data, recipe, seed=seed, run_id="a run", context=context or LocalContext())
+    return weights_after(model), state
+
+
+def test_the_same_seed_trains_to_the_same_bits_and_another_seed_does_not(tiny: Dataset) -> None:
+    data, recipe = some(tiny, 200), Recipe(epochs=2)
+
+    one, one_state = trained(data, recipe, seed=3)
+    torch.rand(5)
+    same, same_state = trained(data, recipe, seed=3)
+    other, _ = trained(data, recipe, seed=4)
+
+    assert_same(one, same)
+    assert [epoch.train_loss for epoch in one_state.epochs] == [epoch.train_loss for epoch in same_state.epochs]
+    assert not torch.equal(one["fc2.weight"], other["fc2.weight"])
+
+
+class KilledError(Exception):
+    """A worker is lost."""
+
+
+class LosesItsWorker(LocalContext):
+    """The worker is lost right after the state of an epoch was saved."""
+
+    def __init__(self, after_epoch: int) -> None:
+        super().__init__()
+        self.epochs_left = after_epoch
+
+    def save(self, run_id: str, state: bytes) -> None:
+        super().save(run_id, state)
+        self.epochs_left -= 1
+        if self.epochs_left == 0:
+            raise KilledError
+
+
+@pytest.mark.parametrize("killed_after", [1, 2])
+@pytest.mark.parametrize("kind", ["cnn", "frozen mobilenet", "frozen mobilenet, statistics trained"])
+def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits(
+    kind: str, killed_after: int, tiny: Dataset, backbone: Weights
+) -> None:
+    cnn = kind == "cnn"
+    spec, weights = (SPEC, None) if cnn else (MOBILENET, backbone)
+    data = some(tiny, 200 if cnn else 40)
+    recipe = Recipe(epochs=3, batch_size=64 if cnn else 16, bn_mode="train" if "statistics" in kind else "eval")
+    whole, whole_state = trained(data, recipe, spec=spec, weights=weights)
+
+    context = LosesItsWorker(killed_after)
+    with pytest.raises(KilledError):
+        trained(data, recipe, spec=spec, weights=weights, context=context)
+    next_worker = LocalContext()
+    next_worker.saved = context.saved
+    resumed, resumed_state = trained(data, recipe, spec=spec, weights=weights, context=next_worker)
+
+    assert_same(whole, resumed)
+    assert len(resumed_state.epochs) == 3
+    for name in ("train_loss", "train_accuracy"):
+        assert [getattr(epoch, name) for epoch in resumed_state.epochs] == [
+            getattr(epoch, name) for epoch in whole_state.epochs
+        ]
+    assert next_worker.progress[0].images_done > killed_after * len(data.labels)  # it did not begin again
+    assert resumed_state.seconds > max(epoch.seconds for epoch in resumed_state.epochs)
+
+
+def test_a_state_of_another_run_is_not_taken(tiny: Dataset) -> None:
+    data, recipe = some(tiny, 100), Recipe(epochs=2)
+    context = LocalContext()
+    context.saved["another run"] = b"not ours"
+
+    assert_same(trained(data, recipe, context=context)[0], trained(data, recipe)[0])
+
+
+# --- one epoch ----------------------------------------------------------------------------------------------------
+
+
+def count_training_images(model: nn.Module) -> list[Tensor]:
+    """A list that each batch of images is appended to that the model sees while it trains."""
+    seen: list[Tensor] = []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]) if module.training else None)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("images", "batches"), [(130, [64, 64, 2]), (128, [64, 64]), (129, [64, 64, 1]), (40, [40]), (1, [1])]
+)
+def test_each_image_is_seen_once_an_epoch_with_a_smaller_batch_at_the_end(
+    images: int, batches: list[int], tiny: Dataset
+) -> None:
+    model = build(SPEC, 10, None, seed=0)
+    seen = count_training_images(model)
+    data = some(tiny, images)
+
+    state = fit_images(model, SPEC, data, Recipe(epochs=2), seed=0, run_id="a", context=LocalContext())
+
+    assert [len(batch) for batch in seen] == 2 * batches
+    prepared = Preprocessor(SPEC, "cpu")(data.images).flatten(1)
+    for epoch in (seen[: len(batches)], seen[len(batches) :]):
+        assert sorted(map(tuple, torch.cat(epoch).flatten(1).tolist())) == sorted(map(tuple, prepared.tolist()))
+    assert all(epoch.images_per_second == pytest.approx(images / epoch.seconds) for epoch in state.epochs)
+
+
+def test_an_epochs_figures_are_means_over_its_images(tiny: Dataset) -> None:
+    """With a learning rate that changes nothing and without dropout they are those of the untrained model."""
+    model = build(SPEC, 10, None, seed=0)
+    model.dropout.p = 0.0
+    data = some(tiny, 150)
+    logits = model(Preprocessor(SPEC, "cpu")(data.images)).detach()
+
+    state = fit_images(model, SPEC, data, Recipe(epochs=1, lr=1e-30), seed=0, run_id="a", context=LocalContext())
+
+    assert state.epochs[0].train_loss == pytest.approx(float(F.cross_entropy(logits, data.labels)), rel=1e-5)
+    assert state.epochs[0].train_accuracy == float((logits.argmax(1) == data.labels).double().mean())
+
+
+def test_progress_goes_from_epoch_to_epoch_and_ends_with_all_images(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "REPORT_SECONDS", 0.0)
+    context = LocalContext()
+
+    trained(some(tiny, 150), Recipe(epochs=2), context=context)
+
+    assert [one.images_done for one in context.progress] == [64, 128, 150, 150, 214, 278, 300, 300]
+    assert [one.epoch for one in context.progress] == [1] * 4 + [2] * 4
+    assert {(one.run_id, one.epochs, one.images_total) for one in context.progress} == {("a run", 2, 300)}
+    assert all(0 <= one.accuracy <= 1 and one.loss > 0 for one in context.progress)
+    assert all(one.images_per_second > 0 for one in context.progress)
+
+
+def test_training_learns(synthetic: Dataset) -> None:
+    model = build(SPEC, 10, None, seed=0)
+
+    state = fit_images(model, SPEC, some(synthetic, 1000), Recipe(epochs=2), seed=0, run_id="a", context=LocalContext())
+
+    assert state.epochs[1].train_loss < state.epochs[0].train_loss
+    assert evaluate(model, SPEC, DeviceSplit.of(synthetic.test, "cpu")).accuracy > 0.9
+
+
+@pytest.mark.parametrize("lr", [1e9, 1e38])
+def test_a_loss_that_is_not_finite_is_a_divergence(lr: float, tiny: Dataset) -> None:
+    with pytest.raises(DivergedError, match="epoch 1 of 3"):
+        trained(some(tiny, 200), Recipe(epochs=3, lr=lr), seed=0)
+
+
+def test_data_that_may_not_be_written_is_read_without_a_copy_or_a_warning(
+    tiny: Dataset, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Ray's shared memory is read-only."""
+    images = tiny.train.images.copy()
+    images.flags.writeable = False
+
+    split = DeviceSplit.of(dataclasses.replace(tiny.train, images=images), "cpu")
+
+    assert split.images.data_ptr() == images.ctypes.data
+    assert list(recwarn) == []
+
+
+# --- evaluation ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 7, 32, 100, 1000])
+def test_evaluation_counts_every_image_once(batch: int, tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "BATCH", batch)
+    model = build(SPEC, 10, None, seed=0)
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    data = DeviceSplit.of(tiny.test, "cpu")
+
+    found = evaluate(model, SPEC, data)
+
+    assert sum(seen) == len(found.predictions.predicted) == 100
+    model.eval()
+    preprocess = Preprocessor(SPEC, "cpu")
+    correct, loss = 0, 0.0
+    with torch.inference_mode():
+        for image, label, predicted, probability in zip(
+            data.images, data.labels, found.predictions.predicted, found.predictions.probability, strict=True
+        ):
+            logits = model(preprocess(image[None]))[0]
+            assert int(logits.argmax()) == predicted
+            assert probability == pytest.approx(float(logits.softmax(0).max()), rel=1e-4)
+            correct += int(logits.argmax() == label)
+            loss += float(F.cross_entropy(logits, label)) / 100
+    assert (found.correct, found.accuracy) == (correct, correct / 100)
+    assert found.loss == pytest.approx(loss, rel=1e-4)
+    assert np.array_equal(found.predictions.labels, tiny.test.labels)
+    assert found.seconds > 0
+
+
+def test_evaluation_uses_no_dropout_and_changes_nothing(tiny: Dataset) -> None:
+    model = build(MOBILENET, 10, None, seed=0).train()
+    before = weights_after(model)
+    data = DeviceSplit.of(tiny.test, "cpu")
+
+    one, other = evaluate(model, MOBILENET, data), evaluate(model, MOBILENET, data)
+
+    assert np.array_equal(one.predictions.probability, other.predictions.probability)
+    assert_same(before, weights_after(model))
+
+
+# --- several workers ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Worker:
+    """One of two workers of a run, without Ray."""
+
+    rank: int
+    world_size: int = 2
+    device: str = "cpu"
+    threads: int = 1
+    saved: dict[str, bytes] = field(default_factory=dict)
+    states: list[bytes] = field(default_factory=list)
+    reports: int = 0
+
+    def report(self, progress: Progress) -> None:
+        self.reports += 1
+
+    def save(self, run_id: str, state: bytes) -> None:
+        self.states.append(state)
+
+    def load(self, run_id: str) -> bytes | None:
+        return self.saved.get(run_id)
+
+
+CASES = {"an odd last batch": 151, "a last batch of one image": 129}
+
+
+def without_dropout(seed: int = 0) -> nn.Module:
+    model = build(SPEC, 10, None, seed)
+    model.dropout.p = 0.0
+    return model
+
+
+def dropped_units(context: Any, tiny: Dataset) -> Tensor:
+    """Which units were dropped in the first step: bool [images of this worker, units]."""
+    model = build(SPEC, 10, None, seed=0)
+    outputs: list[Tensor] = []
+    model.dropout.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 0 + 1,))
+    model.dropout.register_forward_hook(lambda _, inputs, output: outputs.append(output.detach()))
+    fit_images(model, SPEC, some(tiny, 128), Recipe(epochs=1), seed=0, run_id="a", context=context)
+    return outputs[0] == 0
+
+
+def run_of_tiny(dataset: Dataset, **fields: Any) -> Any:
+    return Job(model="cnn", dataset=dataset.info, recipe=Recipe(epochs=2), **fields).runs()[0]
+
+
+def two_workers_do(rank: int, folder: str, tiny: Dataset) -> None:
+    """What each of the two processes does; its results go into a file."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    found: dict[str, Any] = {}
+    for name, images in CASES.items():
+        for dropout in (True, False):
+            model = build(SPEC, 10, None, seed=0) if dropout else without_dropout()
+            context = Worker(rank)
+            recipe = Recipe(epochs=1, lr=1e-3)
+            state = fit_images(model, SPEC, some(tiny, images), recipe, seed=0, run_id="a", context=context)
+            found[name, dropout] = (weights_after(model), dataclasses.asdict(state.epochs[0]), context.reports)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "BATCH", 16)  # several batches for each worker, and a smaller one at the end
+        tested = evaluate(model, SPEC, DeviceSplit.of(tiny.test, "cpu"), rank=rank, world_size=2)
+    found["dropped"] = dropped_units(Worker(rank), tiny)
+    found["evaluation"] = (tested.predictions.predicted, tested.predictions.probability, tested.loss, tested.correct)
+
+    first = Worker(rank)
+    whole = build(SPEC, 10, None, seed=0)
+    fit_images(whole, SPEC, some(tiny, 151), Recipe(epochs=2), seed=0, run_id="a", context=first)
+    states: list[Any] = [first.states]
+    torch.distributed.broadcast_object_list(states, src=0)
+    resumed = build(SPEC, 10, None, seed=0)
+    next_worker = Worker(rank, saved={"a": states[0][0]})
+    fit_images(resumed, SPEC, some(tiny, 151), Recipe(epochs=2), seed=0, run_id="a", context=next_worker)
+    found["resumed"] = (weights_after(whole), weights_after(resumed))
+
+    outcome = execute(run_of_tiny(tiny, workers=2), Inputs(tiny, None), Worker(rank))
+    found["outcome"] = outcome
+    torch.save(found, f"{folder}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory: pytest.TempPathFactory, tiny: Dataset) -> list[dict[Any, Any]]:
+    """What the two workers found, by rank."""
+    folder = tmp_path_factory.mktemp("workers")
+    torch.multiprocessing.spawn(two_workers_do, args=(str(folder), tiny), nprocs=2, daemon=True)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_workers_end_with_the_same_bits(case: str, dropout: bool, two_workers: list[dict[Any, Any]]) -> None:
+    (one, one_epoch, _), (other, other_epoch, _) = (found[case, dropout] for found in two_workers)
+
+    assert_same(one, other)
+    for name in ("train_loss", "train_accuracy"):
+        assert one_epoch[name] == other_epoch[name]
+
+
+def test_the_first_worker_reports_for_all(two_workers: list[dict[Any, Any]]) -> None:
+    assert [found["an odd last batch", True][2] for found in two_workers] == [1, 0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_train_to_the_weights_of_one(case: str, two_workers: list[dict[Any, Any]], tiny: Dataset) -> None:
+    model = without_dropout()
+    before = weights_after(model)
+    recipe = Recipe(epochs=1, lr=1e-3)
+    state = fit_images(model, SPEC, some(tiny, CASES[case]), recipe, seed=0, run_id="a", context=LocalContext())
+
+    by_two, epoch, _ = two_workers[0][case, False]
+
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(by_two[name], value, rtol=0, atol=1e-4)
+        moved = (value - before[name]).norm()
+        assert (by_two[name] - value).norm() < 1e-3 * moved, name  # small beside what training did
+    assert epoch["train_loss"] == pytest.approx(state.epochs[0].train_loss, rel=1e-5)
+    assert epoch["train_accuracy"] == state.epochs[0].train_accuracy
+    assert epoch["images_per_second"] == pytest.approx(CASES[case] / epoch["seconds"])
+
+
+def test_workers_drop_out_different_units(two_workers: list[dict[Any, Any]]) -> None:
+    one, other = (found["dropped"] for found in two_workers)
+
+    assert one.shape == other.shape == (32, 128)
+    assert float(one.double().mean()) == pytest.approx(0.5, abs=0.05)
+    assert float((one == other).double().mean()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_workers_evaluate_every_image_once_with_the_same_result(
+    two_workers: list[dict[Any, Any]], tiny: Dataset
+) -> None:
+    model = without_dropout()
+    model.load_state_dict(two_workers[0]["a last batch of one image", False][0])
+    alone = evaluate(model, SPEC, DeviceSplit.of(tiny.test, "cpu"))
+
+    for found in two_workers:
+        predicted, probability, loss, correct = found["evaluation"]
+        assert np.array_equal(predicted, alone.predictions.predicted)
+        np.testing.assert_allclose(probability, alone.predictions.probability, rtol=1e-5)
+        assert (correct, loss) == (alone.correct, pytest.approx(alone.loss, rel=1e-5))
+
+
+def test_two_workers_that_were_interrupted_go_on_to_the_same_bits(two_workers: list[dict[Any, Any]]) -> None:
+    for found in two_workers:
+        assert_same(*found["resumed"])
+
+
+def test_a_run_of_two_workers_has_one_outcome(two_workers: list[dict[Any, Any]]) -> None:
+    outcomes: list[Outcome] = [found["outcome"] for found in two_workers]
+
+    assert [outcome.record.status for outcome in outcomes] == ["ok", "ok"]
+    assert_same(*(dict(sorted(safetensors.torch.load(outcome.checkpoint).items())) for outcome in outcomes))
+    for name in ("run_id", "model_sha256", "predictions_sha256", "test_accuracy", "test_loss", "train_loss"):
+        assert getattr(outcomes[0].record, name) == getattr(outcomes[1].record, name)
+    assert outcomes[0].record.workers == 2

@@ -1,0 +1,366 @@
+"""What is stored is read back, by us and by others, whatever else lies in the folder; writing is all or nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+
+from bench.errors import UserError
+from bench.reporting import store as store_module
+from bench.reporting.store import Store, write_whole
+from bench.spec import SCHEMA_VERSION, Outcome, Record, Status
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    found = Store(tmp_path / "results")
+    found.prepare()
+    return found
+
+
+@pytest.fixture
+def filled(
+    store: Store, make_record: Callable[..., Record], make_outcome: Callable[[Record], Outcome]
+) -> tuple[Store, list[Record]]:
+    """A store with a run that is ok, one that failed early, one that diverged; the records as they were stored."""
+    ok = make_outcome(make_record(weights="file a.pth", weights_sha256="1" * 64, plugin_sha256="2" * 64))
+    failed = Outcome(make_record(seed=1, status=Status.FAILED, minutes=1, reason="RuntimeError: größer | als\nzwei"))
+    diverged = Outcome(make_record("mobilenet", status=Status.DIVERGED, minutes=2, contended=True, device="cpu"))
+    return store, [store.write(outcome) for outcome in (ok, failed, diverged)]
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+# --- there and back -----------------------------------------------------------------------------------------------
+
+
+def test_every_field_of_a_record_is_read_back(filled: tuple[Store, list[Record]]) -> None:
+    store, written = filled
+
+    records, problems = store.records()
+
+    assert problems == []
+    assert records == written
+    ok = records[0].model_dump()
+    assert [name for name, value in ok.items() if value is None] == ["reason"]  # every other column was tried
+    assert records[0].started_at.utcoffset().total_seconds() == 0
+    assert records[0].started_at.microsecond == 678901
+
+
+def test_each_run_is_one_shard_named_after_it(filled: tuple[Store, list[Record]]) -> None:
+    store, written = filled
+
+    assert files_in(store.root / "runs") == sorted(f"{record.run_id}.parquet" for record in written)
+
+
+def test_epochs_predictions_and_checkpoint_are_beside_the_record(
+    store: Store, make_record: Callable[..., Record], make_outcome: Callable[[Record], Outcome]
+) -> None:
+    outcome = make_outcome(make_record())
+
+    record = store.write(outcome)
+
+    assert store.epochs(record.run_id) == outcome.epochs
+    assert record.checkpoint == f"checkpoints/{record.run_id}.safetensors"
+    assert (store.root / record.checkpoint).read_bytes() == b"a checkpoint"
+    said = pd.read_parquet(store.root / "predictions" / f"{record.run_id}.parquet")
+    assert said["image"].tolist() == [0, 1, 2, 3]
+    assert np.array_equal(said["label"], outcome.predictions.labels)
+    assert np.array_equal(said["predicted"], outcome.predictions.predicted)
+    assert np.array_equal(said["probability"], outcome.predictions.probability)
+    assert [str(kind) for kind in said.dtypes] == ["int32", "int16", "int16", "float32"]
+
+
+def test_a_failed_run_is_a_record_and_nothing_else(filled: tuple[Store, list[Record]]) -> None:
+    store, written = filled
+    failed = written[1]
+
+    assert failed.checkpoint is None
+    assert store.epochs(failed.run_id) == []
+    assert [name for name in files_in(store.root) if failed.run_id in name] == [f"runs/{failed.run_id}.parquet"]
+
+
+def test_records_come_in_the_order_in_which_runs_started(store: Store, make_record: Callable[..., Record]) -> None:
+    for seed, minutes in ((0, 5), (1, 3), (2, 4), (3, 3)):
+        store.write(Outcome(make_record(seed=seed, minutes=minutes)))
+
+    assert [record.seed for record in store.records()[0]] == [1, 3, 2, 0]
+
+
+def test_a_run_that_is_trained_again_replaces_its_record(store: Store, make_record: Callable[..., Record]) -> None:
+    store.write(Outcome(make_record(status=Status.FAILED)))
+    store.write(Outcome(make_record(test_accuracy=0.5)))
+
+    records, _ = store.records()
+
+    assert [(record.status, record.test_accuracy) for record in records] == [(Status.OK, 0.5)]
+
+
+def test_an_empty_folder_holds_no_records(tmp_path: Path) -> None:
+    assert Store(tmp_path).records() == ([], [])
+    assert Store(tmp_path / "missing").records() == ([], [])
+
+
+def test_the_state_to_go_on_from_is_kept_until_the_run_ends(store: Store, make_record: Callable[..., Record]) -> None:
+    record = make_record()
+    for state in (b"epoch 1", b"epoch 2"):
+        store.save_state(record.run_id, state)
+
+    assert store.states([record.run_id, "another"]) == {record.run_id: b"epoch 2"}
+    store.write(Outcome(make_record(status=Status.INTERRUPTED)))
+    assert store.states([record.run_id]) == {record.run_id: b"epoch 2"}
+    store.write(Outcome(record))
+    assert store.states([record.run_id]) == {}
+
+
+# --- others read it -----------------------------------------------------------------------------------------------
+
+
+def test_all_shards_have_the_same_schema(filled: tuple[Store, list[Record]]) -> None:
+    store, written = filled
+
+    schemas = [pq.read_schema(store.root / "runs" / f"{record.run_id}.parquet") for record in written]
+
+    assert schemas[0].names == list(Record.model_fields)
+    assert all(schema.equals(schemas[0], check_metadata=True) for schema in schemas)
+    assert pa.null() not in schemas[0].types
+    assert schemas[0].metadata[b"schema_version"] == str(SCHEMA_VERSION).encode()
+    described = Record.model_fields["train_seconds"].description
+    assert described is not None
+    assert schemas[0].field("train_seconds").metadata[b"description"] == described.encode()
+    for required in ("run_id", "status", "started_at"):
+        assert not schemas[0].field(required).nullable
+    assert schemas[0].field("test_accuracy").nullable
+
+
+def test_pandas_pyarrow_and_duckdb_read_one_table(filled: tuple[Store, list[Record]]) -> None:
+    store, written = filled
+    folder = store.root / "runs"
+
+    by_pandas = pd.read_parquet(folder)
+    by_arrow = pyarrow.dataset.dataset(folder).to_table()
+    table = f"read_parquet('{folder}/*.parquet')"
+    with duckdb.connect() as connection:
+        columns = [row[0] for row in connection.execute(f"describe select * from {table}").fetchall()]  # noqa: S608
+        by_duckdb = connection.execute(f"select run_id, test_accuracy from {table}").fetchall()  # noqa: S608
+
+    expected = list(Record.model_fields)
+    assert list(by_pandas.columns) == by_arrow.column_names == columns == expected
+    assert len(by_pandas) == by_arrow.num_rows == len(by_duckdb) == 3
+    accuracies = {(record.run_id, record.test_accuracy) for record in written}
+    assert {(row["run_id"], row["test_accuracy"]) for row in by_arrow.to_pylist()} == accuracies
+    assert set(by_duckdb) == accuracies
+    assert by_pandas["train_seconds"].isna().sum() == 2  # unknown is null, not 0
+
+
+def test_epochs_of_several_runs_are_one_table(
+    store: Store, make_record: Callable[..., Record], make_outcome: Callable[[Record], Outcome]
+) -> None:
+    for seed in (0, 1):
+        store.write(make_outcome(make_record(seed=seed)))
+
+    table = pd.read_parquet(store.root / "epochs")
+
+    assert table.groupby("run_id")["epoch"].apply(list).tolist() == [[1, 2, 3, 4, 5]] * 2
+
+
+# --- what does not belong there -----------------------------------------------------------------------------------
+
+
+def torn(file: Path, whole: bytes) -> None:
+    file.write_bytes(whole[: len(whole) // 2])
+
+
+def damaged(file: Path, whole: bytes) -> None:
+    file.write_bytes(whole[:4] + b"\xff" * (len(whole) - 12) + whole[-8:])
+
+
+def foreign(file: Path, _: bytes) -> None:
+    pq.write_table(pa.table({"name": ["somebody else's"], "value": [3]}), file)
+
+
+def two_rows(file: Path, whole: bytes) -> None:
+    table = pq.read_table(pa.BufferReader(whole))
+    pq.write_table(pa.concat_tables([table, table]), file)
+
+
+def no_row(file: Path, whole: bytes) -> None:
+    pq.write_table(pq.read_table(pa.BufferReader(whole)).slice(0, 0), file)
+
+
+def unknown_status(file: Path, whole: bytes) -> None:
+    table = pq.read_table(pa.BufferReader(whole))
+    place = table.schema.get_field_index("status")
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(["abducted"])), file)
+
+
+def odd_version(file: Path, whole: bytes) -> None:
+    table = pq.read_table(pa.BufferReader(whole))
+    pq.write_table(table.replace_schema_metadata({"schema_version": "two"}), file)
+
+
+STRANGERS = {
+    "torn": torn,
+    "damaged": damaged,
+    "foreign": foreign,
+    "two rows": two_rows,
+    "no row": no_row,
+    "unknown status": unknown_status,
+    "odd version": odd_version,
+    "empty": lambda file, _: file.touch(),
+    "text": lambda file, _: file.write_text("run_id,status\n"),
+    "a folder": lambda file, _: file.mkdir(),
+}
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_a_file_that_is_no_record_is_named_and_the_rest_is_read(
+    stranger: str, filled: tuple[Store, list[Record]]
+) -> None:
+    store, written = filled
+    file = store.root / "runs" / "a-stranger.parquet"
+    STRANGERS[stranger](file, (store.root / "runs" / f"{written[0].run_id}.parquet").read_bytes())
+
+    records, problems = store.records()
+
+    assert records == written
+    assert len(problems) == 1
+    assert str(file) in problems[0]
+    assert "\n" not in problems[0]
+
+
+def rewritten(store: Store, record: Record, change: Callable[[pa.Table], pa.Table]) -> None:
+    file = store.root / "runs" / f"{record.run_id}.parquet"
+    pq.write_table(change(pq.read_table(file)), file)
+
+
+def test_a_record_of_a_newer_version_is_refused_with_the_reason(filled: tuple[Store, list[Record]]) -> None:
+    store, written = filled
+    newer = {"schema_version": str(SCHEMA_VERSION + 1)}
+    rewritten(store, written[0], lambda table: table.replace_schema_metadata(newer))
+
+    records, problems = store.records()
+
+    assert records == written[1:]
+    assert len(problems) == 1
+    assert written[0].run_id in problems[0]
+    assert f"newer version: schema {SCHEMA_VERSION + 1}, known up to {SCHEMA_VERSION}" in problems[0]
+
+
+def test_a_record_with_a_column_that_was_dropped_or_not_yet_there_is_read(
+    filled: tuple[Store, list[Record]],
+) -> None:
+    store, written = filled
+    rewritten(store, written[0], lambda table: table.append_column("mood", pa.array(["good"])).drop(["git_commit"]))
+
+    records, problems = store.records()
+
+    assert problems == []
+    assert records[0] == written[0].model_copy(update={"git_commit": None})
+
+
+# --- all or nothing -----------------------------------------------------------------------------------------------
+
+
+def full_disk(handle: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_file_is_written_whole(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    for content in (b"a long first version", b"the second"):
+        write_whole(file, content)
+        assert file.read_bytes() == content
+
+    assert files_in(tmp_path) == ["file"]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert file.stat().st_mode & 0o777 == 0o666 & ~umask  # others may read it, as with any other file
+
+
+@pytest.mark.parametrize("before", [None, b"the old version"], ids=["new file", "old file"])
+def test_writing_that_fails_leaves_what_was_there_and_nothing_else(
+    before: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    if before is not None:
+        file.write_bytes(before)
+    monkeypatch.setattr(store_module.os, "fsync", full_disk)
+
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(file, b"x" * 100_000)
+
+    assert files_in(tmp_path) == ([] if before is None else ["file"])
+    assert before is None or file.read_bytes() == before
+
+
+def test_a_rename_that_fails_leaves_no_temporary_file(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+
+    with pytest.raises(OSError):
+        write_whole(tmp_path / "file", b"content")
+
+    assert files_in(tmp_path) == []
+
+
+def test_a_full_disk_is_said_in_one_line_and_earlier_runs_are_kept(
+    filled: tuple[Store, list[Record]],
+    make_record: Callable[..., Record],
+    make_outcome: Callable[[Record], Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, written = filled
+    before = files_in(store.root)
+    monkeypatch.setattr(store_module.os, "fsync", full_disk)
+
+    with pytest.raises(UserError, match="No space left") as caught:
+        store.write(make_outcome(make_record(seed=9)))
+    with pytest.raises(UserError, match="No space left"):
+        store.save_state("a run", b"state")
+
+    assert str(store.root) in str(caught.value)
+    assert files_in(store.root) == before
+    assert store.records() == (written, [])
+
+
+@pytest.mark.parametrize("folder", ["epochs", "predictions", "checkpoints"])
+def test_without_all_that_belongs_to_it_there_is_no_record(
+    folder: str, store: Store, make_record: Callable[..., Record], make_outcome: Callable[[Record], Outcome]
+) -> None:
+    (store.root / folder).rmdir()
+    (store.root / folder).touch()
+
+    with pytest.raises(UserError, match="cannot write"):
+        store.write(make_outcome(make_record()))
+
+    assert store.records() == ([], [])
+
+
+@pytest.mark.parametrize("below", ["", "deeper/still"])
+def test_a_folder_below_a_regular_file_is_refused(below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    root = tmp_path / "file" / below
+
+    with pytest.raises(UserError, match=f"--results {root}: cannot write there"):
+        Store(root).prepare()
+
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_preparing_twice_does_no_harm(filled: tuple[Store, list[Record]]) -> None:
+    store, written = filled
+    store.prepare()
+
+    assert store.records() == (written, [])

@@ -1,0 +1,288 @@
+"""Tables say what the records say: nothing is mixed up, hidden, or in an order of its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.reporting.tables import (
+    Comparison,
+    comparison_table,
+    comparisons,
+    count,
+    duration,
+    environment_table,
+    footnotes,
+    percent,
+    runs_table,
+)
+from bench.spec import DatasetInfo, Recipe, Record, Status
+
+MNIST = DatasetInfo(name="mnist", sha256="c" * 64, train_images=60000, test_images=10000, classes=10)
+
+Make = Callable[..., Record]
+
+
+def cells(table: str) -> dict[str, list[str]]:
+    """The rows of a Markdown table, by their first cell."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return {row[0]: row[1:] for row in rows}
+
+
+def only(records: list[Record]) -> Comparison:
+    found = comparisons(records)
+    assert len(found) == 1
+    return found[0]
+
+
+def labels(records: list[Record]) -> list[str]:
+    return [entry.label for entry in only(records).entries]
+
+
+# --- what is compared ---------------------------------------------------------------------------------------------
+
+
+def test_only_runs_on_the_same_data_are_compared(make_record: Make) -> None:
+    other_split = MNIST.model_copy(update={"sha256": "b" * 64})
+    records = [make_record(dataset=MNIST), make_record("mobilenet"), make_record(), make_record(dataset=other_split)]
+
+    found = comparisons(records)
+
+    assert [comparison.title for comparison in found] == [
+        "mnist: 60,000 training and 10,000 test images",
+        "mnist: 60,000 training and 10,000 test images",
+        "mnist-5k: 4,000 training and 1,000 test images",
+    ]
+    assert [len(comparison.entries) for comparison in found] == [1, 1, 2]
+
+
+def test_runs_that_did_not_finish_are_not_compared(make_record: Make) -> None:
+    statuses = [status for status in Status if status is not Status.OK]
+
+    assert comparisons([make_record(status=status, seed=seed) for seed, status in enumerate(statuses)]) == []
+
+
+def test_the_seeds_of_a_job_are_one_column(make_record: Make) -> None:
+    entries = only([make_record(seed=2), make_record("mobilenet"), make_record(seed=0)]).entries
+
+    assert [(entry.label, [run.seed for run in entry.records]) for entry in entries] == [
+        ("cnn", [0, 2]),
+        ("mobilenet", [0]),
+    ]
+
+
+def test_jobs_of_one_model_are_told_apart_by_what_differs(make_record: Make) -> None:
+    records = [
+        make_record(recipe=Recipe(lr=0.001)),
+        make_record(recipe=Recipe(lr=0.01)),
+        make_record("mobilenet", recipe=Recipe(lr=0.01)),
+    ]
+
+    assert labels(records) == ["cnn (lr 0.001)", "cnn (lr 0.01)", "mobilenet"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"recipe": Recipe(epochs=3)}, {"recipe": Recipe(epochs=4)}),
+        ({"recipe": Recipe(batch_size=32)}, {"recipe": Recipe(batch_size=64)}),
+        ({"recipe": Recipe(lr=0.1)}, {"recipe": Recipe(lr=0.10000001)}),
+        ({"recipe": Recipe(bn_mode="eval")}, {"recipe": Recipe(bn_mode="train")}),
+        ({"workers": 1}, {"workers": 2}),
+        ({"weights": "file a.pth", "weights_sha256": "1" * 64}, {}),
+        ({"weights": "file a.pth", "weights_sha256": "1" * 64}, {"weights": "file a.pth", "weights_sha256": "2" * 64}),
+        ({"plugin_sha256": "1" * 64}, {"plugin_sha256": "2" * 64}),
+        ({"plugin_sha256": "1" * 64}, {}),
+    ],
+    ids=str,
+)
+def test_two_jobs_of_one_model_never_have_the_same_label(
+    one: dict[str, Any], other: dict[str, Any], make_record: Make
+) -> None:
+    records = [make_record(**one), make_record(**other)]
+    assert records[0].job_id != records[1].job_id
+
+    found = labels(records)
+
+    assert len(set(found)) == 2
+    assert all(label.startswith("cnn (") for label in found)
+
+
+# --- the order of records does not matter ---------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 10_000))
+def test_the_order_of_records_does_not_matter(seed: int, make_record: Make) -> None:
+    records = [
+        *[make_record(seed=seed, minutes=seed, test_accuracy=0.9 + seed / 100) for seed in range(3)],
+        make_record(recipe=Recipe(lr=0.01), contended=True),
+        make_record("mobilenet", weights="ImageNet", weights_sha256="1" * 64, memory_gb=99.0),
+        make_record("mobilenet", weights="ImageNet", weights_sha256="1" * 64, seed=1, status=Status.FAILED),
+        make_record(dataset=MNIST),
+    ]
+    shuffled = records.copy()
+    random.Random(seed).shuffle(shuffled)  # noqa: S311
+
+    assert comparisons(shuffled) == comparisons(records)
+    assert [comparison_table(one) for one in comparisons(shuffled)] == [
+        comparison_table(one) for one in comparisons(records)
+    ]
+
+
+# --- cells --------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_rows_and_models_are_columns(make_record: Make) -> None:
+    records = [
+        make_record(test_accuracy=0.98764, train_seconds=245.2, peak_memory_mb=1079.4),
+        make_record("mobilenet", trainable_parameters=165_258, total_parameters=2_389_130, weights="ImageNet"),
+    ]
+
+    rows = cells(comparison_table(only(records)))
+
+    assert rows["Metric"] == ["cnn", "mobilenet"]
+    assert rows["Test accuracy"] == ["98.76 %", "98.76 %"]
+    assert rows["Trainable parameters"] == ["225,034", "165,258"]
+    assert rows["Total parameters"] == ["225,034", "2,389,130"]
+    assert rows["Training time"] == ["4 min 05 s", "12.5 s"]
+    assert rows["Training throughput"] == ["1,600 images/s", "1,600 images/s"]
+    assert rows["Test throughput"] == ["2,000 images/s", "2,000 images/s"]
+    assert rows["Peak memory of a worker"][0] == "1,079 MB"
+    assert rows["MACs per image"][0] == "2,631,040"
+    assert rows["Initial weights"] == ["random", "ImageNet"]
+    assert (rows["Seeds"], rows["Epochs"]) == (["1", "1"], ["5", "5"])
+
+
+def test_several_seeds_show_their_mean_and_range(make_record: Make) -> None:
+    accuracies = [0.98, 0.99, 0.985]
+    records = [make_record(seed=seed, test_accuracy=value) for seed, value in enumerate(accuracies)]
+
+    rows = cells(comparison_table(only(records)))
+
+    assert rows["Test accuracy"] == ["98.50 % (98.00 % to 99.00 %)"]
+    assert rows["Total parameters"] == ["225,034"]  # nothing to range over
+    assert rows["Seeds"] == ["3"]
+
+
+def test_what_is_unknown_is_a_dash_and_not_zero(make_record: Make) -> None:
+    records = [make_record(peak_memory_mb=None, macs=None), make_record("mobilenet", peak_memory_mb=0.0)]
+
+    rows = cells(comparison_table(only(records)))
+
+    assert rows["Peak memory of a worker"] == ["-", "0 MB"]
+    assert rows["MACs per image"][0] == "-"
+
+
+def test_seeds_of_which_some_lack_a_figure_show_the_others(make_record: Make) -> None:
+    records = [make_record(peak_memory_mb=None), make_record(seed=1, peak_memory_mb=300.0)]
+
+    assert cells(comparison_table(only(records)))["Peak memory of a worker"] == ["300 MB"]
+
+
+@pytest.mark.parametrize("contended", [True, False, None])
+def test_figures_that_other_runs_disturbed_are_marked(contended: bool | None, make_record: Make) -> None:
+    comparison = only([make_record(contended=contended), make_record("mobilenet", contended=False)])
+
+    rows = cells(comparison_table(comparison))
+
+    for name in ("Training time", "Training throughput", "Test throughput"):
+        assert rows[name][0].endswith(" *") == (contended is True)
+        assert not rows[name][1].endswith("*")
+    for name in ("Test accuracy", "Total parameters", "Peak memory of a worker"):
+        assert not rows[name][0].endswith("*")
+    assert any("same machine" in note for note in footnotes(comparison)) == (contended is True)
+
+
+@pytest.mark.parametrize("cached", [True, False, None])
+def test_times_that_earlier_features_shortened_are_marked(cached: bool | None, make_record: Make) -> None:
+    comparison = only([make_record(features_cached=cached), make_record("mobilenet")])
+
+    rows = cells(comparison_table(comparison))
+
+    for name in ("Training time", "Training throughput"):
+        assert rows[name][0].endswith(" +") == (cached is True)
+        assert not rows[name][1].endswith("+")
+    assert not rows["Test throughput"][0].endswith("+")
+    assert any("features" in note for note in footnotes(comparison)) == (cached is True)
+
+
+def test_one_disturbed_seed_marks_the_mean(make_record: Make) -> None:
+    comparison = only([make_record(seed=0, contended=False), make_record(seed=1, contended=True)])
+
+    assert cells(comparison_table(comparison))["Training time"][0].endswith(" *")
+
+
+def test_a_footnote_says_what_one_seed_is_worth(make_record: Make) -> None:
+    one = footnotes(only([make_record(), make_record("mobilenet"), make_record("mobilenet", seed=1)]))
+    several = footnotes(only([make_record(), make_record(seed=1)]))
+
+    assert any("One seed" in note for note in one)
+    assert not any("One seed" in note for note in several)
+    assert any("mean over the seeds" in note for note in several)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0.0 s"),
+        (12.34, "12.3 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 00 s"),
+        (60, "1 min 00 s"),
+        (245.2, "4 min 05 s"),
+        (3599.7, "1 h 00 min"),
+        (3661, "1 h 01 min"),
+        (36_000, "10 h 00 min"),
+    ],
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_numbers() -> None:
+    assert (percent(0.98764), percent(1), percent(0)) == ("98.76 %", "100.00 %", "0.00 %")
+    assert (count(2_389_130), count(999.6), count(0)) == ("2,389,130", "1,000", "0")
+
+
+# --- all runs, and where they ran -----------------------------------------------------------------------------------
+
+
+def test_every_run_is_a_row_whatever_its_status(make_record: Make) -> None:
+    records = [make_record(seed=seed, status=status, minutes=seed) for seed, status in enumerate(Status)]
+
+    rows = cells(runs_table(records))
+
+    for record in records:
+        row = rows[record.run_id]
+        assert row[0] == record.status
+        assert row[1] == ("98.76 %" if record.status is Status.OK else "-")
+    ok = rows[records[0].run_id]
+    assert ok[2:8] == ["5", "64", "0.001", "eval", "1 x 2 threads", "12.5 s"]
+    assert ok[8] == "2026-01-02 03:04:05 to 03:04:35"
+    assert rows[records[1].run_id][6] == "1 x -"
+
+
+def test_where_it_was_measured_is_complete(make_record: Make) -> None:
+    records = [
+        make_record(),
+        make_record("mobilenet", weights="file a.pth", weights_sha256="1" * 64, torch_version="2.16.0"),
+    ]
+
+    rows = cells(environment_table(records))
+
+    assert rows["CPU"] == ["Some Processor @ 2.50GHz"]
+    assert rows["PyTorch"] == ["2.15.0; 2.16.0"]
+    assert rows["Memory"] == ["25.3 GB"]
+    assert rows["Data set"] == ["mnist-5k (SHA-256 dddddddddddddddd...)"]
+    assert rows["Weights of cnn"] == ["random"]
+    assert rows["Weights of mobilenet"] == ["file a.pth (SHA-256 1111111111111111...)"]
+    assert rows["Git commit"] == ["0123456789abcdef+"]
+
+
+def test_what_is_not_known_of_a_machine_is_a_dash(make_record: Make) -> None:
+    assert cells(environment_table([make_record(memory_gb=None)]))["Memory"] == ["-"]

@@ -1,0 +1,204 @@
+"""What a user can do wrong: one message that names it and says what would be right, exit code 2, soon, no traceback.
+
+python -m pytest tests/test_bad_input.py
+"""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from running import Ran, command
+
+SYNTHETIC = ("--dataset", "synthetic")
+
+
+def refused(ran: Ran, *words: str) -> None:
+    """The form that every such message has."""
+    assert ran.code == 2, ran
+    assert "Traceback" not in ran.out + ran.err, ran
+    lines = ran.err.strip().splitlines()
+    assert len(lines) == 1, ran
+    assert lines[0].startswith("error: "), ran
+    for word in words:
+        assert word in lines[0], ran
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--models", "cnm"], ["model 'cnm'", "cnn, mobilenet", "did you mean 'cnn'"]),
+        (["--models", "cnn", "cnn"], ["--models", "cnn is named twice"]),
+        (["--models"], ["--models", "expected at least one argument"]),
+        (["--dataset", "minst"], ["data set 'minst'", "mnist-5k", "did you mean 'mnist'"]),
+        (["--epoch", "3"], ["unknown option '--epoch'", "did you mean '--epochs'"]),
+        (["stray"], ["'stray'"]),
+        (["--epochs", "0"], ["--epochs", "'0'", "greater than or equal to 1"]),
+        (["--epochs", "two"], ["--epochs", "'two'", "integer"]),
+        (["--lr", "-1"], ["--lr", "'-1'", "greater than 0"]),
+        (["--lr", "nan"], ["--lr", "nan"]),
+        (["--lr", "inf"], ["--lr", "inf"]),
+        (["--batch-size", "0"], ["--batch-size"]),
+        ([*SYNTHETIC, "--batch-size", "1001"], ["--batch-size", "1001", "1,000 training images of synthetic"]),
+        (["--seeds", "-3"], ["--seeds"]),
+        (["--seeds", "1", "1"], ["--seeds", "1 is named twice"]),
+        (["--bn-mode", "off"], ["--bn-mode", "'off'", "'eval' or 'train'"]),
+        (["--workers-per-job", "0"], ["--workers-per-job"]),
+        (["--workers-per-job", "2", "--gpus-per-worker", "0.5"], ["--gpus-per-worker", "--workers-per-job"]),
+        (["--weights", "imagnet"], ["--weights", "did you mean 'imagenet'"]),
+        ([*SYNTHETIC, "--weights", "nowhere.pth"], ["--weights", "nowhere.pth", "No such file"]),
+        (["--weights", "mobilnet=none"], ["--weights", "'mobilnet'", "did you mean 'mobilenet'"]),
+        (["--data-dir", "nowhere"], ["--data-dir", "nowhere", "not a folder"]),
+        (["--plugin", "nowhere.py"], ["--plugin", "nowhere.py"]),
+        (["--experiment", "nowhere.yaml"], ["--experiment", "nowhere.yaml"]),
+        ([*SYNTHETIC, "--address", "localhost"], ["--address", "HOST:PORT"]),
+        ([*SYNTHETIC, "--address", "127.0.0.1:9"], ["--address", "127.0.0.1:9", "nothing answers"]),
+        ([*SYNTHETIC, "--results", "/dev/null/results"], ["--results", "/dev/null/results"]),
+        (["--results", "/proc/results"], ["--results", "/proc/results"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_arguments(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    start = time.monotonic()
+    ran = command("bench.run", *arguments, cwd=tmp_path)
+    refused(ran, *words)
+    assert time.monotonic() - start < 15  # 5 s on an idle machine; most take below one
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epoch: 3", ["unknown key 'epoch'", "batch_size", "did you mean 'epochs'"]),
+        ("epochs: 0", ["epochs in mine.yaml", "greater than or equal to 1"]),
+        ("lr: [1, 2]", ["lr in mine.yaml"]),
+        ("- epochs", ["mine.yaml", "'epochs: 5'"]),
+        ("a: [", ["mine.yaml", "not valid YAML"]),
+        ("!!python/object/apply:os.system ['touch owned']", ["mine.yaml", "not valid YAML"]),
+    ],
+)
+def test_presets(text: str, words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    refused(command("bench.run", "--experiment", "mine.yaml", cwd=tmp_path), *words)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_plugin_that_raises_an_exception(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import a_package_that_nobody_has\n")
+    refused(
+        command("bench.run", "--plugin", "mine.py", *SYNTHETIC, cwd=tmp_path), "mine.py", "a_package_that_nobody_has"
+    )
+
+
+def test_a_plugin_with_a_name_that_is_taken(tmp_path: Path) -> None:
+    source = "from bench.learning.models import register\nregister('cnn')(lambda classes: 0)\n"
+    (tmp_path / "mine.py").write_text(source)
+    refused(command("bench.run", "--plugin", "mine.py", *SYNTHETIC, cwd=tmp_path), "model 'cnn' is registered twice")
+
+
+def test_a_data_folder_without_data(tmp_path: Path) -> None:
+    ran = command("bench.run", "--dataset", "mnist", "--data-dir", tmp_path, cwd=tmp_path)
+    refused(ran, str(tmp_path), "train-images-idx3-ubyte")
+
+
+def test_mnist_that_cannot_be_had(tmp_path: Path) -> None:
+    ran = command("bench.run", "--dataset", "mnist", cwd=tmp_path, BENCH_CACHE=str(tmp_path / "cache"))
+    refused(ran, "mnist is not on disk", "--data-dir")
+
+
+def idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def idx_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, images in (("train", 20), ("t10k", 10)):
+        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros((images, 28, 28)))))
+        (folder / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros(images))))
+    return folder
+
+
+def test_idx_files_with_other_contents(idx_folder: Path, tmp_path: Path) -> None:
+    ran = command("bench.run", "--dataset", "mnist", "--data-dir", idx_folder, cwd=tmp_path)
+    refused(ran, "train-images-idx3-ubyte.gz", "SHA-256", "ba891046")
+
+
+def test_a_truncated_idx_file(idx_folder: Path, tmp_path: Path) -> None:
+    file = idx_folder / "train-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:-20])
+    ran = command("bench.run", "--dataset", "mnist", "--data-dir", idx_folder, cwd=tmp_path)
+    refused(ran, "train-images-idx3-ubyte.gz", "damaged")
+
+
+def test_a_missing_idx_file(idx_folder: Path, tmp_path: Path) -> None:
+    (idx_folder / "t10k-labels-idx1-ubyte.gz").unlink()
+    ran = command("bench.run", "--data-dir", idx_folder, cwd=tmp_path)
+    refused(ran, "t10k-labels-idx1-ubyte", str(idx_folder))
+
+
+@pytest.mark.mnist
+def test_one_flipped_byte_in_mnist(tmp_path: Path, mnist_dir: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(mnist_dir, folder)
+    file = folder / "train-images-idx3-ubyte.gz"
+    content = bytearray(gzip.decompress(file.read_bytes()))
+    content[12_345_678] ^= 1
+    file.unlink()
+    (folder / "train-images-idx3-ubyte").write_bytes(content)
+    start = time.monotonic()
+    ran = command("bench.run", "--dataset", "mnist", "--data-dir", folder, cwd=tmp_path)
+    refused(ran, "train-images-idx3-ubyte", "damaged")
+    assert time.monotonic() - start < 15
+    (folder / "train-images-idx3-ubyte").write_bytes(content[:-1000])
+    refused(command("bench.run", "--dataset", "mnist", "--data-dir", folder, cwd=tmp_path), "train-images-idx3-ubyte")
+
+
+class Malicious:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("model", ["cnn", "mobilenet"])
+def test_weights_that_do_not_fit(model: str, tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.zeros(8, 1, 5, 5)}, tmp_path / "other.pth")
+    start = time.monotonic()
+    ran = command("bench.run", "--models", model, "--weights", "other.pth", *SYNTHETIC, cwd=tmp_path)
+    refused(ran, "other.pth", f"do not fit {model}", "expected")
+    assert time.monotonic() - start < 20  # 5 s on an idle machine
+
+
+def test_weights_of_another_model(tmp_path: Path) -> None:
+    safetensors.numpy.save_file({"fc.weight": np.zeros((10, 784), np.float32)}, tmp_path / "other.safetensors")
+    ran = command("bench.run", "--models", "cnn", "--weights", "other.safetensors", *SYNTHETIC, cwd=tmp_path)
+    refused(ran, "other.safetensors", "do not fit cnn", "conv1.weight is missing")
+
+
+@pytest.mark.parametrize("name", ["broken.pth", "broken.safetensors"])
+def test_weights_that_are_no_weights(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"no weights at all" * 20)
+    ran = command("bench.run", "--models", "cnn", "--weights", name, *SYNTHETIC, cwd=tmp_path)
+    refused(ran, name)
+
+
+def test_weights_that_would_execute_code(tmp_path: Path) -> None:
+    owned = tmp_path / "owned"
+    with (tmp_path / "evil.pth").open("wb") as file:
+        pickle.dump(Malicious(owned), file)
+    ran = command("bench.run", "--models", "cnn", "--weights", "evil.pth", *SYNTHETIC, cwd=tmp_path)
+    refused(ran, "evil.pth")
+    assert not owned.exists()
+
+
+def test_report_without_results(tmp_path: Path) -> None:
+    refused(command("bench.report", "--results", tmp_path, cwd=tmp_path), str(tmp_path), "bench.run")

@@ -1,0 +1,216 @@
+"""bench.evaluate as a user runs it: the figures of the record again, from IDX files and from pictures.
+
+python -m pytest tests/test_evaluate.py
+"""
+
+from __future__ import annotations
+
+import csv
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from checkpoints import Results, mnist_folder, trained
+from PIL import Image
+from running import Ran, command
+
+from bench.evaluate import main
+from bench.learning import datasets
+
+PLUGIN = """
+from bench.learning.models import register
+
+@register("mlp")
+def mlp(classes):
+    from torch import nn
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
+"""
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return trained()
+
+
+def accuracy_line(text: str) -> str:
+    found = re.search(r"^accuracy .*\(([\d,]+ of [\d,]+)\)$", text, re.MULTILINE)
+    assert found, text
+    return found[1]
+
+
+def expected(results: Results) -> str:
+    return f"{results.record.test_correct:,} of {results.record.test_images:,}"
+
+
+def as_pictures(images: np.ndarray, labels: np.ndarray, folder: Path) -> Path:
+    """One PNG an image, in a sub-folder per class."""
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        file = folder / str(label) / f"{number:05d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0]).save(file, compress_level=1)
+    return folder
+
+
+def test_the_accuracy_of_the_record(results: Results, tmp_path: Path) -> None:
+    ran = command("bench.evaluate", "--weights", results.checkpoint, "--csv", "said.csv", cwd=tmp_path)
+    assert ran.code == 0, ran
+    assert accuracy_line(ran.out) == expected(results)
+    for words in ("cnn on the test images of mnist-5k", "95 % interval", "calibration error", "latency", "confusion"):
+        assert words in ran.out
+    with (tmp_path / "said.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 1000
+    assert sum(row["label"] == row["predicted"] for row in rows) == results.record.test_correct
+
+
+def test_the_same_images_as_a_folder_of_pictures(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = as_pictures(results.data.test.images, results.data.test.labels, tmp_path)
+    assert main(["--weights", str(results.checkpoint), "--images", str(folder)]) == 0
+    assert accuracy_line(capsys.readouterr().out) == expected(results)
+
+
+@pytest.mark.mnist
+def test_the_whole_mnist_as_idx_files_and_as_10000_pictures(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mnist = mnist_folder()
+    test = datasets.load("mnist", mnist).test
+    folder = as_pictures(test.images, test.labels, tmp_path)
+    weights = ["--weights", str(results.checkpoint)]
+    assert main([*weights, "--dataset", "mnist", "--data-dir", str(mnist)]) == 0
+    from_idx = accuracy_line(capsys.readouterr().out)
+    assert main([*weights, "--images", str(folder)]) == 0
+    assert accuracy_line(capsys.readouterr().out) == from_idx
+    assert from_idx.endswith("of 10,000")
+
+
+def test_pictures_without_labels(results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        paper = Image.new("L", (400, 300), 250)
+        digit = Image.fromarray(255 - results.data.test.images[300 * number, 0]).resize((120, 120))
+        paper.paste(digit, (200, 100))
+        paper.save(pictures / f"{number}.jpg")
+    Image.new("L", (400, 300), 250).save(pictures / "blank.png")
+    said = tmp_path / "said.csv"
+    given = ["--weights", str(results.checkpoint), "--images", str(pictures), "--as-drawing", "--csv", str(said)]
+    assert main(given) == 0
+    text = capsys.readouterr().out
+    assert "4 pictures without labels" in text
+    assert "no ink was found in 1 of the pictures" in text
+    with said.open() as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    labels = results.data.test.labels
+    assert [rows[f"{n}.jpg"]["predicted"] for n in range(3)] == [str(labels[300 * n]) for n in range(3)]
+
+
+@pytest.mark.slow
+def test_a_data_set_as_drawings(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--weights", str(results.checkpoint), "--dataset", "mnist-5k", "--as-drawing"]) == 0
+    correct = int(accuracy_line(capsys.readouterr().out).split()[0].replace(",", ""))
+    assert results.record.test_correct is not None
+    assert correct >= results.record.test_correct - 20
+
+
+def test_a_published_state_dict(results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "published.pth"
+    torch.save({"model_state_dict": safetensors.torch.load_file(results.checkpoint)}, file)
+    assert main(["--model", "cnn", "--weights", str(file), "--dataset", "mnist-5k"]) == 0
+    assert accuracy_line(capsys.readouterr().out) == expected(results)
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_model_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    safetensors.torch.save_file(
+        {"1.weight": torch.zeros(10, 784), "1.bias": torch.arange(10.0)}, tmp_path / "m.safetensors"
+    )
+    given = ["--plugin", str(tmp_path / "mine.py"), "--weights", str(tmp_path / "m.safetensors"), "--model", "mlp"]
+    assert main([*given, "--dataset", "mnist-5k"]) == 0
+    assert accuracy_line(capsys.readouterr().out) == "100 of 1,000"  # it always says 9
+
+
+# --- what is refused: one line, exit code 2, nothing executed ----------------------------------------------------
+
+
+def refused(ran: Ran, *words: str) -> None:
+    assert ran.code == 2, ran
+    assert ran.out == "", ran
+    lines = ran.err.strip().splitlines()
+    assert len(lines) == 1, ran
+    assert lines[0].startswith("error: "), ran
+    for word in words:
+        assert word in lines[0], ran
+
+
+class Malicious:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.target,)
+
+
+def test_a_malicious_pickle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    owned = tmp_path / "owned"
+    torch.save({"conv1.weight": Malicious(owned)}, tmp_path / "evil.pth")
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Malicious(owned)))
+    shutil.copy(tmp_path / "evil.pth", tmp_path / "evil.safetensors")
+    refused(command("bench.evaluate", "--model", "cnn", "--weights", "evil.pth", cwd=tmp_path), "evil.pth")
+    for name in ("evil.pt", "evil.safetensors"):
+        code = main(["--model", "cnn", "--weights", str(tmp_path / name)])
+        refused(Ran(code, *capsys.readouterr()), name)
+    assert not owned.exists()
+
+
+def test_a_checkpoint_of_another_model(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(main(["--model", "mobilenet", "--weights", str(results.checkpoint)]), *capsys.readouterr())
+    refused(ran, "checkpoint of cnn, not of mobilenet")
+
+
+def test_wrong_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"conv1.weight": torch.zeros(8, 1, 5, 5)}, tmp_path / "other.pth")
+    ran = Ran(main(["--model", "cnn", "--weights", str(tmp_path / "other.pth")]), *capsys.readouterr())
+    refused(ran, "other.pth do not fit cnn", "conv1.weight has 8x1x5x5, expected 32x1x3x3")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--weights is needed"]),
+        (["--weights", "nowhere.pth"], ["nowhere.pth"]),
+        (["--weights", "FILE", "--model", "cnm"], ["model 'cnm'", "did you mean 'cnn'"]),
+        (["--weights", "FILE", "--dataset", "minst"], ["data set 'minst'", "did you mean 'mnist'"]),
+        (["--weights", "FILE", "--images", "nowhere"], ["--images nowhere is not a folder"]),
+        (["--weights", "FILE", "--images", ".", "--dataset", "mnist"], ["--images and --dataset"]),
+        (["--weights", "FILE", "--csv", "nowhere/a.csv"], ["--csv", "no folder"]),
+        (["--weights", "FILE", "--plugin", "nowhere.py"], ["--plugin", "nowhere.py"]),
+        (["--weigths", "FILE"], ["unknown option '--weigths'", "did you mean '--weights'"]),
+        (["--weights", "README.md"], [".safetensors file"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input(
+    arguments: list[str],
+    words: list[str],
+    results: Results,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = main([str(results.checkpoint) if argument == "FILE" else argument for argument in arguments])
+    refused(Ran(code, *capsys.readouterr()), *words)
+
+
+def test_bad_input_is_refused_without_torch(modules_after) -> None:  # type: ignore[no-untyped-def]
+    code = "import contextlib, io\nfrom bench.evaluate import main\nassert main(['--weights', 'nowhere.pth']) == 2"
+    assert not modules_after(code) & {"torch", "ray"}

@@ -1,0 +1,554 @@
+"""Faults injected for real: processes killed, memory and disks filled, files torn, keys pressed.
+
+python -m pytest tests/test_faults.py                                  # the quick form of each
+python -m pytest tests/test_faults.py -m "slow or not slow"            # all of it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import http.server
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pyarrow.parquet
+import pytest
+from running import Ran, command, environment
+
+from bench.errors import UserError
+from bench.learning import datasets
+from bench.learning.context import LocalContext
+from bench.learning.execute import Inputs, execute
+from bench.learning.plugins import Plugin
+from bench.reporting.store import Store
+from bench.reporting.summary import write_summary
+from bench.spec import Job, Recipe, Run
+
+PLUGIN = """
+from bench.learning.models import register
+
+def model(name):
+    def add(change):
+        @register(name)
+        def build(classes):
+            from torch import nn
+
+            class Changed(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.body = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Dropout(0.5))
+                    self.head = nn.Linear(32, classes)
+
+                def forward(self, images):
+                    if self.training:
+                        change(images)
+                    return self.head(self.body(images))
+
+            return Changed()
+    return add
+
+@model("slow")
+def slow(images):
+    import time
+    time.sleep(0.05)
+
+@model("sleeper")
+def sleeper(images):
+    import time
+    time.sleep(10**6)
+
+@model("hungry")
+def hungry(images):
+    import psutil, resource, torch
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2 * 10**9, hard))
+    try:
+        torch.zeros(4 * 10**9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+@model("halving")
+def halving(images):
+    if len(images) > 16:
+        raise MemoryError("more than 16 images do not fit")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    return tmp_path
+
+
+def records(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "results" / "runs").set_index("run_id").sort_index()
+
+
+def arguments(*models: str, epochs: int = 2, **more: object) -> list[str]:
+    flags = [word for name, value in more.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    return ["--plugin", "mine.py", "--models", *models, "--dataset", "synthetic", "--epochs", str(epochs), *flags]
+
+
+class Running:
+    """A command in a process group of its own, with its output in a file."""
+
+    def __init__(self, folder: Path, words: list[str], **more: str) -> None:
+        self.log = folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "bench.run", *words],
+                cwd=folder,
+                env=environment(**more),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def wait_for(self, what: Callable[[str], bool], seconds: float = 90) -> str:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if what(self.log.read_text()):
+                return self.log.read_text()
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.05)
+        raise AssertionError("not seen in time:\n" + self.log.read_text())
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that train: they have torch loaded."""
+        return [one for one in self.family() if any("libtorch_cpu" in part.path for part in one.memory_maps())]
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[..., Running]]:
+    started: list[Running] = []
+
+    def go(words: list[str], **more: str) -> Running:
+        started.append(Running(folder, words, **more))
+        return started[-1]
+
+    yield go
+    for one in started:
+        if one.process.poll() is None:
+            os.killpg(one.process.pid, signal.SIGKILL)
+            one.process.wait()
+
+
+def gone(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that are still there after ``seconds``."""
+    return psutil.wait_procs(processes, timeout=seconds)[1]
+
+
+def ok(folder: Path, ran: Ran, runs: int) -> pd.DataFrame:
+    assert ran.code == 0, ran
+    found = records(folder)
+    assert len(found) == runs
+    assert set(found.status) == {"ok"}
+    return found
+
+
+# F1 ----------------------------------------------------------------------------------------------------------------
+
+
+def test_one_of_two_workers_killed(folder: Path, start: Callable[..., Running]) -> None:
+    running = start(arguments("slow", epochs=4, workers_per_job=2))
+    running.wait_for(lambda log: "epoch 2/4" in log)
+    workers = running.workers()
+    assert len(workers) == 2
+    workers[-1].kill()
+    assert running.process.wait(120) == 0, running.log.read_text()
+    log = running.log.read_text()
+    assert "attempt 2" in log
+    assert log.count("epoch 1/4") == 1, "a finished epoch is not repeated"
+    found = records(folder).iloc[0]
+    assert (found.status, found.attempts) == ("ok", 2)
+
+
+# F2, F10 -----------------------------------------------------------------------------------------------------------
+
+
+def finished_runs(folder: Path) -> dict[str, int]:
+    return {file.stem: file.stat().st_mtime_ns for file in (folder / "results" / "runs").glob("*.parquet")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_driver_killed_at_twenty_moments(folder: Path, start: Callable[..., Running]) -> None:
+    """Kill a six-run command and start it again, twenty times; whenever it gets through, begin anew."""
+    words = arguments("slow", "cnn", epochs=2, seeds=3)
+    chance = random.Random(1)  # noqa: S311 - moments, not secrets
+    whole = ok(folder, command("bench.run", *words, cwd=folder), 6)
+    shutil.rmtree(folder / "results")
+    finished: dict[str, int] = {}
+    kills = 0
+    while kills < 20:
+        running = start(words)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.process.wait(chance.uniform(1, 35))
+        workers = running.workers() if running.process.poll() is None else []
+        if running.process.poll() is None:
+            running.process.kill()
+            kills += 1
+        running.process.wait()
+        assert gone(workers, 20) == [], "a worker outlived the driver"
+        there = finished_runs(folder)
+        assert finished.items() <= there.items(), "a finished run was lost or trained again"
+        finished = there
+        for file in (folder / "results").rglob("*.parquet"):
+            pyarrow.parquet.read_table(file)
+        if len(finished) == 6:
+            same_as(whole, folder)
+            finished = {}
+    ok(folder, command("bench.run", *words, cwd=folder), 6)
+    assert finished.items() <= finished_runs(folder).items(), "a finished run was lost or trained again"
+    same_as(whole, folder)
+
+
+def same_as(whole: pd.DataFrame, folder: Path) -> None:
+    """What was killed and went on is what was never killed; then make room for the next round."""
+    found = records(folder)
+    assert list(found.index) == list(whole.index)
+    assert list(found.model_sha256) == list(whole.model_sha256)
+    assert set(found.status) == {"ok"}
+    shutil.rmtree(folder / "results")
+
+
+def test_driver_killed_in_the_middle_of_a_run(folder: Path, start: Callable[..., Running]) -> None:
+    words = [*arguments("slow", epochs=5), "--cpus-per-worker", "1"]
+    running = start(words)
+    running.wait_for(lambda log: "epoch 3/5" in log)
+    workers = running.workers()
+    os.kill(running.process.pid, signal.SIGKILL)
+    running.process.wait()
+    assert gone(workers, 20) == [], "a worker outlived the driver"
+    ran = command("bench.run", *words, cwd=folder)
+    assert "epoch 1/5" not in ran.out
+    assert "epoch 2/5" not in ran.out
+    resumed = ok(folder, ran, 1).iloc[0]
+    whole = execute(only_run(folder, "slow", epochs=5), inputs(folder), LocalContext()).record
+    assert resumed.name == whole.run_id
+    assert resumed.model_sha256 == whole.model_sha256
+    assert resumed.predictions_sha256 == whole.predictions_sha256
+
+
+def inputs(folder: Path) -> Inputs:
+    return Inputs(datasets.load("synthetic"), None, Plugin("mine.py", (folder / "mine.py").read_text()))
+
+
+def only_run(folder: Path, model: str, epochs: int) -> Run:
+    given = inputs(folder)
+    assert given.plugin is not None
+    data, recipe = given.dataset.info, Recipe(epochs=epochs)
+    (run,) = Job(model=model, dataset=data, recipe=recipe, plugin_sha256=given.plugin.sha256).runs()
+    return run
+
+
+# F3 ----------------------------------------------------------------------------------------------------------------
+
+
+def test_control_c(folder: Path, start: Callable[..., Running]) -> None:
+    words = arguments("cnn", "slow", epochs=60)
+    running = start([*words[:-1], "60"])
+    running.wait_for(lambda log: "slow seed 0: epoch 2/60" in log)
+    family = running.family()
+    os.killpg(running.process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    assert running.process.wait(10) == 130, running.log.read_text()
+    assert gone(family, 5) == []
+    log = running.log.read_text()
+    assert "Traceback" not in log, log
+    assert "interrupted" in log
+    found = records(folder)
+    assert found.status[found.model == "slow"].tolist() == ["interrupted"]
+    assert (folder / "results" / "summary.md").exists()
+    assert "interrupted" in (folder / "results" / "summary.md").read_text()
+
+
+# F4, F8 ------------------------------------------------------------------------------------------------------------
+
+
+def test_memory_and_hangs_become_records(folder: Path) -> None:
+    words = [*arguments("sleeper", "hungry", "cnn", timeout=20), "--cpus-per-worker", "1"]
+    ran = command("bench.run", *words, cwd=folder)
+    assert ran.code == 1, ran
+    assert "Traceback" not in ran.out + ran.err
+    assert "raylet" not in ran.out + ran.err
+    found = records(folder).set_index("model")
+    assert found.status.to_dict() == {"sleeper": "timeout", "hungry": "oom", "cnn": "ok"}, ran
+    assert "--timeout" in found.reason["sleeper"]
+    assert (found.ended_at - found.started_at)["sleeper"].total_seconds() < 30
+    summary = (folder / "results" / "summary.md").read_text()
+    assert "timeout" in summary
+    assert "oom" in summary
+    again = command("bench.run", *words, cwd=folder)
+    assert again.code == 1, again
+    assert "--retry-failed" in again.out, "what failed is left as it was"
+    given = inputs(folder)
+    data = given.dataset.info
+    (alone,) = Job(model="cnn", dataset=data, recipe=Recipe(epochs=2)).runs()
+    assert execute(alone, given, LocalContext()).record.predictions_sha256 == found.predictions_sha256["cnn"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_sleeps_for_ever_with_a_timeout_of_five_seconds(folder: Path) -> None:
+    ran = command("bench.run", *arguments("sleeper", timeout=5), cwd=folder)
+    assert ran.code == 1, ran
+    found = records(folder).iloc[0]
+    assert found.status == "timeout"
+    assert (found.ended_at - found.started_at).total_seconds() < 15
+
+
+def test_a_batch_that_does_not_fit_is_halved_when_asked(folder: Path) -> None:
+    run, given = only_run(folder, "halving", epochs=1), inputs(folder)
+    assert execute(run, given, LocalContext()).record.status == "oom"
+    record = execute(run, given, LocalContext(), oom_backoff=True).record
+    assert (record.status, record.batch_size, record.batch_size_used) == ("ok", 64, 16)
+
+
+@pytest.mark.slow
+def test_a_batch_that_does_not_fit_is_halved_by_the_command(folder: Path) -> None:
+    ran = command("bench.run", *arguments("halving", batch_size=64), "--oom-backoff", cwd=folder)
+    found = ok(folder, ran, 1).iloc[0]
+    assert (found.batch_size, found.batch_size_used) == (64, 16)
+
+
+# F5 ----------------------------------------------------------------------------------------------------------------
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.rglob("*.*") if file.is_file()}
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    folder.mkdir(exist_ok=True)
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=False).returncode
+    ):
+        pytest.skip("a file system of 8 MB cannot be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=False)
+
+
+def fill(folder: Path) -> None:
+    with (folder / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+        while True:
+            ballast.write(b"x" * 4096)
+
+
+def test_a_full_disk_leaves_what_was_there(folder: Path) -> None:
+    outcome = execute(only_run(folder, "slow", epochs=1), inputs(folder), LocalContext())
+    with small_disk(folder / "results"):
+        store = Store(folder / "results")
+        store.prepare()
+        store.write(outcome)
+        fill(store.root)
+        before = digests(store.root)
+        other = dataclasses.replace(outcome, record=outcome.record.model_copy(update={"run_id": "other"}))
+        for write in (
+            lambda: store.write(other),
+            lambda: store.save_state("x", b"x" * 10_000),
+            lambda: write_summary(store),
+        ):
+            with pytest.raises(UserError, match=r"results.*No space left on device"):
+                write()
+        assert digests(store.root) == before
+        ran = command("bench.report", cwd=folder)
+        assert ran.code == 2, ran
+        assert "No space left on device" in ran.err
+        assert "Traceback" not in ran.err
+        assert digests(store.root) == before
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_between_two_commands(folder: Path) -> None:
+    results = folder / "results"
+    with small_disk(results):
+        ok(folder, command("bench.run", *arguments("slow"), cwd=folder), 1)
+        fill(results)
+        before = digests(results)
+        ran = command("bench.run", *arguments("slow", "cnn"), cwd=folder)
+        assert ran.code == 2, ran
+        assert "results" in ran.err
+        assert "No space left on device" in ran.err
+        assert "Traceback" not in ran.err
+        assert before.items() <= digests(results).items()
+        assert not list(results.rglob("*.tmp"))
+
+
+# F7 ----------------------------------------------------------------------------------------------------------------
+
+
+def test_torn_and_foreign_shards_are_set_aside(folder: Path) -> None:
+    outcome = execute(only_run(folder, "slow", epochs=1), inputs(folder), LocalContext())
+    store = Store(folder / "results")
+    store.prepare()
+    for name in ("victim", "other"):
+        store.write(dataclasses.replace(outcome, record=outcome.record.model_copy(update={"run_id": name})))
+    runs = store.root / "runs"
+    content = (runs / "victim.parquet").read_bytes()
+    (runs / "notes.parquet").write_text("not a table at all")
+    for length in [*range(0, len(content), 4096), 1, 100, len(content) // 2, len(content) - 1]:
+        (runs / "victim.parquet").write_bytes(content[:length])
+        found, problems = store.records()
+        assert [record.run_id for record in found] == ["other"], length
+        assert len(problems) == 2
+    ran = command("bench.report", cwd=folder)
+    assert ran.code == 0, ran
+    for name in ("victim.parquet", "notes.parquet"):
+        assert name in ran.err
+        assert (store.root / "set-aside" / name).exists()
+        assert name in (store.root / "summary.md").read_text()
+    assert [file.name for file in runs.iterdir()] == ["other.parquet"]
+
+
+# F9 ----------------------------------------------------------------------------------------------------------------
+
+WRITER = """
+import dataclasses, pickle, sys
+from pathlib import Path
+from bench.errors import UserError
+from bench.learning import datasets
+from bench.learning.context import LocalContext
+from bench.learning.execute import Inputs, execute
+from bench.learning.plugins import Plugin
+from bench.reporting.store import Store
+from bench.reporting.summary import write_summary
+from bench.spec import Job, Recipe, Run
+from bench.reporting.summary import write_summary
+outcome = pickle.loads(sys.stdin.buffer.read())
+store = Store(Path("results"))
+store.prepare()
+for number in range(20):
+    for name in (f"{sys.argv[1]}-{number}", "both"):
+        store.write(dataclasses.replace(outcome, record=outcome.record.model_copy(update={"run_id": name})))
+    assert all(record.test_accuracy == outcome.record.test_accuracy for record in store.records()[0])
+    write_summary(store)
+"""
+
+
+def test_two_processes_write_into_one_folder(folder: Path) -> None:
+    outcome = execute(only_run(folder, "slow", epochs=1), inputs(folder), LocalContext())
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, name], cwd=folder, env=environment(), stdin=subprocess.PIPE)
+        for name in ("one", "other")
+    ]
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write(pickle.dumps(outcome))
+        writer.stdin.close()
+    assert [writer.wait(120) for writer in writers] == [0, 0]
+    found, problems = Store(folder / "results").records()
+    assert problems == []
+    assert len(found) == 41
+    assert not list((folder / "results").rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_two_commands_into_one_folder(folder: Path, start: Callable[..., Running]) -> None:
+    running = start(arguments("slow", seeds=2))
+    other = command("bench.run", *arguments("slow", "cnn", seeds=1), cwd=folder)
+    assert other.code == 0, other
+    assert running.process.wait(120) == 0, running.log.read_text()
+    found = records(folder)
+    assert sorted(zip(found.model, found.seed, strict=True)) == [("cnn", 0), ("slow", 0), ("slow", 1)]
+    assert set(found.status) == {"ok"}
+    for run_id in found.index:
+        assert len(pd.read_parquet(folder / "results" / "predictions" / f"{run_id}.parquet")) == 200
+        assert len(pd.read_parquet(folder / "results" / "epochs" / f"{run_id}.parquet")) == 2
+
+
+# F6 ----------------------------------------------------------------------------------------------------------------
+
+FETCHER = """
+import sys
+from pathlib import Path
+from bench.learning import cache
+cache.download(sys.argv[1], Path("cache") / "weights.bin", sha256_prefix=sys.argv[2])
+"""
+
+
+def cold_cache(folder: Path, rounds: int) -> None:
+    content = random.Random(0).randbytes(3_000_000)  # noqa: S311 - contents, not secrets
+    (folder / "served").mkdir()
+    (folder / "served" / "weights.bin").write_bytes(content)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder / "served"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/weights.bin"
+        words = [sys.executable, "-c", FETCHER, url, hashlib.sha256(content).hexdigest()]
+        for _ in range(rounds):
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+            processes = [subprocess.Popen(words, cwd=folder, env=environment()) for _ in range(8)]
+            assert [process.wait(120) for process in processes] == [0] * 8
+            assert (folder / "cache" / "weights.bin").read_bytes() == content
+            assert [file.name for file in (folder / "cache").iterdir() if not file.name.endswith(".lock")] == [
+                "weights.bin"
+            ]
+        server.shutdown()
+
+
+def test_eight_processes_on_a_cold_cache(folder: Path) -> None:
+    cold_cache(folder, rounds=1)
+
+
+@pytest.mark.slow
+def test_eight_processes_on_a_cold_cache_twenty_times(folder: Path) -> None:
+    cold_cache(folder, rounds=20)
+
+
+# F11 ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_node_killed_during_training(folder: Path, start: Callable[..., Running]) -> None:
+    ray = str(Path(sys.executable).with_name("ray"))
+    port = 20_000 + os.getpid() % 20_000
+    alone = {**environment(RAY_AUTH_MODE="disabled"), "http_proxy": "", "https_proxy": ""}
+
+    def begin(*words: str) -> None:
+        done = subprocess.run(
+            [ray, "start", "--num-cpus=1", *words], env=alone, cwd="/", capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def raylets() -> set[psutil.Process]:
+        return {process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"}
+
+    before = raylets()
+    begin("--head", f"--port={port}", "--include-dashboard=false")
+    try:
+        head = raylets() - before
+        address = subprocess.run(["hostname", "-i"], capture_output=True, text=True, check=True).stdout.split()[0]
+        begin(f"--address={address}:{port}")
+        (second,) = raylets() - before - head
+        running = start(
+            [*arguments("slow", "cnn", epochs=12), "--cpus-per-worker", "1", "--address", f"{address}:{port}"], **alone
+        )
+        running.wait_for(lambda log: "slow seed 0: epoch 2/12" in log)
+        second.kill()
+        assert running.process.wait(280) == 0, running.log.read_text()
+        found = records(folder)
+        assert set(found.status) == {"ok"}, found.reason
+        assert found.attempts.max() <= 2
+    finally:
+        subprocess.run([ray, "stop", "--force"], env=alone, capture_output=True, check=False, timeout=60)

@@ -1,0 +1,310 @@
+"""bench.run as a user runs it: real processes, real Ray, small data.
+
+python -m pytest tests/test_run.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.dataset
+import pytest
+from running import Ran, command, environment
+
+from bench.learning import datasets
+from bench.learning.build import build
+from bench.learning.models import MODELS
+from bench.learning.training import DeviceSplit, Evaluation, evaluate
+from bench.learning.weights import find
+
+TEN_MODELS = """
+from bench.learning.models import register
+
+def make(width):
+    def build(classes):
+        from torch import nn
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, classes))
+    return build
+
+for number in range(9):
+    register(f"mlp{number}")(make(8 + number))
+
+@register("broken")
+def broken(classes):
+    from torch import nn
+
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(784, classes)
+            self.steps = 0
+
+        def forward(self, images):
+            self.steps += 1
+            if self.training and self.steps > 3:
+                raise RuntimeError("this model breaks in its third step")
+            return self.layer(images.flatten(1))
+
+    return Broken()
+"""
+
+
+def records(results: Path) -> pd.DataFrame:
+    return pd.read_parquet(results / "runs").sort_values("run_id").reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def main_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Path]:
+    """The main job on the digits that a package ships, shortened to two epochs."""
+    cwd = tmp_path_factory.mktemp("main-job")
+    ran = command(
+        "bench.run",
+        *("--models", "cnn", "mobilenet", "--epochs", 2),
+        cwd=cwd,
+        BENCH_CACHE=str(cwd / "cache"),
+    )
+    assert ran.code == 0, ran
+    return ran, cwd / "results"
+
+
+def test_main_job_trains_both_models_on_real_digits(main_job: tuple[Ran, Path]) -> None:
+    found = records(main_job[1]).set_index("model")
+    assert list(found.index) == ["cnn", "mobilenet"]
+    assert set(found.status) == {"ok"}
+    assert set(found.dataset) == {"mnist-5k"}
+    assert (found.train_images == 4000).all()
+    assert (found.test_images == 1000).all()
+    assert list(found.trainable_parameters) == [225_034, 165_258]
+    assert list(found.total_parameters) == [225_034, 2_389_130]
+    assert found.test_accuracy["cnn"] > 0.93  # 95.7 % after two epochs over 4,000 digits
+    assert found.test_accuracy["mobilenet"] > 0.40  # 53 %; chance is 10 %
+    assert found.weights["cnn"] == "none"
+    assert found.weights["mobilenet"].startswith("ImageNet")
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one CPU trains one model at a time")
+def test_the_two_models_train_at_the_same_time(main_job: tuple[Ran, Path]) -> None:
+    found = records(main_job[1])
+    assert found.started_at.max() < found.ended_at.min()
+    assert found.contended.all()
+
+
+def test_output_is_plain_and_free_of_ray(main_job: tuple[Ran, Path]) -> None:
+    ran = main_job[0]
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", ran.out + ran.err), "control characters"
+    assert "using mnist-5k" in ran.out
+    assert "--data-dir" in ran.out
+    for model in ("cnn", "mobilenet"):
+        for epoch in (1, 2):
+            figures = r"loss [\d.]+  train acc [\d.]+ %  [\d,]+ images/s  \d\d:\d\d left"
+            assert re.search(rf"{model} seed 0: epoch {epoch}/2  {figures}", ran.out), ran
+    assert "2 of 2 runs done" in ran.out
+    for word in ("raylet", "TrainController", "Warning", "Traceback", "ray.io"):
+        assert word not in ran.out + ran.err, ran
+
+
+def test_the_comparison_is_on_the_screen_and_in_the_summary(main_job: tuple[Ran, Path]) -> None:
+    ran, results = main_job
+    summary = (results / "summary.md").read_text()
+    for text in (ran.out, summary):
+        assert "mnist-5k: 4,000 training and 1,000 test images" in text
+        for row in ("Test accuracy", "Trainable parameters", "Total parameters", "Training throughput", "MACs per"):
+            assert row in text
+    accuracy = records(results).set_index("model").test_accuracy
+    assert f"{100 * accuracy['cnn']:.2f} %" in summary
+    for label in ("PyTorch", "Ray", "Git commit", "CPU cores"):
+        assert label in summary
+
+
+def test_other_tools_read_the_runs_as_one_table(main_job: tuple[Ran, Path]) -> None:
+    folder = main_job[1] / "runs"
+    by_pandas = pd.read_parquet(folder)
+    by_pyarrow = pyarrow.dataset.dataset(folder).to_table()
+    by_duckdb = duckdb.read_parquet(f"{folder}/*.parquet").df()
+    assert list(by_pandas.columns) == by_pyarrow.column_names == list(by_duckdb.columns)
+    assert len(by_pandas) == by_pyarrow.num_rows == len(by_duckdb) == 2
+    schemas = {pyarrow.parquet.read_schema(file).to_string(show_field_metadata=False) for file in folder.iterdir()}
+    assert len(schemas) == 1
+
+
+def test_report_makes_the_summary_again_byte_for_byte_without_torch_or_ray(main_job: tuple[Ran, Path]) -> None:
+    results = main_job[1]
+    before = (results / "summary.md").read_bytes()
+    (results / "summary.md").unlink()
+    code = (
+        "import sys; from bench.report import main; code = main(sys.argv[1:]); "
+        "assert not {'torch', 'ray', 'torchvision'} & set(sys.modules), 'heavy imports'; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--results", str(results)], env=environment(), check=False)
+    assert done.returncode == 0
+    assert (results / "summary.md").read_bytes() == before
+
+
+def evaluate_checkpoint(results: Path, record: Any, dataset: str, data_dir: Path | None = None) -> Evaluation:
+    spec = MODELS.find(record.model)
+    weights = find(str(results / record.checkpoint), spec.name, spec.sources)
+    test = DeviceSplit.of(datasets.load(dataset, data_dir).test, "cpu")
+    return evaluate(build(spec, 10, weights, seed=99), spec, test)
+
+
+def test_a_checkpoint_evaluated_alone_gives_its_recorded_accuracy(main_job: tuple[Ran, Path]) -> None:
+    results = main_job[1]
+    for record in records(results).itertuples():
+        again = evaluate_checkpoint(results, record, "mnist-5k")
+        stored = pd.read_parquet(results / "predictions" / f"{record.run_id}.parquet")
+        assert again.accuracy == record.test_accuracy
+        assert np.array_equal(again.predictions.predicted, stored.predicted)
+        assert hashlib.sha256(stored.predicted.to_numpy(np.int16).tobytes()).hexdigest() == record.predictions_sha256
+
+
+def test_the_same_command_again_trains_nothing(main_job: tuple[Ran, Path]) -> None:
+    results = main_job[1]
+    before = {file: file.stat().st_mtime_ns for file in results.rglob("*.parquet")}
+    ran = command("bench.run", "--models", "mobilenet", "cnn", "--epochs", 2, cwd=results.parent)
+    assert ran.code == 0, ran
+    assert "already there" in ran.out
+    assert {file: file.stat().st_mtime_ns for file in results.rglob("*.parquet")} == before
+
+
+def test_the_same_seed_gives_the_same_predictions(main_job: tuple[Ran, Path], tmp_path: Path) -> None:
+    ran = command("bench.run", *("--models", "cnn", "mobilenet", "--epochs", 2, "--dataset", "mnist-5k"), cwd=tmp_path)
+    assert ran.code == 0, ran
+    again, before = records(tmp_path / "results"), records(main_job[1])
+    assert list(again.run_id) == list(before.run_id)
+    assert list(again.predictions_sha256) == list(before.predictions_sha256)
+    assert list(again.model_sha256) == list(before.model_sha256)
+
+
+def test_two_workers_average_their_gradients(tmp_path: Path) -> None:
+    ran = command(
+        "bench.run",
+        *("--models", "cnn", "--workers-per-job", 2, "--dataset", "mnist-5k", "--epochs", 2, "--seeds", 2),
+        cwd=tmp_path,
+    )
+    assert ran.code == 0, ran  # the run itself fails if the workers' weights differ in a bit
+    found = records(tmp_path / "results")
+    assert set(found.workers) == {2}
+    assert set(found.attempts) == {1}
+    for record in found.itertuples():
+        stored = pd.read_parquet(tmp_path / "results" / "predictions" / f"{record.run_id}.parquet")
+        assert list(stored.image) == list(range(1000))
+        assert record.test_correct == (stored.label == stored.predicted).sum()
+        assert record.test_accuracy > 0.90
+
+
+def test_ten_jobs_two_at_a_time_one_of_them_broken(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(TEN_MODELS)
+    models = [f"mlp{number}" for number in range(9)]
+    share = max(1, (os.cpu_count() or 1) // 2)
+    ran = command(
+        "bench.run",
+        *("--models", *models, "broken", "--plugin", "mine.py", "--dataset", "synthetic", "--epochs", 1),
+        *("--cpus-per-worker", share),
+        cwd=tmp_path,
+        timeout=280,
+    )
+    assert ran.code == 1, ran
+    found = records(tmp_path / "results").set_index("model")
+    assert sorted(found.index) == sorted([*models, "broken"])
+    assert (found.drop("broken").status == "ok").all()
+    assert found.status["broken"] == "failed"
+    assert "breaks in its third step" in found.reason["broken"]
+    assert np.isnan(found.test_accuracy["broken"])
+    for start in found.started_at:
+        assert ((found.started_at <= start) & (found.ended_at > start)).sum() <= 2
+    summary = (tmp_path / "results" / "summary.md").read_text()
+    assert "Runs that did not finish" in summary
+    assert "breaks in its third step" in summary
+
+
+def test_dry_run_prints_the_placement_and_trains_nothing(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("models: [cnn]\ndataset: synthetic\nseeds: 3\nepochs: 7\nlr: 1e-2\nquestion: Is it quick?\n")
+    ran = command("bench.run", "--experiment", preset, "--epochs", 4, "--dry-run", cwd=tmp_path)
+    assert ran.code == 0, ran
+    assert "Is it quick?" in ran.out
+    assert "epochs 4" in ran.out  # the command line overrides the preset
+    assert "lr 0.01" in ran.out
+    assert "3 runs" in ran.out
+    assert "CPUs each" in ran.out
+    assert not (tmp_path / "results").exists()
+
+
+def test_what_can_never_fit_ends_soon_and_says_what_is_there(tmp_path: Path) -> None:
+    start = time.monotonic()
+    ran = command("bench.run", *("--models", "cnn", "--dataset", "synthetic", "--workers-per-job", 999), cwd=tmp_path)
+    assert ran.code == 3, ran
+    assert "999 workers" in ran.err
+    assert f"{os.cpu_count()} CPUs" in ran.err
+    assert "Traceback" not in ran.err
+    assert time.monotonic() - start < 30  # 10 s on an idle machine; tests share theirs
+
+
+def test_a_running_cluster_is_used_and_results_come_to_the_driver(tmp_path: Path) -> None:
+    ray = str(Path(sys.executable).with_name("ray"))
+    port = 20_000 + os.getpid() % 20_000
+    start = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    started = subprocess.run(start, check=False, capture_output=True, text=True, env=environment(), cwd="/", timeout=60)
+    assert started.returncode == 0, started.stdout + started.stderr
+    try:
+        ran = command(
+            "bench.run",
+            *("--models", "cnn", "--dataset", "synthetic", "--epochs", 1, "--address", f"127.0.0.1:{port}"),
+            cwd=tmp_path,
+            http_proxy="",  # gRPC would ask it for the cluster
+            https_proxy="",
+        )
+        assert ran.code == 0, ran
+        assert list(records(tmp_path / "results").status) == ["ok"]
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()  # the cluster goes on after the command
+    finally:
+        subprocess.run([ray, "stop", "--force"], capture_output=True, check=False, timeout=60)
+
+
+@pytest.mark.skipif(shutil.which("script") is None, reason="needs util-linux's script for a terminal")
+def test_a_terminal_shows_live_lines(tmp_path: Path) -> None:
+    script = f"cd {tmp_path} && {sys.executable} -m bench.run --models cnn mobilenet --dataset mnist-5k --epochs 1"
+    done = subprocess.run(
+        ["script", "--quiet", "--return", "--command", script, "/dev/null"],
+        capture_output=True,
+        text=True,
+        env=environment(TERM="xterm", COLUMNS="120"),
+        timeout=240,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "\x1b[" in done.stdout
+    live = [line for line in re.split(r"[\r\n]", done.stdout) if "epoch 1/1" in line and "left" in line]
+    assert any("cnn" in line for line in live)
+    assert any("mobilenet" in line for line in live)
+    assert re.search(r"all\s.*of 2 runs done", done.stdout)
+
+
+@pytest.mark.mnist
+def test_two_workers_count_each_of_the_10000_test_images_once(tmp_path: Path, mnist_dir: Path) -> None:
+    ran = command(
+        "bench.run",
+        *("--models", "cnn", "--workers-per-job", 2, "--dataset", "mnist", "--data-dir", mnist_dir, "--epochs", 1),
+        cwd=tmp_path,
+    )
+    assert ran.code == 0, ran
+    record = records(tmp_path / "results").iloc[0]
+    stored = pd.read_parquet(tmp_path / "results" / "predictions")
+    assert record.test_images == 10_000
+    assert list(stored.image) == list(range(10_000))
+    assert record.test_accuracy == (stored.label == stored.predicted).mean()
+    assert record.test_accuracy > 0.97
+    assert evaluate_checkpoint(tmp_path / "results", record, "mnist", mnist_dir).accuracy == record.test_accuracy
