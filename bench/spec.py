@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 SCHEMA_VERSION = 1
 """Version of :class:`Record`'s columns. Raise it when a column changes its meaning or is removed."""
@@ -31,6 +31,8 @@ class Status(StrEnum):
     TIMEOUT = "timeout"
     DIVERGED = "diverged"
     INTERRUPTED = "interrupted"
+    STOPPED = "stopped"
+    """A trial of a sweep that was ended early because others were better."""
 
 
 class Recipe(BaseModel):
@@ -42,9 +44,30 @@ class Recipe(BaseModel):
     batch_size: PositiveInt = 64
     """Images per optimiser step, over all workers together."""
     lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    """Adam's learning rate."""
+    """The learning rate; with a schedule, its highest value."""
     bn_mode: Literal["eval", "train"] = "eval"
     """Mode of a frozen backbone's batch-norm layers while the head trains."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """SGD's momentum; Adam's beta1."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Adam's second beta."""
+    schedule: Literal["constant", "one-cycle", "cosine"] = "constant"
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """What matrix products are computed in; auto is bf16 where the hardware has it natively."""
+    trainable: Literal["head", "all"] = "head"
+    """Whether pretrained backbones stay frozen."""
+    image_size: PositiveInt | None = None
+    """Height and width that images are resized to; None is what the model says."""
+    train_size: PositiveInt | None = None
+    """Train on so many images, drawn class by class with the seed; None is all."""
+    validation_size: NonNegativeInt = 0
+    """Training images held out, class by class, the same for every run on a data set."""
+    target_accuracy: float | None = Field(default=None, gt=0, le=1)
+    """Note when the validation accuracy first reaches this."""
+    stop_at_target: bool = False
+    """End the training there."""
 
 
 class DatasetInfo(BaseModel):
@@ -75,6 +98,12 @@ class Job(BaseModel):
     """Data-parallel workers; the batch is shared out among them."""
     plugin_sha256: str | None = None
     """Digest of the user's file that defines the model, if one does."""
+    judged_on: Literal["test", "validation"] = "test"
+    """With 'validation' (a trial of a sweep) the test images are never touched."""
+    sweep_id: str | None = None
+    """The sweep that a trial belongs to."""
+    lr_source: str | None = None
+    """Where the learning rate came from, in words, when a sweep found it."""
     seeds: tuple[int, ...] = (0,)
 
     def runs(self) -> list[Run]:
@@ -95,13 +124,16 @@ class Run(BaseModel):
     weights_sha256: str | None
     workers: int
     plugin_sha256: str | None
+    judged_on: Literal["test", "validation"] = "test"
+    sweep_id: str | None = None
+    lr_source: str | None = None
     seed: int
 
     @property
     def job_id(self) -> str:
         """Hash of all that the seeds of one job have in common."""
         # Defaults are left out, so that a field added later does not change the ids of older runs.
-        described = self.model_dump(mode="json", exclude={"seed", "weights"}, exclude_defaults=True)
+        described = self.model_dump(mode="json", exclude={"seed", "weights", "lr_source"}, exclude_defaults=True)
         text = json.dumps({"id_version": ID_VERSION, **described}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -131,22 +163,37 @@ class Record(BaseModel):
     model: str = Field(description="registered name of the model")
     dataset: str = Field(description="name of the data set really used")
     dataset_sha256: str = Field(description="digest of images, labels and split")
-    train_images: int = Field(description="images trained on in each epoch")
+    train_images: int = Field(description="training images of the data set")
     test_images: int = Field(description="images that the test accuracy is over")
     classes: int = Field(description="number of classes")
     seed: int = Field(description="seed of initialisation, data order and dropout")
     epochs: int = Field(description="epochs asked for")
     batch_size: int = Field(description="images per optimiser step asked for, over all workers")
     batch_size_used: int | None = Field(default=None, description="the same, after --oom-backoff halved it")
-    lr: float = Field(description="learning rate")
-    optimizer: str = Field(default="adam", description="optimiser")
+    lr: float = Field(description="learning rate; with a schedule, its highest value")
+    lr_source: str | None = Field(default=None, description="the sweep that found the learning rate, and its cost")
+    optimizer: str = Field(default="adam", description="adam, adamw or sgd")
+    weight_decay: float = Field(default=0.0, description="weight decay")
+    momentum: float = Field(default=0.9, description="SGD's momentum, Adam's beta1")
+    beta2: float = Field(default=0.999, description="Adam's second beta")
+    schedule: str = Field(default="constant", description="how the learning rate changes: constant, one-cycle, cosine")
+    precision: str = Field(default="fp32", description="fp32, bf16 or auto, as asked for")
+    precision_used: str | None = Field(default=None, description="fp32 or bf16")
     bn_mode: str = Field(description="mode of a frozen backbone's batch-norm layers")
+    trainable: str = Field(default="head", description="head: a pretrained backbone stays frozen; all: it is trained")
+    image_size: int | None = Field(default=None, description="height and width asked for; null is the model's own")
+    train_size: int | None = Field(default=None, description="training images asked for; null is all")
+    validation_size: int = Field(default=0, description="training images held out for validation")
+    target_accuracy: float | None = Field(default=None, description="validation accuracy to reach")
+    stop_at_target: bool = Field(default=False, description="training was to end there")
+    judged_on: str = Field(default="test", description="test, or validation for a trial of a sweep")
+    sweep_id: str | None = Field(default=None, description="the sweep that a trial belongs to")
     weights: str = Field(description="where the initial weights came from")
     weights_sha256: str | None = Field(default=None, description="digest of the weights file")
     plugin_sha256: str | None = Field(default=None, description="digest of the file that defines the model")
     workers: int = Field(description="data-parallel workers")
 
-    status: Status = Field(description="ok, failed, oom, timeout, diverged or interrupted")
+    status: Status = Field(description="ok, failed, oom, timeout, diverged, interrupted or stopped (a trial, early)")
     reason: str | None = Field(default=None, description="why the run is not ok")
     attempts: int = Field(default=1, description="how often the run was started")
     started_at: datetime = Field(description="start of the run in its worker, UTC")
@@ -155,6 +202,13 @@ class Record(BaseModel):
     test_accuracy: float | None = Field(default=None, description="share of test images classified right")
     test_correct: int | None = Field(default=None, description="test images classified right")
     test_loss: float | None = Field(default=None, description="mean cross-entropy over the test images, nats")
+    validation_accuracy: float | None = Field(
+        default=None, description="share of the held-out training images classified right after the last epoch"
+    )
+    epochs_done: int | None = Field(default=None, description="epochs trained")
+    images_per_epoch: int | None = Field(default=None, description="images trained on in each epoch")
+    target_epoch: int | None = Field(default=None, description="the first epoch that reached target_accuracy")
+    target_seconds: float | None = Field(default=None, description="training time until then, without evaluation")
     train_accuracy: float | None = Field(
         default=None, description="share classified right while training, last epoch, with dropout"
     )
@@ -175,6 +229,7 @@ class Record(BaseModel):
     features_cached: bool | None = Field(
         default=None, description="the features came from an earlier run; null where none are used"
     )
+    validation_seconds: float | None = Field(default=None, description="evaluating the held-out images, all epochs")
     test_seconds: float | None = Field(default=None, description="evaluating the test images")
     train_images_per_second: float | None = Field(default=None, description="images trained on per second")
     test_images_per_second: float | None = Field(default=None, description="test images per second")
@@ -201,7 +256,7 @@ class Record(BaseModel):
         """A record of ``run`` with what was measured; whatever is not named stays null."""
         row: dict[str, object] = {
             **{name: getattr(run, name) for name in ("job_id", "model", "seed", "weights", "weights_sha256")},
-            **{name: getattr(run, name) for name in ("workers", "plugin_sha256")},
+            **{name: getattr(run, name) for name in ("workers", "plugin_sha256", "judged_on", "sweep_id", "lr_source")},
             **run.recipe.model_dump(),
             "run_id": run.id,
             "dataset": run.dataset.name,
@@ -227,6 +282,26 @@ class EpochRecord(BaseModel):
     train_accuracy: float = Field(description="share of training images classified right")
     seconds: float = Field(description="training time of this epoch")
     images_per_second: float
+    validation_accuracy: float | None = Field(default=None, description="share of held-out images classified right")
+    validation_loss: float | None = Field(default=None, description="mean cross-entropy over them, nats")
+
+
+class Timing(BaseModel):
+    """One timed sample: so many images in so many seconds, with the machine to itself unless ``contended``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str = Field(description="the run whose trained model was timed")
+    kind: Literal["training", "inference"] = Field(description="a whole training step, or answering")
+    batch_size: int = Field(description="images at once")
+    sample: int = Field(description="0 for the first after the warm-up")
+    seconds: float = Field(description="of this sample, device synchronised")
+    contended: bool = Field(description="something else of ours ran on the machine meanwhile")
+    device: str = Field(description="'cpu' or the GPU's name")
+    threads: int = Field(description="CPU threads computed with")
+    precision: str = Field(description="fp32 or bf16")
+    peak_memory_mb: float | None = Field(default=None, description="peak memory during these samples, 10^6 bytes")
+    measured_at: datetime = Field(description="UTC")
 
 
 @dataclass(frozen=True)
