@@ -1,0 +1,107 @@
+"""The test images of a data set, kept beside the results, so that a report can show what a model got wrong.
+
+results/images/DATASET-SHA12.npz    images, labels, names of the classes, the data set's digest
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import UserError
+from bench.reporting.store import write_whole
+from bench.spec import slug
+
+MOST_MB = 100
+"""Test images that take more than this, uncompressed, are not kept."""
+
+
+@dataclass(frozen=True)
+class KeptImages:
+    """The test split of a data set."""
+
+    images: NDArray[np.uint8]
+    """Shape [images, channels, height, width]."""
+    labels: NDArray[np.int16]
+    """Shape [images]: the true classes."""
+    class_names: tuple[str, ...]
+
+
+def save(
+    root: Path,
+    sha256: str,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer],
+    class_names: Sequence[str],
+    *,
+    dataset: str = "test",
+) -> Path | None:
+    """Keep the test images of the data set with this digest in the results folder ``root``, unless they are there.
+
+    Args:
+        root: the results folder, which exists.
+        sha256: digest of the data set.
+        images: uint8 [images, channels, height, width].
+        labels: [images], the true classes.
+        class_names: one for each class.
+        dataset: its name; the first part of the file's.
+
+    Returns:
+        The file; None if the images are more than ``MOST_MB`` and were not kept.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    found = _file(root, sha256)
+    if found is not None and _read(found, sha256) is not None:
+        return found
+    if images.nbytes > MOST_MB * 1e6:
+        return None
+    content = io.BytesIO()
+    arrays = {
+        "images": images,
+        "labels": labels.astype(np.int16),
+        "class_names": np.array(list(class_names), dtype=np.str_),
+        "sha256": np.array(sha256),
+    }
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:  # numpy's own writer adds the time of day
+        for name, array in arrays.items():
+            entry = io.BytesIO()
+            np.lib.format.write_array(entry, np.asarray(array, order="C"), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), entry.getvalue(), zipfile.ZIP_DEFLATED)
+    file = root / "images" / f"{slug(dataset)}-{sha256[:12]}.npz"
+    try:
+        file.parent.mkdir(exist_ok=True)
+        write_whole(file, content.getvalue())
+    except OSError as error:
+        raise UserError(f"cannot write to {file.parent}: {error.strerror or error}") from error
+    return file
+
+
+def load(root: Path, sha256: str) -> KeptImages | None:
+    """The test images of the data set with this digest; None if they are not kept in ``root``, or are damaged."""
+    file = _file(root, sha256)
+    return None if file is None else _read(file, sha256)
+
+
+def _file(root: Path, sha256: str) -> Path | None:
+    return next(iter(sorted((root / "images").glob(f"*-{sha256[:12]}.npz"))), None)
+
+
+def _read(file: Path, sha256: str) -> KeptImages | None:
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            if str(stored["sha256"]) != sha256:
+                return None
+            kept = KeptImages(stored["images"], stored["labels"], tuple(str(name) for name in stored["class_names"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+    whole = kept.images.ndim == 4 and kept.images.dtype == np.uint8 and len(kept.images) == len(kept.labels)
+    return kept if whole else None

@@ -1,0 +1,73 @@
+"""Test images kept beside the results: python -m pytest tests/reporting/test_images.py"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.errors import UserError
+from bench.reporting import images
+from bench.reporting.images import load, save
+
+SHA = "a1" * 32
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 1, 28, 28), dtype=np.uint8)
+LABELS = np.arange(20) % 10
+NAMES = tuple("0123456789")
+
+
+def test_what_is_kept_is_read_back(tmp_path: Path) -> None:
+    file = save(tmp_path, SHA, PIXELS, LABELS, NAMES, dataset="mnist 5k/x")
+
+    assert file == tmp_path / "images" / f"mnist_5k_x-{SHA[:12]}.npz"
+    kept = load(tmp_path, SHA)
+    assert kept is not None
+    assert np.array_equal(kept.images, PIXELS)
+    assert np.array_equal(kept.labels, LABELS)
+    assert kept.class_names == NAMES
+
+
+def test_it_is_written_once_and_always_the_same(tmp_path: Path) -> None:
+    file = save(tmp_path, SHA, PIXELS, LABELS, NAMES)
+    assert file is not None
+    before = file.stat().st_mtime_ns
+
+    assert save(tmp_path, SHA, PIXELS, LABELS, NAMES) == file
+    assert file.stat().st_mtime_ns == before
+    (tmp_path / "other").mkdir()
+    again = save(tmp_path / "other", SHA, PIXELS, LABELS, NAMES)
+    assert again is not None
+    assert again.read_bytes() == file.read_bytes()
+
+
+def test_absent_and_damaged_files_are_none_and_are_written_again(tmp_path: Path) -> None:
+    assert load(tmp_path, SHA) is None
+    file = save(tmp_path, SHA, PIXELS, LABELS, NAMES)
+    assert file is not None
+    whole = file.read_bytes()
+    for damaged in (whole[:-30], whole[:2000] + b"x" * 100 + whole[2100:], b"", b"no archive"):
+        file.write_bytes(damaged)
+        assert load(tmp_path, SHA) is None
+        save(tmp_path, SHA, PIXELS, LABELS, NAMES)
+        assert file.read_bytes() == whole
+
+
+def test_another_data_set_with_the_same_beginning_is_not_taken_for_it(tmp_path: Path) -> None:
+    save(tmp_path, SHA, PIXELS, LABELS, NAMES)
+
+    assert load(tmp_path, SHA[:12] + "0" * 52) is None
+
+
+def test_large_images_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MOST_MB", 0.01)
+
+    assert save(tmp_path, SHA, PIXELS, LABELS, NAMES) is None
+    assert not (tmp_path / "images").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "images").write_text("in the way")
+
+    with pytest.raises(UserError, match="cannot write to"):
+        save(tmp_path, SHA, PIXELS, LABELS, NAMES)
