@@ -19,7 +19,7 @@ from bench.progress import ProgressView
 from bench.reporting.store import Store
 from bench.reporting.summary import write_summary
 from bench.reporting.terminal import print_results
-from bench.spec import Begun, Event, Job, Outcome, Record, Saved, Status
+from bench.spec import Begun, Event, Job, Outcome, Recipe, Record, Saved, Status
 
 
 def run_benchmark(options: Options) -> int:
@@ -173,8 +173,15 @@ def _describe(plan: Plan, groups: Sequence[Group], nodes: Sequence[Node], *, in_
 
 
 def _recipe(plan: Plan) -> str:
-    recipe = plan.jobs[0].recipe
-    return ", ".join(f"{name} {value}" for name, value in recipe.model_dump().items())
+    """What all jobs share in full; of the rest, what differs from the default."""
+    recipes = [job.recipe.model_dump() for job in plan.jobs]
+    shown = ("epochs", "batch_size", "lr", "optimizer", "bn_mode")
+    named = [
+        name
+        for name, field in Recipe.model_fields.items()
+        if name in shown or any(recipe[name] != field.default for recipe in recipes)
+    ]
+    return ", ".join(f"{name} {' or '.join(dict.fromkeys(str(one[name]) for one in recipes))}" for name in named)
 
 
 def git_commit() -> str | None:

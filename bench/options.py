@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from bench.errors import UserError, nearest
+from bench.spec import Recipe
 
 T = TypeVar("T", bound=BaseModel)
 _MOST_SEEDS = 10_000
@@ -76,7 +77,56 @@ class Options(BaseModel):
 
     epochs: _Count = option(5, "passes over the training images", group="training", metavar="N")
     batch_size: _Count = option(64, "images per optimiser step, over all workers", group="training", metavar="N")
-    lr: float = option(1e-3, "Adam's learning rate", group="training", metavar="LR", gt=0, allow_inf_nan=False)
+    lr: float = option(
+        1e-3,
+        "learning rate; with a schedule, its highest value",
+        group="training",
+        metavar="LR",
+        gt=0,
+        allow_inf_nan=False,
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "optimiser", group="training")
+    weight_decay: float = option(0.0, "weight decay", group="training", metavar="X", ge=0, allow_inf_nan=False)
+    momentum: float = option(0.9, "SGD's momentum, Adam's beta1", group="training", metavar="X", ge=0, lt=1)
+    beta2: float = option(0.999, "Adam's second beta", group="training", metavar="X", ge=0, lt=1)
+    schedule: Literal["constant", "one-cycle", "cosine"] = option(
+        "constant", "how the learning rate changes from step to step", group="training"
+    )
+    precision: Literal["fp32", "bf16", "auto"] = option(
+        "fp32",
+        "what matrix products are computed in; auto is bf16 where the hardware has it natively",
+        group="training",
+    )
+    trainable: Literal["head", "all"] = option(
+        "head", "of a pretrained model: only its head, or all of it (fine-tuning)", group="training"
+    )
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None = option(
+        None,
+        "height and width that images are resized to (default: what the model says)",
+        group="training",
+        metavar="PIXELS",
+    )
+    train_size: _Count | None = option(
+        None,
+        "train on so many images, drawn class by class with the seed (default: all)",
+        group="training",
+        metavar="N",
+    )
+    validation_size: Annotated[int, Field(ge=0)] | None = option(
+        None,
+        "training images held out and evaluated after each epoch (default: 0; a tenth with --target-accuracy)",
+        group="training",
+        metavar="N",
+    )
+    target_accuracy: float | None = option(
+        None,
+        "note when the validation accuracy first reaches this share, as 0.99",
+        group="training",
+        metavar="SHARE",
+        gt=0,
+        le=1,
+    )
+    stop_at_target: bool = option(False, "end the training there", group="training")
     bn_mode: Literal["eval", "train"] = option(
         "eval", "mode of a frozen backbone's batch-norm layers", group="training"
     )
@@ -86,6 +136,21 @@ class Options(BaseModel):
         group="training",
         metavar="N",
         min_length=1,
+    )
+
+    until_ci: float | None = option(
+        None,
+        "add seeds until each accuracy's 95 % interval is at most so many percentage points wide",
+        group="training",
+        metavar="POINTS",
+        gt=0,
+        allow_inf_nan=False,
+    )
+    max_seeds: Annotated[int, Field(ge=3)] = option(
+        20, "how many seeds --until-ci may use for each model", group="training", metavar="N"
+    )
+    lr_from_tune: bool = option(
+        False, "take each model's learning rate from the last sweep in the results folder", group="training"
     )
 
     workers_per_job: _Count = option(1, "data-parallel workers of each training run", group="where to run", metavar="N")
@@ -128,10 +193,18 @@ class Options(BaseModel):
         False, "train again the runs that failed in an earlier command", group="when things go wrong"
     )
 
+    no_timing: bool = option(
+        False, "do not measure speed and latency, one model at a time, after the training", group="results"
+    )
     results: Path = option(Path("results"), "folder that results are written to", group="results", metavar="DIR")
     fresh: bool = option(False, "train again what the results folder already has", group="results")
     dry_run: bool = option(False, "print the plan and the placement, train nothing", group="results")
     verbose: bool = option(False, "show Ray's own messages", group="results")
+    variants: tuple[dict[str, Any], ...] = Field(
+        default=(),
+        description="one job each: options that differ from the rest of the file, and a model (YAML only)",
+        json_schema_extra={"group": None},
+    )
     question: str | None = Field(
         default=None,
         description="what the experiment is to find out (YAML only)",
@@ -182,6 +255,46 @@ class Options(BaseModel):
         if gpus is not None and gpus > 1:
             raise ValueError(f"--gpus-per-worker {gpus:g}: a worker uses one GPU at the most; add workers instead")
         return self
+
+    @model_validator(mode="after")
+    def _a_target_to_stop_at(self) -> Self:
+        if self.stop_at_target and self.target_accuracy is None:
+            raise ValueError("--stop-at-target needs --target-accuracy, as in --target-accuracy 0.99")
+        if self.target_accuracy is not None and self.validation_size == 0:
+            raise ValueError("--target-accuracy is judged on held-out images; leave --validation-size 0 out")
+        return self
+
+    def recipe(self, train_images: int) -> Recipe:
+        """The recipe asked for, on a data set with so many training images."""
+        values = {name: getattr(self, name) for name in Recipe.model_fields}
+        if self.validation_size is None:
+            values["validation_size"] = train_images // 10 if self.target_accuracy is not None else 0
+        return Recipe.model_validate(values)
+
+    def each_variant(self) -> list[Self]:
+        """One request per variant, without variants of its own; this one alone if there are none.
+
+        Raises:
+            UserError: a variant has a key that is no option of a job, or a value that is not allowed.
+        """
+        if not self.variants:
+            return [self]
+        found = []
+        valid = sorted({*Recipe.model_fields, "models", "seeds"})
+        rest = self.model_dump(exclude={"variants"}, exclude_unset=True)
+        for number, variant in enumerate(self.variants, start=1):
+            for key in variant:
+                if key not in valid:
+                    raise UserError(f"variants: number {number}: unknown key {key!r}; valid: {', '.join(valid)}")
+            try:
+                found.append(type(self).model_validate({**rest, **variant}))
+            except ValidationError as error:
+                detail = error.errors()[0]
+                name = f"{detail['loc'][0]}: " if detail["loc"] else ""
+                raise UserError(
+                    f"variants: number {number}: {name}{detail['msg'].removeprefix('Value error, ')}"
+                ) from None
+        return found
 
 
 def flag(name: str) -> str:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from bench.errors import UserError
 from bench.learning import datasets, plugins, weights
 from bench.learning.datasets import Dataset
-from bench.learning.models import MODELS
+from bench.learning.models import MODELS, ModelSpec
 from bench.learning.plugins import Plugin
 from bench.learning.weights import Weights
 from bench.options import Options
-from bench.spec import Job, Recipe
+from bench.spec import Job
 
 
 @dataclass(frozen=True)
@@ -35,36 +35,66 @@ def make_plan(options: Options) -> Plan:
     before = set(MODELS)
     plugin = plugins.read(options.plugin) if options.plugin else None
     from_plugin = set(MODELS) - before
-    specs = [MODELS.find(name) for name in options.models]
-    requests = {name: weights.request_for(name, options.weights, options.models) for name in options.models}
-    found = {spec.name: weights.find(requests[spec.name], spec.name, spec.sources) for spec in specs}
+    variants = options.each_variant()
+    models = tuple(dict.fromkeys(name for variant in variants for name in variant.models))
+    specs = {name: MODELS.find(name) for name in models}
+    requests = {name: weights.request_for(name, options.weights, models) for name in models}
+    found = {spec.name: weights.find(requests[spec.name], spec.name, spec.sources) for spec in specs.values()}
     dataset = datasets.load(options.dataset, options.data_dir)
     info = dataset.info
-    if options.batch_size > info.train_images:
-        raise UserError(
-            f"--batch-size: {options.batch_size} is more than the {info.train_images:,} training images of "
-            f"{info.name}; at most {info.train_images:,} is possible"
-        )
-    for spec in specs:
+    for spec in specs.values():
         chosen = found[spec.name]
         if chosen is not None and chosen.path in requests[spec.name]:  # a file of the user's: check it now
             from bench.learning.build import check_weights
 
             check_weights(spec, info.classes, chosen)
-    recipe = Recipe(epochs=options.epochs, batch_size=options.batch_size, lr=options.lr, bn_mode=options.bn_mode)
     jobs = []
-    for spec in specs:
-        chosen = found[spec.name]
-        jobs.append(
-            Job(
-                model=spec.name,
+    for variant in variants:
+        for name in variant.models:
+            chosen = found[name]
+            job = Job(
+                model=name,
                 dataset=info,
-                recipe=recipe,
+                recipe=variant.recipe(info.train_images),
                 weights=chosen.label if chosen else "none",
                 weights_sha256=chosen.sha256 if chosen else None,
                 workers=options.workers_per_job,
-                plugin_sha256=plugin.sha256 if plugin and spec.name in from_plugin else None,
-                seeds=options.seeds,
+                plugin_sha256=plugin.sha256 if plugin and name in from_plugin else None,
+                seeds=variant.seeds,
             )
-        )
+            check_sizes(job, specs[name])
+            jobs.append(job)
     return Plan(jobs, dataset, found, plugin)
+
+
+def check_sizes(job: Job, spec: ModelSpec) -> None:
+    """Refuse sizes that the data set or the model does not have.
+
+    Raises:
+        UserError: more images asked for than there are, or an image size that the model does not take.
+    """
+    recipe, info = job.recipe, job.dataset
+    if recipe.validation_size >= info.train_images:
+        raise UserError(
+            f"--validation-size: {recipe.validation_size:,} of the {info.train_images:,} training images of "
+            f"{info.name} leave none to train on"
+        )
+    left = info.train_images - recipe.validation_size
+    behind = f" that {recipe.validation_size:,} held-out ones leave" if recipe.validation_size else ""
+    images = f"the {left:,} training images of {info.name}{behind}"
+    if recipe.train_size is not None and recipe.train_size > left:
+        raise UserError(f"--train-size: {recipe.train_size:,} is more than {images}")
+    (run, *_) = job.runs()
+    if recipe.batch_size > run.images_per_epoch:
+        if recipe.train_size is not None:
+            images = f"the {recipe.train_size:,} images of --train-size"
+        raise UserError(
+            f"--batch-size: {recipe.batch_size} is more than {images}; at most {run.images_per_epoch:,} is possible"
+        )
+    size = recipe.image_size
+    if size is not None and size != spec.input_size and not spec.resizable:
+        able = ", ".join(sorted(name for name, other in MODELS.items() if other.resizable))
+        raise UserError(
+            f"--image-size: {spec.name} takes images of {spec.input_size} x {spec.input_size} pixels only; "
+            f"of any size: {able or 'no model'}"
+        )

@@ -42,7 +42,7 @@ class ProgressView:
         for run in self._runs.values():
             self._jobs.setdefault(run.job_id, []).append(run)
         for job_id, runs in self._jobs.items():
-            total = sum(run.recipe.epochs * run.dataset.train_images for run in runs)
+            total = sum(run.recipe.epochs * run.images_per_epoch for run in runs)
             self._tasks[job_id] = self._bars.add_task(
                 f"{runs[0].model:<{width}}", total=total, status="waiting for its workers", visible=len(self._jobs) <= 8
             )
@@ -116,7 +116,7 @@ class ProgressView:
 
     def _images_done(self, run: Run) -> int:
         if run.id in self._finished:
-            return run.recipe.epochs * run.dataset.train_images
+            return run.recipe.epochs * run.images_per_epoch
         latest = self._latest.get(run.id)
         return latest.images_done if latest else 0
 
@@ -124,11 +124,11 @@ class ProgressView:
         runs = self._jobs[job_id]
         active = [self._latest[run.id] for run in runs if run.id in self._latest and run.id not in self._finished]
         speed = sum(progress.images_per_second for progress in active)
-        left = sum(run.recipe.epochs * run.dataset.train_images - self._images_done(run) for run in runs)
+        left = sum(run.recipe.epochs * run.images_per_epoch - self._images_done(run) for run in runs)
         return left / speed if speed else None
 
     def _share_done(self) -> float:
-        total = sum(run.recipe.epochs * run.dataset.train_images for run in self._runs.values())
+        total = sum(run.recipe.epochs * run.images_per_epoch for run in self._runs.values())
         return sum(self._images_done(run) for run in self._runs.values()) / total if total else 1.0
 
     def _whole_status(self) -> str:

@@ -130,6 +130,12 @@ class Run(BaseModel):
     seed: int
 
     @property
+    def images_per_epoch(self) -> int:
+        """Images trained on in each epoch."""
+        left = self.dataset.train_images - self.recipe.validation_size
+        return left if self.recipe.train_size is None else min(left, self.recipe.train_size)
+
+    @property
     def job_id(self) -> str:
         """Hash of all that the seeds of one job have in common."""
         # Defaults are left out, so that a field added later does not change the ids of older runs.

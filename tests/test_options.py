@@ -89,6 +89,22 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
     batch-size: 128
     lr: 0.01
     bn_mode: train
+    optimizer: sgd
+    weight-decay: 0.01
+    momentum: 0.8
+    beta2: 0.99
+    schedule: cosine
+    precision: bf16
+    trainable: all
+    image-size: 64
+    train-size: 100
+    validation-size: 50
+    target-accuracy: 0.9
+    stop-at-target: true
+    until-ci: 0.5
+    max-seeds: 9
+    lr-from-tune: true
+    no-timing: true
     seeds: [3, 4]
     workers-per-job: 2
     cpus_per_worker: 1
@@ -105,7 +121,10 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
     """
     flags = (
         "--models cnn --dataset mnist-5k --data-dir /data/mnist --weights none cnn=mine.pth --plugin mine.py "
-        "--epochs 2 --batch-size 128 --lr 0.01 --bn-mode train --seeds 3 4 --workers-per-job 2 --cpus-per-worker 1 "
+        "--epochs 2 --batch-size 128 --lr 0.01 --bn-mode train --optimizer sgd "
+        "--weight-decay 0.01 --momentum 0.8 --beta2 0.99 --schedule cosine --precision bf16 --trainable all "
+        "--image-size 64 --train-size 100 --validation-size 50 --target-accuracy 0.9 --stop-at-target "
+        "--until-ci 0.5 --max-seeds 9 --lr-from-tune --no-timing --seeds 3 4 --workers-per-job 2 --cpus-per-worker 1 "
         "--gpus-per-worker 0 --address 10.0.0.1:6379 --timeout 60 --max-failures 0 --oom-backoff "
         "--retry-failed --results there --fresh --dry-run --verbose"
     )
@@ -114,7 +133,7 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
 
     assert from_yaml == options(*flags.split())
     unset = {name for name in Options.model_fields if getattr(from_yaml, name) == Options.model_fields[name].default}
-    assert unset == {"question"}  # every option was tried
+    assert unset == {"question", "variants"}  # every option was tried
 
 
 def test_flags_override_the_preset_and_leave_the_rest_of_it(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import io
 import json
 import pickle
 import warnings
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import safetensors.torch
 import torch
@@ -19,11 +19,13 @@ from bench.learning.weights import Weights
 State = dict[str, Tensor]
 
 
-def build(spec: ModelSpec, classes: int, weights: Weights | None, seed: int) -> nn.Module:
+def build(
+    spec: ModelSpec, classes: int, weights: Weights | None, seed: int, *, trainable: Literal["head", "all"] = "head"
+) -> nn.Module:
     """A new model: float [batch, channels, size, size] to logits [batch, classes].
 
-    A model with a backbone is returned with the backbone frozen if ``weights`` filled it; without weights all of
-    it is random and trainable.
+    A model with a backbone is returned with the backbone frozen if ``weights`` filled it, unless all of it is to be
+    trained; without weights all of it is random and trainable.
 
     Raises:
         UserError: the weights do not fit the model.
@@ -32,7 +34,7 @@ def build(spec: ModelSpec, classes: int, weights: Weights | None, seed: int) -> 
     model = spec.build(classes)
     if weights is not None:
         load_weights(model, spec, weights)
-        if spec.backbone is not None:
+        if spec.backbone is not None and trainable == "head":
             for parameter in model.get_submodule(spec.backbone).parameters():
                 parameter.requires_grad_(False)
     return model

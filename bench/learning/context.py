@@ -28,6 +28,9 @@ class Context(Protocol):
     def load(self, run_id: str) -> bytes | None:
         """What was kept last, or None. Called on every rank, with the same answer."""
 
+    def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
+        """Whether to train on after an epoch. Called on every rank, with the same answer."""
+
 
 class LocalContext:
     """A run in this process: for tests, notebooks and the debugger."""
@@ -52,3 +55,7 @@ class LocalContext:
     def load(self, run_id: str) -> bytes | None:
         """From memory."""
         return self.saved.get(run_id)
+
+    def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
+        """Always."""
+        return True

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import hashlib
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import torch
 import torch.distributed
-from torch import nn
+from torch import Tensor, nn
 
 from bench.learning import measure
 from bench.learning.build import build, to_safetensors
@@ -20,8 +21,10 @@ from bench.learning.datasets import Dataset
 from bench.learning.features import Features, features_of, fold, usable
 from bench.learning.models import MODELS, ModelSpec
 from bench.learning.plugins import Plugin
-from bench.learning.preprocessing import DeviceSplit
-from bench.learning.training import DivergedError, evaluate, fit, on_features, on_images
+from bench.learning.precision import precision_on
+from bench.learning.preprocessing import DeviceSplit, as_tensor
+from bench.learning.splits import train_and_validation
+from bench.learning.training import DivergedError, Evaluation, evaluate, fit, on_features, on_images
 from bench.learning.weights import Weights
 from bench.spec import EpochRecord, Outcome, Progress, Record, Run, Status
 
@@ -87,28 +90,55 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
     setup_start = time.perf_counter()
     if inputs.plugin is not None:
         inputs.plugin.load()
-    spec = MODELS.find(run.model)
-    model = build(spec, run.dataset.classes, inputs.weights, run.seed)
+    spec = spec_of(run)
+    model = build(spec, run.dataset.classes, inputs.weights, run.seed, trainable=recipe.trainable)
     trainable_parameters, total_parameters = measure.parameters(model)
     macs = measure.macs(model, spec)
     model = model.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     train = DeviceSplit.of(inputs.dataset.train, context.device)
-    test = DeviceSplit.of(inputs.dataset.test, context.device)
+    positions, held_out = train_and_validation(
+        inputs.dataset.train.labels,
+        validation_size=recipe.validation_size,
+        train_size=recipe.train_size,
+        seed=run.seed,
+    )
+    precision = precision_on(context.device, recipe.precision)
     setup_seconds = time.perf_counter() - setup_start
 
     features = None
     if usable(model, spec, run.recipe.bn_mode):
-        features = _features(run, train, model, spec, context)
-        trainee = on_features(model, spec, train, features.values)
+        features = _features(run, train, model, spec, precision, context)
+        trainee = on_features(model, spec, train, features.values, as_tensor(positions))
     else:
-        trainee = on_images(model, spec, train, run.recipe.bn_mode)
-    fitted = fit(trainee, recipe, seed=run.seed, run_id=run.id, context=context)
+        trainee = on_images(model, spec, train, run.recipe.bn_mode, as_tensor(positions))
+
+    def evaluate_on(data: DeviceSplit, known: Tensor | None = None) -> Evaluation:
+        workers = {"rank": context.rank, "world_size": context.world_size}
+        return evaluate(model, spec, data, features=known, precision=precision, **workers)
+
+    validate = None
+    if len(held_out):
+        held = as_tensor(held_out).to(context.device)
+        held_split = DeviceSplit(train.images[held], train.labels[held])
+        held_features = features.values[held.cpu()] if features else None
+        validate = functools.partial(evaluate_on, held_split, held_features)
+    fitted = fit(trainee, recipe, seed=run.seed, run_id=run.id, context=context, validate=validate)
     train_seconds = fitted.seconds + (features.seconds if features else 0.0)
     if context.world_size > 1:
         _agree(model)
-    tested = evaluate(model, spec, test, rank=context.rank, world_size=context.world_size)
-    if not math.isfinite(tested.loss):
-        raise DivergedError(f"the loss over the test images is {tested.loss}")
+    tested, tested_figures = None, {}
+    if run.judged_on == "test":
+        tested = evaluate_on(DeviceSplit.of(inputs.dataset.test, context.device))
+        if not math.isfinite(tested.loss):
+            raise DivergedError(f"the loss over the test images is {tested.loss}")
+        tested_figures = {
+            "test_accuracy": tested.accuracy,
+            "test_correct": tested.correct,
+            "test_loss": tested.loss,
+            "test_seconds": tested.seconds,
+            "test_images_per_second": len(tested.predictions.labels) / tested.seconds,
+            "predictions_sha256": hashlib.sha256(tested.predictions.predicted.tobytes()).hexdigest(),
+        }
 
     last = fitted.epochs[-1]
     epochs = [
@@ -119,22 +149,32 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
             train_accuracy=epoch.train_accuracy,
             seconds=epoch.seconds,
             images_per_second=epoch.images_per_second,
+            validation_accuracy=epoch.validation_accuracy,
+            validation_loss=epoch.validation_loss,
         )
         for number, epoch in enumerate(fitted.epochs, start=1)
     ]
-    about = {"run_id": run.id, "dataset": run.dataset.name, "test_accuracy": repr(tested.accuracy)}
+    target_epoch = fitted.reached(recipe.target_accuracy)
+    target_seconds = None
+    if target_epoch is not None:
+        feature_seconds = features.seconds if features else 0.0
+        target_seconds = feature_seconds + sum(epoch.seconds for epoch in fitted.epochs[:target_epoch])
     record = Record.of(
         run,
         status=Status.OK,
         batch_size_used=batch_size,
         started_at=started_at,
         ended_at=datetime.now(UTC),
-        test_accuracy=tested.accuracy,
-        test_correct=tested.correct,
-        test_loss=tested.loss,
+        **tested_figures,
+        precision_used=precision,
+        epochs_done=len(fitted.epochs),
+        images_per_epoch=len(positions),
+        target_epoch=target_epoch,
+        target_seconds=target_seconds,
+        validation_accuracy=last.validation_accuracy,
+        validation_seconds=sum(epoch.validation_seconds for epoch in fitted.epochs) if validate else None,
         train_accuracy=last.train_accuracy,
         train_loss=last.train_loss,
-        predictions_sha256=hashlib.sha256(tested.predictions.predicted.tobytes()).hexdigest(),
         model_sha256=weights_digest(model),
         trainable_parameters=trainable_parameters,
         total_parameters=total_parameters,
@@ -143,20 +183,29 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
         feature_seconds=features.seconds if features else None,
         features_cached=features.cached if features else None,
         train_seconds=train_seconds,
-        test_seconds=tested.seconds,
-        train_images_per_second=len(train.labels) * len(fitted.epochs) / train_seconds,
-        test_images_per_second=len(test.labels) / tested.seconds,
+        train_images_per_second=len(positions) * len(fitted.epochs) / train_seconds,
         peak_memory_mb=memory.megabytes(),
         memory_kind=memory.kind,
         **measure.machine(context.device, context.threads),
     )
+    if tested is None:  # a trial: its score is what is wanted, not the model
+        return Outcome(record, epochs)
+    about = {"run_id": run.id, "dataset": run.dataset.name, "test_accuracy": repr(tested.accuracy)}
     checkpoint = to_safetensors(model, spec, inputs.dataset.class_names, **about)
     return Outcome(record, epochs, tested.predictions, checkpoint)
 
 
-def _features(run: Run, data: DeviceSplit, model: nn.Module, spec: ModelSpec, context: Context) -> Features:
+def spec_of(run: Run) -> ModelSpec:
+    """What the run's model wants to see: the recipe may ask for another image size."""
+    spec = MODELS.find(run.model)
+    size = run.recipe.image_size
+    return spec if size is None else replace(spec, input_size=size)
+
+
+def _features(
+    run: Run, data: DeviceSplit, model: nn.Module, spec: ModelSpec, precision: str, context: Context
+) -> Features:
     """The training images' features, with progress reported while they are extracted."""
-    images = len(data.labels)
 
     def report(share: float) -> None:
         if context.rank == 0:
@@ -166,7 +215,7 @@ def _features(run: Run, data: DeviceSplit, model: nn.Module, spec: ModelSpec, co
                     epoch=1,
                     epochs=run.recipe.epochs,
                     images_done=0,
-                    images_total=images * run.recipe.epochs,
+                    images_total=run.images_per_epoch * run.recipe.epochs,
                     phase="features",
                     phase_share=share,
                 )
@@ -175,7 +224,7 @@ def _features(run: Run, data: DeviceSplit, model: nn.Module, spec: ModelSpec, co
     key = f"{run.dataset.sha256} train {run.plugin_sha256}"  # a plugin may change what embed() does
     if context.rank > 0:  # the first worker extracts and says how long it took, the others find them
         torch.distributed.barrier()
-    found = features_of(data, fold(model, spec), spec, data_key=key, report=report)
+    found = features_of(data, fold(model, spec), spec, data_key=key, precision=precision, report=report)
     if context.world_size > 1 and context.rank == 0:
         torch.distributed.barrier()
     return found

@@ -24,6 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bench.learning import cache
 from bench.learning.models import ModelSpec
+from bench.learning.precision import arithmetic
 from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
 
 VERSION = 1
@@ -82,6 +83,7 @@ def features_of(
     spec: ModelSpec,
     *,
     data_key: str,
+    precision: str = "fp32",
     report: Callable[[float], None] = lambda share: None,
 ) -> Features:
     """The features of a split: from the cache, or extracted and put there.
@@ -91,17 +93,19 @@ def features_of(
         folded: what :func:`fold` returned.
         spec: of the model.
         data_key: names the split's contents; with the backbone's weights it addresses the features.
+        precision: 'fp32' or 'bf16', what to compute in.
         report: called now and then with the share that is done.
     """
     folder = cache.cache_dir() / "features"
-    file = folder / f"{_key(folded, spec, data_key, split.images.device)}.npy"
+    key = _key(folded, spec, f"{data_key} {precision}", split.images.device)
+    file = folder / f"{key}.npy"
     try:
         with cache.locked(folder, name=file.stem):  # a second process waits and then finds them there
             kept = _read(file)
             if kept is not None:
                 return Features(as_tensor(kept), 0.0, cached=True)
             start = time.perf_counter()
-            values = _extract(split, folded, spec, report)
+            values = _extract(split, folded, spec, precision, report)
             seconds = time.perf_counter() - start
             if _write(file, values):
                 kept = _read(file)  # mapped from the file: processes share it
@@ -109,18 +113,21 @@ def features_of(
             return Features(values, seconds, cached=False)
     except (OSError, filelock.Timeout):  # a cache that cannot be written is no reason not to train
         start = time.perf_counter()
-        values = _extract(split, folded, spec, report)
+        values = _extract(split, folded, spec, precision, report)
         return Features(values, time.perf_counter() - start, cached=False)
 
 
 @torch.no_grad()  # not inference_mode: autograd refuses its tensors
-def _extract(split: DeviceSplit, folded: nn.Module, spec: ModelSpec, report: Callable[[float], None]) -> Tensor:
+def _extract(
+    split: DeviceSplit, folded: nn.Module, spec: ModelSpec, precision: str, report: Callable[[float], None]
+) -> Tensor:
     preprocess = Preprocessor(spec, split.images.device)
     embed = folded.embed
     images = len(split.labels)
     values = torch.empty(0)
     for first in range(0, images, BATCH):
-        found: Tensor = embed(preprocess(split.images[first : first + BATCH])).cpu()  # type: ignore[operator]
+        with arithmetic(split.images.device, precision):
+            found: Tensor = embed(preprocess(split.images[first : first + BATCH])).float().cpu()  # type: ignore[operator]
         if first == 0:  # room for all at once: joining parts in the end would take twice the memory
             values = torch.empty(images, found.shape[1])
         values[first : first + BATCH] = found

@@ -28,6 +28,8 @@ class ModelSpec:
     """Per channel, of pixel values from 0 to 1; subtracted from the input."""
     std: tuple[float, ...]
     """Per channel; the input is divided by it after ``mean`` was subtracted."""
+    resizable: bool = False
+    """Whether it takes images of other sizes too (``--image-size``)."""
     backbone: str | None = None
     """Name of the sub-module that pretrained weights fill; frozen when it was filled."""
     head: str | None = None
@@ -47,6 +49,7 @@ def register(
     channels: int = 1,
     mean: tuple[float, ...] = (0.1307,),
     std: tuple[float, ...] = (0.3081,),
+    resizable: bool = False,
     backbone: str | None = None,
     head: str | None = None,
     sources: Mapping[str, Source] | None = None,
@@ -60,7 +63,9 @@ def register(
         raise ValueError(f"model {name!r}: mean and std need one entry for each of the {channels} channels")
 
     def add(build: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
-        MODELS.add(name, ModelSpec(name, build, input_size, channels, mean, std, backbone, head, sources or {}))
+        MODELS.add(
+            name, ModelSpec(name, build, input_size, channels, mean, std, resizable, backbone, head, sources or {})
+        )
         return build
 
     return add
@@ -73,12 +78,20 @@ def _cnn(classes: int) -> nn.Module:
     return CNN(classes)
 
 
+@register("quick-cnn")
+def _quick_cnn(classes: int) -> nn.Module:
+    from bench.learning.architectures import QuickCNN
+
+    return QuickCNN(classes)
+
+
 @register(
     "mobilenet",
     input_size=32,
     channels=3,
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
+    resizable=True,
     backbone="features",
     head="classifier",
     sources={

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.learning.context import Context
 from bench.learning.features import fold
 from bench.learning.models import ModelSpec
+from bench.learning.precision import arithmetic, precision_on
 from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor
 from bench.spec import Predictions, Progress, Recipe
 
@@ -39,6 +40,10 @@ class EpochResult:
     train_accuracy: float
     seconds: float
     images_per_second: float
+    validation_accuracy: float | None = None
+    """Share of the held-out images classified right."""
+    validation_loss: float | None = None
+    validation_seconds: float = 0.0
 
 
 @dataclass
@@ -49,8 +54,15 @@ class FitState:
 
     @property
     def seconds(self) -> float:
-        """Training time so far."""
+        """Training time so far, without validation."""
         return sum(epoch.seconds for epoch in self.epochs)
+
+    def reached(self, target: float | None) -> int | None:
+        """The first epoch, from 1, whose validation accuracy is ``target`` or more."""
+        for number, epoch in enumerate(self.epochs, start=1):
+            if target is not None and epoch.validation_accuracy is not None and epoch.validation_accuracy >= target:
+                return number
+        return None
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,8 @@ class Trainee:
     """[images, ...], on the device."""
     labels: Tensor
     """int64 [images], on the device."""
+    positions: Tensor
+    """int64 [images trained on]: where in ``inputs`` they are."""
     prepare: Callable[[Tensor], Tensor]
     """A batch of ``inputs`` as the module wants it."""
     stays_evaluating: nn.Module | None = None
@@ -75,45 +89,96 @@ class Trainee:
             self.stays_evaluating.eval()
 
 
-def on_images(model: nn.Module, spec: ModelSpec, data: DeviceSplit, bn_mode: str) -> Trainee:
+def on_images(
+    model: nn.Module, spec: ModelSpec, data: DeviceSplit, bn_mode: str, positions: Tensor | None = None
+) -> Trainee:
     """Train through the whole model. A frozen backbone stays in evaluation mode unless ``bn_mode`` is 'train'."""
     frozen = None
     if spec.backbone is not None and bn_mode == "eval":
         backbone = model.get_submodule(spec.backbone)
         if not any(parameter.requires_grad for parameter in backbone.parameters()):
             frozen = backbone
-    return Trainee(model, data.images, data.labels, Preprocessor(spec, data.images.device), frozen)
+    prepare = Preprocessor(spec, data.images.device)
+    return Trainee(model, data.images, data.labels, _all_unless(positions, data), prepare, frozen)
 
 
-def on_features(model: nn.Module, spec: ModelSpec, data: DeviceSplit, features: Tensor) -> Trainee:
+def on_features(
+    model: nn.Module, spec: ModelSpec, data: DeviceSplit, features: Tensor, positions: Tensor | None = None
+) -> Trainee:
     """Train the head alone, on ``features``: float32 [images, features]."""
     head = model.get_submodule(spec.head or "")
-    return Trainee(head, features.to(data.labels.device), data.labels, prepare=lambda batch: batch)
+    features = features.to(data.labels.device)
+    return Trainee(head, features, data.labels, _all_unless(positions, data), prepare=lambda batch: batch)
 
 
-def fit(trainee: Trainee, recipe: Recipe, *, seed: int, run_id: str, context: Context) -> FitState:
+def _all_unless(positions: Tensor | None, data: DeviceSplit) -> Tensor:
+    device = data.labels.device
+    return torch.arange(len(data.labels), device=device) if positions is None else positions.to(device)
+
+
+def make_optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser, in its fused form."""
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+        )
+    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    betas = (recipe.momentum, recipe.beta2)
+    return kind(parameters, recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler | None:
+    """What changes the learning rate after each of ``steps`` steps; None where nothing does."""
+    if recipe.schedule == "one-cycle":  # Smith and Topin, Super-Convergence, 2018
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps, cycle_momentum=False)
+    if recipe.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    return None
+
+
+def fit(
+    trainee: Trainee,
+    recipe: Recipe,
+    *,
+    seed: int,
+    run_id: str,
+    context: Context,
+    validate: Callable[[], Evaluation] | None = None,
+) -> FitState:
     """Train in place; after each epoch, hand the context what it takes to go on from there.
 
     With several workers each batch is shared out among them and gradients are averaged over the batch, so that
     every image counts once an epoch whatever the number of workers.
 
+    Args:
+        trainee: what to train, and on which images.
+        recipe: how.
+        seed: of the order of the images, and of dropout.
+        run_id: under which states are kept.
+        context: where this runs; it may end the training after an epoch.
+        validate: called after each epoch; the clock of the training stands still meanwhile.
+
     Raises:
         DivergedError: the loss is not finite.
     """
     device = torch.device(context.device)
-    model, images = trainee.module, len(trainee.labels)
+    model, images = trainee.module, len(trainee.positions)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=recipe.lr, fused=True)
+    optimizer = make_optimizer(parameters, recipe)
+    schedule = make_schedule(optimizer, recipe, recipe.epochs * -(-images // recipe.batch_size))
     state = FitState()
     # Apart from the seed's use for the weights, so that the workers of one run drop out different units.
     torch.manual_seed(seed * 1_000_003 + context.rank)
     saved = context.load(run_id)
     if saved is not None:
-        state = _restore(saved, model, optimizer, context)
+        state = _restore(saved, model, optimizer, schedule, context)
     trained: nn.Module = model
     if context.world_size > 1:
         trained = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
 
+    precision = precision_on(device, recipe.precision)
     for epoch in range(len(state.epochs) + 1, recipe.epochs + 1):
         trainee.training_mode()
 
@@ -130,15 +195,26 @@ def fit(trainee: Trainee, recipe: Recipe, *, seed: int, run_id: str, context: Co
             )
             context.report(progress)
 
-        order = epoch_order(images, seed, epoch).to(device)
-        result = _train_epoch(trained, optimizer, trainee, order, recipe.batch_size, context, report)
+        order = trainee.positions[epoch_order(images, seed, epoch).to(device)]
+        result = _train_epoch(
+            trained, optimizer, schedule, trainee, order, recipe.batch_size, precision, context, report
+        )
         if not math.isfinite(result.train_loss):
             raise DivergedError(f"the training loss is {result.train_loss} in epoch {epoch} of {recipe.epochs}")
+        if validate is not None:
+            found = validate()
+            result.validation_accuracy, result.validation_loss = found.accuracy, found.loss
+            result.validation_seconds = found.seconds
         state.epochs.append(result)
         if context.rank == 0:
             report(images, result.train_loss, result.train_accuracy, result.seconds)
+        at_target = recipe.stop_at_target and state.reached(recipe.target_accuracy) is not None
+        # asked on every worker alike, also after the last epoch: a sweep wants to know of each
+        goes_on = context.goes_on(run_id, epoch, result.validation_accuracy) and not at_target
+        if not goes_on:
+            break
         if epoch < recipe.epochs:
-            _save(state, model, optimizer, run_id, context)
+            _save(state, model, optimizer, schedule, run_id, context)
     return state
 
 
@@ -151,9 +227,11 @@ def epoch_order(images: int, seed: int, epoch: int) -> Tensor:
 def _train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None,
     trainee: Trainee,
     order: Tensor,
     batch_size: int,
+    precision: str,
     context: Context,
     report: Callable[[int, float, float, float], None],
 ) -> EpochResult:
@@ -169,7 +247,8 @@ def _train_epoch(
         empty = len(own) == 0  # a last batch smaller than the number of workers: take part with weight 0
         if empty:
             own = batch[:1]
-        logits = model(trainee.prepare(trainee.inputs[own]))
+        with arithmetic(order.device, precision):
+            logits = model(trainee.prepare(trainee.inputs[own])).float()
         labels = trainee.labels[own]
         summed = F.cross_entropy(logits, labels, reduction="sum")
         if empty:
@@ -179,6 +258,8 @@ def _train_epoch(
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()
+        if schedule is not None:
+            schedule.step()
         loss_sum += summed.detach()
         if not empty:
             correct += (logits.detach().argmax(1) == labels).sum()
@@ -224,6 +305,7 @@ def evaluate(
     data: DeviceSplit,
     *,
     features: Tensor | None = None,
+    precision: str = "fp32",
     rank: int = 0,
     world_size: int = 1,
 ) -> Evaluation:
@@ -236,6 +318,7 @@ def evaluate(
         spec: of the model.
         data: images and labels, on the device.
         features: what the folded backbone makes of the images, if that is known: float32 [images, features].
+        precision: 'fp32' or 'bf16'.
         rank: of this worker.
         world_size: number of workers.
     """
@@ -254,7 +337,8 @@ def evaluate(
     for first in range(rank * BATCH, images, world_size * BATCH):
         part = slice(first, first + BATCH)
         batch = inputs[part]
-        logits = answer(prepare(batch) if prepare else batch).float()
+        with arithmetic(device, precision):
+            logits = answer(prepare(batch) if prepare else batch).float()
         losses[part] = F.cross_entropy(logits, data.labels[part], reduction="none")
         probability[part], predicted[part] = logits.softmax(1).max(1)
     if world_size > 1:  # each image is non-zero on one worker only, so that a sum gathers them
@@ -275,7 +359,14 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _save(state: FitState, model: nn.Module, optimizer: torch.optim.Optimizer, run_id: str, context: Context) -> None:
+def _save(
+    state: FitState,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None,
+    run_id: str,
+    context: Context,
+) -> None:
     random: list[Any] = [_random_state(context)]
     if context.world_size > 1:
         random = [None] * context.world_size
@@ -287,6 +378,7 @@ def _save(state: FitState, model: nn.Module, optimizer: torch.optim.Optimizer, r
             "epochs": [asdict(epoch) for epoch in state.epochs],
             "model": kept,
             "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict() if schedule else None,
             "random": random,
         }
         buffer = io.BytesIO()
@@ -294,13 +386,21 @@ def _save(state: FitState, model: nn.Module, optimizer: torch.optim.Optimizer, r
         context.save(run_id, buffer.getvalue())
 
 
-def _restore(saved: bytes, model: nn.Module, optimizer: torch.optim.Optimizer, context: Context) -> FitState:
+def _restore(
+    saved: bytes,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None,
+    context: Context,
+) -> FitState:
     content = torch.load(io.BytesIO(saved), map_location=context.device, weights_only=True)
     differing = model.load_state_dict(content["model"], strict=False)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     if differing.unexpected_keys or set(differing.missing_keys) - frozen:  # build() has filled the frozen ones
         raise ValueError(f"the saved state is of another model: {differing}")
     optimizer.load_state_dict(content["optimizer"])
+    if schedule is not None:
+        schedule.load_state_dict(content["schedule"])
     random = content["random"][context.rank]
     torch.set_rng_state(random["cpu"].cpu())
     if "cuda" in random:

@@ -76,6 +76,8 @@ def test_a_run_that_is_ok_leaves_a_complete_record(twice: list[Outcome], tiny: D
     assert record.threads == 1
     later = {"checkpoint", "contended", "git_commit"}  # the scheduler and the store fill them in
     nothing = {"reason", "weights_sha256", "plugin_sha256", "feature_seconds", "features_cached"}
+    nothing |= {"sweep_id", "lr_source", "image_size", "train_size"}
+    nothing |= {"target_accuracy", "target_epoch", "target_seconds", "validation_accuracy", "validation_seconds"}
     assert {name for name, value in record.model_dump().items() if value is None} == later | nothing
 
 
@@ -317,3 +319,91 @@ def test_a_plugin_that_cannot_be_loaded_in_the_worker_is_a_failed_run(tiny: Data
 def test_a_keyboard_interrupt_is_passed_on(tiny: Dataset) -> None:
     with pytest.raises(KeyboardInterrupt):
         with_plugin(tiny, "raise KeyboardInterrupt")
+
+
+def test_a_trial_is_judged_on_held_out_images_and_never_sees_the_test_set(tiny: Dataset) -> None:
+    recipe = RECIPE.model_copy(update={"validation_size": 40})
+    without = dataclasses.replace(tiny, test=Split(tiny.test.images[:0], tiny.test.labels[:0]))
+
+    outcome = execute(run_of(tiny, recipe=recipe, judged_on="validation"), Inputs(without, None), LocalContext())
+
+    assert (outcome.record.status, outcome.record.reason) == (Status.OK, None)
+    assert (outcome.record.test_accuracy, outcome.predictions, outcome.checkpoint) == (None, None, None)
+    assert outcome.record.validation_accuracy == outcome.epochs[-1].validation_accuracy
+    assert outcome.record.images_per_epoch == 160
+    assert outcome.record.validation_seconds > 0
+
+
+def test_training_ends_at_its_target_when_asked_to(tiny: Dataset) -> None:
+    target = {"epochs": 30, "validation_size": 40, "target_accuracy": 0.3}
+    stopping = Recipe(batch_size=20, stop_at_target=True, **target)
+
+    stopped = execute(run_of(tiny, recipe=stopping), Inputs(tiny, None), LocalContext())
+
+    record = stopped.record
+    assert record.status is Status.OK
+    assert record.target_epoch == record.epochs_done == len(stopped.epochs) < 30
+    assert stopped.epochs[-1].validation_accuracy >= 0.3
+    assert all(epoch.validation_accuracy < 0.3 for epoch in stopped.epochs[:-1])
+    assert record.target_seconds == pytest.approx(sum(epoch.seconds for epoch in stopped.epochs))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"optimizer": "sgd", "lr": 0.05},
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        {"schedule": "one-cycle"},
+        {"schedule": "cosine"},
+        {"momentum": 0.5},
+        {"beta2": 0.9},
+        {"precision": "bf16"},
+        {"train_size": 100},
+    ],
+    ids=str,
+)
+def test_every_field_of_the_recipe_changes_the_training(
+    changed: dict[str, Any], tiny: Dataset, twice: list[Outcome]
+) -> None:
+    recipe = RECIPE.model_copy(update=changed)
+
+    outcome = execute(run_of(tiny, recipe=recipe), Inputs(tiny, None), LocalContext())
+
+    assert (outcome.record.status, outcome.record.reason) == (Status.OK, None)
+    assert outcome.record.model_sha256 != twice[0].record.model_sha256
+    assert outcome.record.images_per_epoch == changed.get("train_size", 200)
+    assert outcome.record.precision_used == changed.get("precision", "fp32")
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+def test_a_schedule_goes_on_where_it_was_interrupted(schedule: str, tiny: Dataset) -> None:
+    class Interrupted(LocalContext):
+        def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
+            if epoch == 2:
+                raise KeyboardInterrupt
+            return True
+
+    recipe = Recipe(epochs=3, batch_size=50, lr=0.01, schedule=schedule)
+    run, inputs = run_of(tiny, recipe=recipe), Inputs(tiny, None)
+    whole = execute(run, inputs, LocalContext())
+    torn = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, inputs, torn)
+    resumed = LocalContext()
+    resumed.saved = torn.saved
+
+    assert execute(run, inputs, resumed).record.model_sha256 == whole.record.model_sha256
+
+
+def test_a_backbone_is_trained_only_where_asked_and_at_the_size_asked_for(tiny: Dataset) -> None:
+    weights = find("bundled", "mobilenet", MODELS["mobilenet"].sources)
+    parameters, macs = [], []
+    for recipe in (Recipe(epochs=1, batch_size=50), Recipe(epochs=1, batch_size=50, trainable="all", image_size=64)):
+        record = execute(run_of(tiny, "mobilenet", recipe=recipe), Inputs(tiny, weights), LocalContext()).record
+        assert (record.status, record.reason) == (Status.OK, None)
+        parameters.append(record.trainable_parameters)
+        macs.append(record.macs)
+        assert (record.feature_seconds is None) == (recipe.trainable == "all")
+
+    assert parameters == [165_258, 2_389_130]
+    assert macs[1] > 3 * macs[0]

@@ -1,0 +1,24 @@
+"""What matrix products are computed in."""
+
+from __future__ import annotations
+
+import torch
+
+
+def native_bf16(device: str | torch.device) -> bool:
+    """Whether the hardware multiplies matrices in bfloat16 itself, rather than by way of float32."""
+    if torch.device(device).type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def precision_on(device: str | torch.device, asked_for: str) -> str:
+    """'fp32' or 'bf16': what ``asked_for`` (fp32, bf16 or auto) means on a device."""
+    if asked_for == "auto":
+        return "bf16" if native_bf16(device) else "fp32"
+    return asked_for
+
+
+def arithmetic(device: str | torch.device, precision: str) -> torch.autocast:
+    """A context manager that computes in ``precision``: 'fp32' or 'bf16'. Weights stay float32."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
