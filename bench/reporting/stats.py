@@ -1,0 +1,372 @@
+"""Intervals, tests and power: statsmodels and scipy, asked the questions that a benchmark has.
+
+Differences are always second minus first. scipy and statsmodels take a second to import and are imported when first
+needed, so that commands start fast.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+"""Of every interval."""
+ALPHA = 1 - CONFIDENCE
+"""Below this p, two things are called different."""
+POWER = 0.8
+"""The chance to see a difference of the observed size that "what it would take" is computed for."""
+FEWEST_SEEDS = 3
+"""Below this, seeds say nothing of use about a recipe's spread."""
+FEWEST_FOR_P99 = 100
+"""Samples from which the 99th percentile is given."""
+RUN_TO_RUN = 0.02
+"""Relative standard deviation of a timing from one session to the next that the samples within one session cannot
+show: clock, memory layout, neighbours on the same host."""
+_BLOCKS = 10
+"""Into so many pieces of consecutive samples a session is cut."""
+_RESAMPLES = 999
+_MOST_NEEDED = 10_000_000
+"""More than this is not worth saying."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the distance of its ends."""
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What it would take to see a difference of the observed size four times out of five."""
+
+    number: int
+    of: Literal["seeds of each", "test images", "timed sessions of each"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second minus first; of timings, second over first minus one."""
+
+    value: float
+    interval: Interval | None
+    """None where it cannot be known."""
+    p: float | None
+    """Two-sided, of no difference; None where it cannot be known."""
+    method: str
+    """The test, in words."""
+    needed: Needed | None = None
+    """None where the difference is zero or no number that one could reach would do."""
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the difference is more than chance."""
+        return self.p is not None and self.p < ALPHA
+
+
+# --- one model -----------------------------------------------------------------------------------------------------
+
+
+def mean_interval(values: Sequence[float]) -> Interval | None:
+    """Student's t-interval of the mean over seeds, in the values' unit; None below three values."""
+    if len(values) < FEWEST_SEEDS:
+        return None
+    from scipy import stats
+
+    mean = float(np.mean(values))
+    error = float(stats.sem(values))
+    if error == 0:
+        return Interval(mean, mean)
+    low, high = stats.t.interval(CONFIDENCE, len(values) - 1, loc=mean, scale=error)
+    return Interval(float(low), float(high))
+
+
+def wilson(right: int, images: int) -> Interval:
+    """Wilson's interval of one checkpoint's accuracy over the test images, shares; NaN without images."""
+    return wilsons([right], [images])[0]
+
+
+def wilsons(right: Sequence[int], images: Sequence[int]) -> list[Interval]:
+    """:func:`wilson` of several checkpoints."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        lows, highs = proportion_confint(np.asarray(right), np.asarray(images), alpha=ALPHA, method="wilson")
+    return [Interval(float(low), float(high)) for low, high in zip(lows, highs, strict=True)]
+
+
+def percentiles(seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, float | None]:
+    """'p50', 'p95' and 'p99' of timed samples in their unit; p99 is None below 100 samples, all without samples."""
+    if not len(seconds):
+        return {"p50": None, "p95": None, "p99": None}
+    p50, p95, p99 = (float(value) for value in np.percentile(seconds, [50, 95, 99]))
+    return {"p50": p50, "p95": p95, "p99": p99 if len(seconds) >= FEWEST_FOR_P99 else None}
+
+
+# --- these two checkpoints -----------------------------------------------------------------------------------------
+
+
+def discordant(labels: NDArray[np.integer], first: NDArray[np.integer], second: NDArray[np.integer]) -> tuple[int, int]:
+    """How many images only the first, and only the second, classified right.
+
+    Args:
+        labels: shape [images]: the true classes.
+        first: shape [images]: the first model's answers.
+        second: shape [images]: the second's.
+    """
+    first_right, second_right = labels == first, labels == second
+    return int(np.sum(first_right & ~second_right)), int(np.sum(second_right & ~first_right))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The exact two-sided p of McNemar's test from the images that only one of two models classified right."""
+    from statsmodels.stats.contingency_tables import mcnemar as test
+
+    return float(test([[0, only_first], [only_second, 0]], exact=True).pvalue)
+
+
+def checkpoints_difference(only_first: int, only_second: int, images: int) -> Difference:
+    """How much more of the test images the second checkpoint classifies right, as a share.
+
+    The interval is that of Clopper and Pearson for how the images that only one classified right fall to the two,
+    which is the inverse of the exact test: it is clear of zero where p is below 0.05. It takes the number of such
+    images as given, but for none at all.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    apart = only_first + only_second
+    if apart:
+        low, high = (
+            (2 * float(end) - 1) * apart / images
+            for end in proportion_confint(only_second, apart, alpha=ALPHA, method="beta")
+        )
+    else:
+        high = float(proportion_confint(0, images, alpha=ALPHA, method="beta")[1])
+        low = -high
+    value = (only_second - only_first) / images
+    needed = _images_for(only_second / apart, apart / images) if apart else None
+    p = mcnemar(only_first, only_second)
+    return Difference(value, Interval(low, high), p, "exact McNemar test", needed)
+
+
+def _images_for(share: float, rate: float) -> Needed | None:
+    """Images for McNemar's test, if ``rate`` of them tell the two apart and ``share`` of those fall to the second."""
+    from statsmodels.stats.power import NormalIndPower
+    from statsmodels.stats.proportion import proportion_effectsize
+
+    effect = abs(float(proportion_effectsize(share, 0.5)))
+    apart = _solved(NormalIndPower(), effect, ratio=0) if effect else math.inf
+    return _needed(max(apart, 6.0) / rate, "test images")  # fewer than 6 never give p < 0.05
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values made larger so that all of them together are below 0.05 by chance in at most 5 % of cases (Holm)."""
+    if len(p) < 2:
+        return list(p)
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(value) for value in multipletests(p, alpha=ALPHA, method="holm")[1]]
+
+
+# --- these two recipes ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """What the seeds of one recipe reached."""
+
+    accuracies: Mapping[int, float]
+    """By seed: share of test images classified right."""
+    right: NDArray[np.bool_] | None = None
+    """Shape [seeds, images], in the order of ``accuracies``: which images were classified right; None if not stored."""
+
+
+def recipes_difference(first: Seeds, second: Seeds) -> Difference | None:
+    """How much more accurate the second recipe is on average, as a share; None below three seeds of either.
+
+    Over seeds first: paired where both have the same seeds, else as Welch does. Then over images, where it is stored
+    which were classified right: other test images would have given another difference, too. Seeds and images are
+    crossed random effects, so the variance of the mean difference is that of the seeds plus that of the images less
+    that of their interaction, which is in both (Brennan, Generalizability Theory, 2001, section 4.2, for one facet);
+    degrees of freedom after Welch and Satterthwaite.
+    """
+    from scipy import stats
+
+    counts = len(first.accuracies), len(second.accuracies)
+    if min(counts) < FEWEST_SEEDS:
+        return None
+    paired = set(first.accuracies) == set(second.accuracies)
+    order = list(first.accuracies)
+    ones = np.array(list(first.accuracies.values()))
+    others = np.array([second.accuracies[seed] for seed in order] if paired else list(second.accuracies.values()))
+    value = float(others.mean() - ones.mean())
+    spreads = [others - ones] if paired else [ones, others]
+    # (variance of the mean, degrees of freedom) of what is random
+    parts = [(float(spread.var(ddof=1)) / len(spread), len(spread) - 1) for spread in spreads]
+    over_seeds = sum(variance for variance, _ in parts)
+    over_images = twice = 0.0
+    images = 0
+    method = "paired t-test over the seeds" if paired else "Welch's t-test over the seeds"
+    if first.right is not None and second.right is not None and first.right.shape[1] == second.right.shape[1]:
+        images = first.right.shape[1]
+        if paired:
+            rows = [list(second.accuracies).index(seed) for seed in order]
+            answers = [second.right[rows].astype(np.float64) - first.right]
+            per_image = answers[0].mean(axis=0)
+        else:
+            answers = [first.right.astype(np.float64), second.right.astype(np.float64)]
+            per_image = answers[1].mean(axis=0) - answers[0].mean(axis=0)
+        over_images = float(per_image.var(ddof=1)) / images
+        twice = sum(_interaction(table) for table in answers)
+        parts.append((over_images, images - 1))
+        method += ", then over the test images"
+    variance = max(over_seeds + over_images - twice, over_seeds, over_images)
+    if variance < 1e-18:  # every seed gave the same
+        return Difference(value, Interval(value, value), 1.0 if abs(value) < 1e-12 else 0.0, method)
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    spread = stats.t(df=max(freedom, min(degrees for _, degrees in parts)), scale=math.sqrt(variance))
+    reach = float(spread.ppf(1 - ALPHA / 2))
+    p = float(2 * spread.sf(abs(value)))
+    needed = _for_recipes(value, spreads, max(over_images - twice, 0.0), images)
+    return Difference(value, Interval(value - reach, value + reach), p, method, needed)
+
+
+def _interaction(table: NDArray[np.float64]) -> float:
+    """Variance that the interaction of seeds and images gives the mean of ``table``, shape [seeds, images]."""
+    seeds, images = table.shape
+    squares = (
+        float(np.sum(table**2))
+        - images * float(np.sum(table.mean(axis=1) ** 2))
+        - seeds * float(np.sum(table.mean(axis=0) ** 2))
+        + table.size * float(table.mean()) ** 2
+    )
+    return max(squares, 0.0) / ((seeds - 1) * (images - 1) * table.size)
+
+
+def _for_recipes(
+    value: float, spreads: Sequence[NDArray[np.float64]], over_images: float, images: int
+) -> Needed | None:
+    """Seeds that would do; images, where no number of seeds would."""
+    from scipy import stats
+    from statsmodels.stats.power import TTestIndPower, TTestPower
+
+    if value == 0:
+        return None
+    together = float(stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER))
+    left = value**2 - together**2 * over_images
+    if left <= 0:
+        return _needed(images * together**2 * over_images / value**2 * 1.5, "test images")
+    deviation = math.sqrt(float(np.mean([spread.var(ddof=1) for spread in spreads])))
+    if deviation == 0:
+        return None
+    power = TTestPower() if len(spreads) == 1 else TTestIndPower()
+    return _needed(max(_solved(power, math.sqrt(left) / deviation), FEWEST_SEEDS), "seeds of each")
+
+
+# --- timings -------------------------------------------------------------------------------------------------------
+
+
+def timings_difference(
+    first: Sequence[NDArray[np.float64]], second: Sequence[NDArray[np.float64]], *, percentile: float = 50
+) -> Difference | None:
+    """How much larger the second's median (or other percentile) is, relative to the first's; None without samples.
+
+    Samples that follow each other are alike, and a session as a whole is faster or slower than the next, so that
+    the samples are not the number that counts. With three sessions of each or more, the sessions' percentiles are
+    compared as Welch does, on a logarithmic scale. With fewer, blocks of consecutive samples are resampled
+    (:func:`scipy.stats.bootstrap`, always with the same random numbers). To both is added what sessions differ by that
+    cannot be seen from within one, :data:`RUN_TO_RUN`.
+
+    Args:
+        first: for each session its samples in the order in which they were taken: seconds, or images per second.
+        second: the same of the other.
+        percentile: 50 for the median.
+    """
+    from scipy import stats
+
+    sides = [[session for session in side if len(session)] for side in (first, second)]
+    if not all(sides):
+        return None
+    middles = [float(np.percentile(np.concatenate(side), percentile)) for side in sides]
+    if min(middles) <= 0:
+        return None
+    value = math.log(middles[1] / middles[0])
+    unseen = [RUN_TO_RUN**2 / len(side) for side in sides]
+    if min(map(len, sides)) >= FEWEST_SEEDS:
+        logs = [np.log([np.percentile(session, percentile) for session in side]) for side in sides]
+        parts = [(float(log.var(ddof=1)) / len(log), len(log) - 1) for log in logs]
+        method = f"Welch's t-test over {len(sides[0])} and {len(sides[1])} sessions"
+    else:
+        parts = [_block_variance(side, percentile) for side in sides]
+        method = "bootstrap over blocks of samples"
+    variance = sum(part for part, _ in parts) + sum(unseen)
+    freedom = variance**2 / max(sum(part**2 / degrees for part, degrees in parts), 1e-300)
+    spread = stats.t(df=min(freedom, 1e6), scale=math.sqrt(variance))
+    reach = float(spread.ppf(1 - ALPHA / 2))
+    interval = Interval(math.expm1(value - reach), math.expm1(value + reach))
+    needed = None
+    if value:
+        from statsmodels.stats.power import TTestIndPower
+
+        deviation = math.sqrt(variance / (1 / len(sides[0]) + 1 / len(sides[1])))
+        needed = _needed(max(_solved(TTestIndPower(), abs(value) / deviation), FEWEST_SEEDS), "timed sessions of each")
+    return Difference(math.expm1(value), interval, float(2 * spread.sf(abs(value))), method, needed)
+
+
+def _block_variance(sessions: Sequence[NDArray[np.float64]], percentile: float) -> tuple[float, int]:
+    """(variance of the logarithm of the percentile, degrees of freedom), from resampling blocks of samples."""
+    from scipy import stats
+
+    blocks = [block for session in sessions for block in np.array_split(session, min(_BLOCKS, len(session)))]
+    length = min(map(len, blocks))
+    table = np.stack([block[:length] for block in blocks])
+    if len(table) < 2 or np.ptp(table) == 0:
+        return 0.0, 1
+
+    def statistic(chosen: NDArray[np.int64], axis: int) -> NDArray[np.float64]:
+        samples = table[chosen]  # [..., blocks, samples of a block]
+        return cast(
+            NDArray[np.float64], np.log(np.percentile(samples.reshape(*chosen.shape[:-1], -1), percentile, axis=axis))
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            (np.arange(len(table)),),
+            statistic,
+            n_resamples=_RESAMPLES,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            vectorized=True,
+            rng=np.random.default_rng(0),
+        )
+    small = len(table) / (len(table) - 1)  # a bootstrap of few is too sure by this factor
+    return float(found.standard_error) ** 2 * small, len(table) - 1
+
+
+# --- power ---------------------------------------------------------------------------------------------------------
+
+
+def _solved(power: Any, effect: float, **further: float) -> float:
+    """The sample size that one of statsmodels' power classes finds; 0 where the effect is so large that any does."""
+    if effect > 4:  # statsmodels finds no root below its smallest size
+        return 0.0
+    if effect < 1e-3:
+        return math.inf
+    return float(np.squeeze(power.solve_power(effect_size=effect, alpha=ALPHA, power=POWER, **further)))
+
+
+def _needed(number: float, of: Literal["seeds of each", "test images", "timed sessions of each"]) -> Needed | None:
+    return Needed(math.ceil(number), of) if number <= _MOST_NEEDED else None
