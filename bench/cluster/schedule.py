@@ -144,7 +144,7 @@ class Scheduler:
                     group,
                     self._inputs[first.model],
                     self._mailbox,
-                    storage=self._session.storage,
+                    session=self._session,
                     max_failures=self._limits.max_failures,
                     oom_backoff=self._limits.oom_backoff,
                 )

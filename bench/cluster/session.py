@@ -39,6 +39,8 @@ class Session:
     """A connection to Ray."""
 
     nodes: list[Node]
+    own: bool
+    """Started by this command, and ended with it."""
     storage: Path
     """Scratch space for Ray Train's own files; removed with the session."""
 
@@ -64,7 +66,9 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
         "ignore_reinit_error": False,
     }
     if address is None:
-        with _on_loopback():
+        from bench.cluster.lean import without_monitors
+
+        with _on_loopback(), without_monitors() if not verbose else contextlib.nullcontext():
             # "local": without it ray.init would join a cluster that somebody else started on this machine
             ray.init(address="local", include_dashboard=False, _node_ip_address=_LOOPBACK, **common)
     else:
@@ -84,7 +88,7 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
             if node["Alive"]
         ]
         with tempfile.TemporaryDirectory(prefix="bench-train-", ignore_cleanup_errors=True) as storage:
-            yield Session(nodes, Path(storage))
+            yield Session(nodes, address is None, Path(storage))
     finally:
         ray.shutdown()
 

@@ -8,7 +8,6 @@ import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -16,7 +15,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from bench.cluster.lean import LeanTrainer
 from bench.cluster.placement import Group
+from bench.cluster.session import Session
 from bench.learning.plugins import Plugin
 from bench.spec import Progress, Run, Saved, Status
 
@@ -62,7 +63,13 @@ class TrainContext:
 
 
 def fit_group(
-    group: Group, inputs: SharedInputs, mailbox: ActorHandle, *, storage: Path, max_failures: int, oom_backoff: bool
+    group: Group,
+    inputs: SharedInputs,
+    mailbox: ActorHandle,
+    *,
+    session: Session,
+    max_failures: int,
+    oom_backoff: bool,
 ) -> None:
     """Train a group; returns when its last run is done. Its workers' results are in the mailbox.
 
@@ -73,7 +80,8 @@ def fit_group(
     """
     need = group.need
     # Not TorchTrainer: it imports torch in the controller too, 3 s and 600 MB that do nothing.
-    trainer = DataParallelTrainer(
+    kind = LeanTrainer if session.own else DataParallelTrainer
+    trainer = kind(
         _train_loop,
         train_loop_config={
             "runs": group.runs,
@@ -89,7 +97,7 @@ def fit_group(
         ),
         run_config=RunConfig(
             name=group.runs[0].id,
-            storage_path=str(storage),
+            storage_path=str(session.storage),
             # The mailbox counts the failures of each run; together they may not stop the group before.
             failure_config=FailureConfig(max_failures=(max_failures + 1) * len(group.runs)),
             callbacks=[_TellMailbox(group.runs, mailbox), _Introduce(mailbox)],
@@ -176,7 +184,7 @@ def _train_loop(config: dict[str, Any]) -> None:
         mailbox=mailbox,
         rank=worker.get_world_rank(),
         world_size=worker.get_world_size(),
-        device=_device(),
+        device=gpu_or_cpu(),
         threads=config["threads"],
     )
     node_id = ray.get_runtime_context().get_node_id()
@@ -191,7 +199,8 @@ def _train_loop(config: dict[str, Any]) -> None:
                     ray.get(mailbox.put.remote(outcome))
 
 
-def _device() -> str:
+def gpu_or_cpu() -> str:
+    """The device of this Ray worker, as torch names it: its one GPU if it was given one."""
     if not ray.get_gpu_ids():
         return "cpu"
     import torch
