@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,11 +13,13 @@ from pathlib import Path
 from tabulate import tabulate
 
 from bench.cluster.placement import Admission, Group, Node, place
-from bench.cluster.session import connect
+from bench.cluster.session import Session, connect
 from bench.interrupts import INTERRUPTED, interruptible
+from bench.learning.datasets import Dataset
 from bench.options import Options
 from bench.plan import Plan, make_plan
 from bench.progress import ProgressView
+from bench.reporting import images, stats
 from bench.reporting.store import Store
 from bench.reporting.summary import write_summary
 from bench.reporting.terminal import print_results
@@ -36,22 +40,183 @@ def run_benchmark(options: Options) -> int:
         print(f"note: {plan.dataset.note}", flush=True)
     if options.question:
         print(f"question: {options.question}")
-    stored = {} if options.fresh else _stored(store)
-    jobs = _missing(plan.jobs, stored, retry_failed=options.retry_failed)
-    ended: dict[str, Status] = {}
-    interrupted = False
-    if jobs or options.dry_run:
-        interrupted = _train(options, plan, jobs, store, stored, ended)
-    else:
-        print("every run that is asked for is already there; --fresh trains them again")
-    if options.dry_run:
-        return 0
-    print_results(store, write_summary(store))
-    if interrupted:
-        return INTERRUPTED
-    status = {record.run_id: record.status for record in stored.values()} | ended
-    asked_for = [run.id for job in plan.jobs for run in job.runs()]
-    return 0 if all(status.get(run_id) is Status.OK for run_id in asked_for) else 1
+    if not options.dry_run:
+        save_images(store.root, plan.dataset)
+    return _Benchmark(options, plan, store).run()
+
+
+def save_images(root: Path, dataset: Dataset) -> None:
+    """Keep the test images beside the results, so that a report can show what a model got wrong."""
+    test = dataset.test
+    images.save(root, dataset.sha256, test.images, test.labels, dataset.class_names, dataset=dataset.name)
+
+
+class _Benchmark:
+    """One command: what was asked for, what the results folder has, what is being added to it."""
+
+    def __init__(self, options: Options, plan: Plan, store: Store) -> None:
+        self.options = options
+        self.plan = plan
+        self.store = store
+        self.stored = {} if options.fresh else _stored(store)
+        self.ended: dict[str, Record] = {}
+        """How each run of this command ended."""
+        self.jobs = list(plan.jobs)
+        """What is asked for; more seeds with --until-ci."""
+
+    def run(self) -> int:
+        """Train what is missing, time it, report; returns the exit code."""
+        options = self.options
+        missing = _missing(self.jobs, self.stored, retry_failed=options.retry_failed)
+        interrupted = False
+        if missing or options.dry_run or self._too_wide() or self._to_time():
+            interrupted = self._with_ray(missing)
+        else:
+            print("every run that is asked for is already there; --fresh trains them again")
+        if options.dry_run:
+            return 0
+        print_results(self.store, write_summary(self.store))
+        if interrupted:
+            return INTERRUPTED
+        known = self._known()
+        asked_for = [run.id for job in self.jobs for run in job.runs()]
+        return 0 if all(run_id in known and known[run_id].status is Status.OK for run_id in asked_for) else 1
+
+    def _known(self) -> dict[str, Record]:
+        return self.stored | self.ended
+
+    def _with_ray(self, missing: Sequence[Job]) -> bool:
+        """Returns whether it was interrupted."""
+        options, plan = self.options, self.plan
+        with connect(options.address, verbose=options.verbose) as session:
+            groups = self._place(missing, session)
+            if groups or options.dry_run:
+                print(_describe(plan, groups, session.nodes, in_full=options.dry_run), flush=True)
+            if options.dry_run:
+                return False
+            try:
+                with interruptible():
+                    if groups:
+                        self._train(session, missing, groups)
+                    while more := self._too_wide():
+                        self._train(session, more, self._place(more, session))
+                    self._time(session)
+            except KeyboardInterrupt:
+                print("interrupted; finished runs are kept, and the same command goes on from here")
+                return True
+        return False
+
+    def _place(self, jobs: Sequence[Job], session: Session) -> list[Group]:
+        return place(
+            jobs,
+            session.nodes,
+            cpus_per_worker=self.options.cpus_per_worker,
+            gpus_per_worker=self.options.gpus_per_worker,
+        )
+
+    def _train(self, session: Session, jobs: Sequence[Job], groups: Sequence[Group]) -> None:
+        from bench.cluster.schedule import Limits, Scheduler  # imports ray, which reads settings that connect() made
+
+        options, plan, store = self.options, self.plan, self.store
+        commit = git_commit()
+        with ProgressView(jobs) as view:
+
+            def handle(event: Event) -> None:
+                if isinstance(event, Begun):
+                    view.begun(event.run_id, event.attempt)
+                elif isinstance(event, Saved):
+                    store.save_state(event.run_id, event.state)
+                elif isinstance(event, Outcome):
+                    record = event.record
+                    before = self.stored.get(record.run_id)
+                    attempts = record.attempts + (before.attempts if before else 0)
+                    known = record.model_copy(update={"git_commit": commit, "attempts": attempts})
+                    self.ended[record.run_id] = store.write(replace(event, record=known))
+                    view.finished(self.ended[record.run_id])
+                else:
+                    view.update(event)
+
+            scheduler = Scheduler(
+                session,
+                dataset=plan.dataset,
+                weights=plan.weights,
+                plugin=plan.plugin,
+                states={} if options.fresh else store.states([run.id for job in jobs for run in job.runs()]),
+                limits=Limits(options.max_failures, options.timeout, options.oom_backoff),
+                handle=handle,
+            )
+            scheduler.train(groups)
+
+    def _too_wide(self) -> list[Job]:
+        """With --until-ci: more seeds for each job whose interval is too wide; says so when there may be no more."""
+        width = self.options.until_ci
+        if width is None or self.options.dry_run:
+            return []
+        more = []
+        for number, job in enumerate(self.jobs):
+            known = self._known()
+            records = [known[run.id] for run in job.runs() if run.id in known]
+            accuracies = [record.test_accuracy for record in records if record.test_accuracy is not None]
+            if len(accuracies) < len(job.seeds):
+                continue  # a run failed: another seed would likely fail too
+            interval = stats.mean_interval(accuracies)
+            # of three seeds at least: below that there is no interval
+            if interval is not None and 100 * (interval.high - interval.low) <= width:
+                print(f"{job.model}: {len(accuracies)} seeds, interval {_points(interval)} wide: narrow enough")
+                continue
+            if len(job.seeds) >= self.options.max_seeds:
+                shown = _points(interval) if interval is not None else "not known"
+                print(f"{job.model}: {len(accuracies)} seeds, the most allowed (--max-seeds); interval {shown} wide")
+                continue
+            wanted = 3 - len(job.seeds)
+            if interval is not None:  # its width shrinks with the root of the number of seeds
+                missing = len(job.seeds) * ((100 * (interval.high - interval.low) / width) ** 2 - 1)
+                wanted = min(math.ceil(missing), len(job.seeds))
+            wanted = max(1, min(wanted, self.options.max_seeds - len(job.seeds)))
+            new = tuple(itertools.islice((seed for seed in itertools.count() if seed not in job.seeds), wanted))
+            self.jobs[number] = job.model_copy(update={"seeds": (*job.seeds, *new)})
+            more.append(job.model_copy(update={"seeds": new}))
+        return _missing(more, self.stored, retry_failed=False) if more else []
+
+    def _to_time(self) -> list[Record]:
+        """One finished run of each job that has no exclusive timing yet."""
+        if self.options.no_timing or self.options.dry_run:
+            return []
+        found, known = [], self._known()
+        for job in self.jobs:
+            records = [known[run.id] for run in job.runs() if run.id in known]
+            done = [record for record in records if record.status is Status.OK and self._checkpoint(record).is_file()]
+            timed = any(self.store.timings(record.run_id) for record in done)
+            if done and (self.options.fresh or not timed):
+                found.append(done[0])
+        return found
+
+    def _checkpoint(self, record: Record) -> Path:
+        return self.store.root / (record.checkpoint or "no checkpoint")
+
+    def _time(self, session: Session) -> None:
+        """Measure speed, one model at a time with the machine to itself."""
+        records = self._to_time()
+        if not records:
+            return
+        from bench.cluster.timing import NotTimedError, time_alone
+
+        models = ", ".join(dict.fromkeys(record.model for record in records))
+        print(f"timing {models}, one at a time", flush=True)
+        runs = {run.id: run for job in self.jobs for run in job.runs()}
+        trained = [(runs[record.run_id], self._checkpoint(record).read_bytes()) for record in records]
+        plan = self.plan
+        try:
+            rows = time_alone(session, trained, dataset=plan.dataset, weights=plan.weights, plugin=plan.plugin)
+        except NotTimedError as error:
+            print(f"warning: not timed: {error}", file=sys.stderr)
+            return
+        for record in records:
+            self.store.write_timings(record.run_id, [row for row in rows if row.run_id == record.run_id])
+
+
+def _points(interval: stats.Interval) -> str:
+    return f"{100 * (interval.high - interval.low):.2f} points"
 
 
 def _stored(store: Store) -> dict[str, Record]:
@@ -78,62 +243,6 @@ def _missing(jobs: Sequence[Job], stored: Mapping[str, Record], *, retry_failed:
         runs = "1 run" if failed == 1 else f"{failed} runs"
         print(f"{runs} failed in an earlier command, left as it was; --retry-failed tries again")
     return left
-
-
-def _train(
-    options: Options,
-    plan: Plan,
-    jobs: Sequence[Job],
-    store: Store,
-    stored: Mapping[str, Record],
-    ended: dict[str, Status],
-) -> bool:
-    """Train ``jobs`` and note in ``ended`` how each run ended; returns whether it was interrupted."""
-    with connect(options.address, verbose=options.verbose) as session:
-        groups = place(
-            jobs,
-            session.nodes,
-            cpus_per_worker=options.cpus_per_worker,
-            gpus_per_worker=options.gpus_per_worker,
-        )
-        print(_describe(plan, groups, session.nodes, in_full=options.dry_run), flush=True)
-        if options.dry_run:
-            return False
-        from bench.cluster.schedule import Limits, Scheduler  # imports ray, which reads settings that connect() made
-
-        commit = git_commit()
-        with ProgressView(jobs) as view, interruptible():
-
-            def handle(event: Event) -> None:
-                if isinstance(event, Begun):
-                    view.begun(event.run_id, event.attempt)
-                elif isinstance(event, Saved):
-                    store.save_state(event.run_id, event.state)
-                elif isinstance(event, Outcome):
-                    record = event.record
-                    before = stored.get(record.run_id)
-                    attempts = record.attempts + (before.attempts if before else 0)
-                    known = record.model_copy(update={"git_commit": commit, "attempts": attempts})
-                    ended[record.run_id] = record.status
-                    view.finished(store.write(replace(event, record=known)))
-                else:
-                    view.update(event)
-
-            try:
-                scheduler = Scheduler(
-                    session,
-                    dataset=plan.dataset,
-                    weights=plan.weights,
-                    plugin=plan.plugin,
-                    states={} if options.fresh else store.states([run.id for job in jobs for run in job.runs()]),
-                    limits=Limits(options.max_failures, options.timeout, options.oom_backoff),
-                    handle=handle,
-                )
-                scheduler.train(groups)
-            except KeyboardInterrupt:
-                view.say("interrupted; finished runs are kept, and the same command goes on from here")
-                return True
-    return False
 
 
 def _describe(plan: Plan, groups: Sequence[Group], nodes: Sequence[Node], *, in_full: bool) -> str:

@@ -247,22 +247,14 @@ def _train_epoch(
         empty = len(own) == 0  # a last batch smaller than the number of workers: take part with weight 0
         if empty:
             own = batch[:1]
-        with arithmetic(order.device, precision):
-            logits = model(trainee.prepare(trainee.inputs[own])).float()
-        labels = trainee.labels[own]
-        summed = F.cross_entropy(logits, labels, reduction="sum")
-        if empty:
-            summed = summed * 0.0
         # DistributedDataParallel averages over workers: scaled so that the result is the mean over the batch.
-        loss = summed * (world / len(batch))
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
+        scale = 0.0 if empty else world / len(batch)
+        summed, right = training_step(model, optimizer, trainee, own, precision=precision, scale=scale)
         if schedule is not None:
             schedule.step()
-        loss_sum += summed.detach()
         if not empty:
-            correct += (logits.detach().argmax(1) == labels).sum()
+            loss_sum += summed
+            correct += right
             own_done += len(own)
         done += len(batch)
         if rank == 0 and (now := time.perf_counter()) >= next_report:
@@ -276,6 +268,35 @@ def _train_epoch(
     seconds = time.perf_counter() - start
     images = len(order)
     return EpochResult(float(loss_sum) / images, float(correct) / images, seconds, images / seconds)
+
+
+def training_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    trainee: Trainee,
+    batch: Tensor,
+    *,
+    precision: str,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step of the optimiser; (summed cross-entropy in nats, images classified right), both on the device.
+
+    Args:
+        model: the trainee's module, wrapped if there are several workers.
+        optimizer: of its parameters.
+        trainee: what is trained.
+        batch: positions in the trainee's inputs, int64 [images].
+        precision: 'fp32' or 'bf16'.
+        scale: what the summed loss is multiplied by before its gradient is taken; None gives the mean.
+    """
+    labels = trainee.labels[batch]
+    with arithmetic(labels.device, precision):
+        logits = model(trainee.prepare(trainee.inputs[batch])).float()
+    summed = F.cross_entropy(logits, labels, reduction="sum")
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(summed * (1 / len(batch) if scale is None else scale))
+    optimizer.step()
+    return summed.detach(), (logits.detach().argmax(1) == labels).sum()
 
 
 @dataclass(frozen=True)

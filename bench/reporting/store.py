@@ -3,6 +3,7 @@
     results/runs/ID.parquet              the record: one row, the same schema in every shard
     results/epochs/ID.parquet            one row per epoch
     results/predictions/ID.parquet       one row per test image
+    results/timings/ID.parquet           one row per timed sample, of the runs that were timed
     results/checkpoints/ID.safetensors   the trained model
     results/unfinished/ID.state          what an interrupted run goes on from
     results/set-aside/                   files from runs/ that are no records: torn, or somebody else's
@@ -29,7 +30,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import UserError
-from bench.spec import SCHEMA_VERSION, EpochRecord, Outcome, Record, Status
+from bench.spec import SCHEMA_VERSION, EpochRecord, Outcome, Predictions, Record, Status, Timing
 
 _ARROW_TYPES: dict[Any, pa.DataType] = {
     int: pa.int64(),
@@ -47,7 +48,7 @@ def schema_of(row: type[BaseModel]) -> pa.Schema:
         annotation: Any = field.annotation
         if isinstance(annotation, types.UnionType):
             annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
-        if issubclass(annotation, StrEnum):
+        if typing.get_origin(annotation) is typing.Literal or issubclass(annotation, StrEnum):
             annotation = str
         metadata = {"description": field.description} if field.description else None
         columns.append(pa.field(name, _ARROW_TYPES[annotation], nullable=not field.is_required(), metadata=metadata))
@@ -56,6 +57,7 @@ def schema_of(row: type[BaseModel]) -> pa.Schema:
 
 RUNS_SCHEMA = schema_of(Record)
 EPOCHS_SCHEMA = schema_of(EpochRecord)
+TIMINGS_SCHEMA = schema_of(Timing)
 PREDICTIONS_SCHEMA = pa.schema(
     [
         pa.field("image", pa.int32(), nullable=False, metadata={"description": "position in the test split"}),
@@ -171,6 +173,29 @@ class Store:
         file = self._file("epochs", run_id)
         rows = pq.read_table(file).to_pylist() if file.exists() else []
         return [EpochRecord.model_validate(row) for row in rows]
+
+    def write_timings(self, run_id: str, timings: Sequence[Timing]) -> None:
+        """Store the timed samples of a run, in place of those from before."""
+        with _disk_errors(self.root):
+            file = self._file("timings", run_id)
+            file.parent.mkdir(exist_ok=True)
+            self._write_table(file, pa.Table.from_pylist([timing.model_dump() for timing in timings], TIMINGS_SCHEMA))
+
+    def timings(self, run_id: str) -> list[Timing]:
+        """The timed samples of a run; empty if it was not timed, or if the file is damaged."""
+        try:
+            rows = pq.read_table(self._file("timings", run_id)).to_pylist()
+            return [Timing.model_validate(row) for row in rows]
+        except (OSError, pa.ArrowException, ValidationError):
+            return []
+
+    def predictions(self, run_id: str) -> Predictions | None:
+        """What a run's model said of each test image; None if that is not there."""
+        try:
+            table = pq.read_table(self._file("predictions", run_id), schema=PREDICTIONS_SCHEMA)
+        except (OSError, pa.ArrowException):
+            return None
+        return Predictions(*(table[name].to_numpy() for name in ("label", "predicted", "probability")))
 
     def save_state(self, run_id: str, state: bytes) -> None:
         """Keep what an interrupted run goes on from."""
