@@ -28,8 +28,10 @@ FEWEST_FOR_P99 = 100
 RUN_TO_RUN = 0.02
 """Relative standard deviation of a timing from one session to the next that the samples within one session cannot
 show: clock, memory layout, neighbours on the same host."""
-_BLOCKS = 10
-"""Into so many pieces of consecutive samples a session is cut."""
+FEWEST_BLOCKS = 3
+"""With fewer, the blocks of a timing are cut into parts"""
+_PARTS = 10
+"""of consecutive samples, so many."""
 _RESAMPLES = 999
 _MOST_NEEDED = 10_000_000
 """More than this is not worth saying."""
@@ -245,7 +247,7 @@ def recipes_difference(first: Seeds, second: Seeds) -> Difference | None:
 
 def _interaction(table: NDArray[np.float64]) -> float:
     """Variance that the interaction of seeds and images gives the mean of ``table``, shape [seeds, images]."""
-    seeds, images = table.shape
+    seeds, images = len(table), len(table[0])
     squares = (
         float(np.sum(table**2))
         - images * float(np.sum(table.mean(axis=1) ** 2))
@@ -277,43 +279,46 @@ def _for_recipes(
 
 # --- timings -------------------------------------------------------------------------------------------------------
 
+Session = Sequence[NDArray[np.float64]]
+"""Blocks of samples of one timing: samples of a block follow each other, other things may happen between blocks."""
+
 
 def timings_difference(
-    first: Sequence[NDArray[np.float64]], second: Sequence[NDArray[np.float64]], *, percentile: float = 50
+    first: Sequence[Session], second: Sequence[Session], *, percentile: float = 50
 ) -> Difference | None:
     """How much larger the second's median (or other percentile) is, relative to the first's; None without samples.
 
-    Samples that follow each other are alike, and a session as a whole is faster or slower than the next, so that
-    the samples are not the number that counts. With three sessions of each or more, the sessions' percentiles are
-    compared as Welch does, on a logarithmic scale. With fewer, blocks of consecutive samples are resampled
-    (:func:`scipy.stats.bootstrap`, always with the same random numbers). To both is added what sessions differ by that
-    cannot be seen from within one, :data:`RUN_TO_RUN`.
+    Samples that follow each other are alike, and one session as a whole is faster or slower than the next, so the
+    number of samples is not what counts. With three sessions of each or more, the sessions' percentiles are compared
+    as Welch does, on a logarithmic scale. With fewer, whole blocks are resampled (:func:`scipy.stats.bootstrap`,
+    always with the same random numbers). To both is added :data:`RUN_TO_RUN`, by which sessions differ and which
+    cannot be seen from within one.
 
     Args:
-        first: for each session its samples in the order in which they were taken: seconds, or images per second.
+        first: sessions, in any unit above 0: seconds, or images per second.
         second: the same of the other.
         percentile: 50 for the median.
     """
     from scipy import stats
 
-    sides = [[session for session in side if len(session)] for side in (first, second)]
+    sides = [[kept for session in side if (kept := [b for b in session if len(b)])] for side in (first, second)]
     if not all(sides):
         return None
-    middles = [float(np.percentile(np.concatenate(side), percentile)) for side in sides]
+    pooled = [np.concatenate([block for session in side for block in session]) for side in sides]
+    middles = [float(np.percentile(samples, percentile)) for samples in pooled]
     if min(middles) <= 0:
         return None
     value = math.log(middles[1] / middles[0])
-    unseen = [RUN_TO_RUN**2 / len(side) for side in sides]
     if min(map(len, sides)) >= FEWEST_SEEDS:
-        logs = [np.log([np.percentile(session, percentile) for session in side]) for side in sides]
-        parts = [(float(log.var(ddof=1)) / len(log), len(log) - 1) for log in logs]
-        method = f"Welch's t-test over {len(sides[0])} and {len(sides[1])} sessions"
+        each = [np.log([np.percentile(np.concatenate(session), percentile) for session in side]) for side in sides]
+        parts = [(float(logs.var(ddof=1)) / len(logs), len(logs) - 1) for logs in each]
+        method = f"Welch's t-test over {len(sides[0])} and {len(sides[1])} timed sessions"
     else:
         parts = [_block_variance(side, percentile) for side in sides]
         method = "bootstrap over blocks of samples"
-    variance = sum(part for part, _ in parts) + sum(unseen)
-    freedom = variance**2 / max(sum(part**2 / degrees for part, degrees in parts), 1e-300)
-    spread = stats.t(df=min(freedom, 1e6), scale=math.sqrt(variance))
+    variance = sum(part for part, _ in parts) + sum(RUN_TO_RUN**2 / len(side) for side in sides)
+    by_freedom = sum(part**2 / degrees for part, degrees in parts)
+    spread = stats.t(df=variance**2 / max(by_freedom, variance**2 / 1e6), scale=math.sqrt(variance))
     reach = float(spread.ppf(1 - ALPHA / 2))
     interval = Interval(math.expm1(value - reach), math.expm1(value + reach))
     needed = None
@@ -325,21 +330,21 @@ def timings_difference(
     return Difference(math.expm1(value), interval, float(2 * spread.sf(abs(value))), method, needed)
 
 
-def _block_variance(sessions: Sequence[NDArray[np.float64]], percentile: float) -> tuple[float, int]:
+def _block_variance(sessions: Sequence[Session], percentile: float) -> tuple[float, int]:
     """(variance of the logarithm of the percentile, degrees of freedom), from resampling blocks of samples."""
     from scipy import stats
 
-    blocks = [block for session in sessions for block in np.array_split(session, min(_BLOCKS, len(session)))]
+    blocks = [block for session in sessions for block in session]
+    if len(blocks) < FEWEST_BLOCKS:
+        blocks = [part for block in blocks for part in np.array_split(block, min(_PARTS, len(block)))]
     length = min(map(len, blocks))
     table = np.stack([block[:length] for block in blocks])
     if len(table) < 2 or np.ptp(table) == 0:
         return 0.0, 1
 
     def statistic(chosen: NDArray[np.int64], axis: int) -> NDArray[np.float64]:
-        samples = table[chosen]  # [..., blocks, samples of a block]
-        return cast(
-            NDArray[np.float64], np.log(np.percentile(samples.reshape(*chosen.shape[:-1], -1), percentile, axis=axis))
-        )
+        samples = table[chosen].reshape(*chosen.shape[:-1], -1)
+        return cast(NDArray[np.float64], np.log(np.percentile(samples, percentile, axis=axis)))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)

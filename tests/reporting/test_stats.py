@@ -253,19 +253,20 @@ def session(random: np.random.Generator, samples: int = 100, *, slower: float = 
     )
 
 
-def compared(random: np.random.Generator, sessions: int, slower: float) -> Difference:
+def compared(random: np.random.Generator, sessions: int, slower: float, blocks: int = 1) -> Difference:
     found = timings_difference(
-        [session(random) for _ in range(sessions)], [session(random, slower=slower) for _ in range(sessions)]
+        *([np.array_split(session(random, slower=how), blocks) for _ in range(sessions)] for how in (1.0, slower))
     )
     assert found is not None
     return found
 
 
+@pytest.mark.parametrize("blocks", [1, 5])
 @pytest.mark.parametrize("sessions", [1, 2, 3, 5])
-def test_equal_speeds_are_seldom_called_different(sessions: int) -> None:
+def test_equal_speeds_are_seldom_called_different(sessions: int, blocks: int) -> None:
     random = np.random.default_rng(0)
 
-    assert sum(compared(random, sessions, 1.0).distinguishable for _ in range(100)) <= 11
+    assert sum(compared(random, sessions, 1.0, blocks).distinguishable for _ in range(100)) <= 11
 
 
 @pytest.mark.parametrize(("sessions", "found"), [(1, 80), (5, 95)])
@@ -287,7 +288,7 @@ def test_the_same_samples_give_the_same_answer() -> None:
 def test_few_samples_are_no_reason_to_be_sure(samples: int) -> None:
     first, second = np.full(samples, 0.01), np.full(samples, 0.0101)
 
-    found = timings_difference([first], [second])
+    found = timings_difference([[first]], [[second]])
 
     assert found is not None
     assert found.value == pytest.approx(0.01)
@@ -297,17 +298,18 @@ def test_few_samples_are_no_reason_to_be_sure(samples: int) -> None:
 
 
 def test_without_samples_nothing_is_said() -> None:
-    assert timings_difference([], [np.ones(3)]) is None
-    assert timings_difference([np.ones(0)], [np.ones(3)]) is None
+    assert timings_difference([], [[np.ones(3)]]) is None
+    assert timings_difference([[np.ones(0)]], [[np.ones(3)]]) is None
+    assert timings_difference([[]], [[np.ones(3)]]) is None
 
 
 @given(factor=st.floats(0.01, 100))
 def test_the_unit_of_timings_does_not_matter(factor: float) -> None:
     random = np.random.default_rng(0)
-    first, second = ([session(random, 20) for _ in range(3)] for _ in range(2))
+    first, second = ([[session(random, 20)] for _ in range(3)] for _ in range(2))
 
     one = timings_difference(first, second)
-    other = timings_difference([factor * times for times in first], [factor * times for times in second])
+    other = timings_difference(*([[factor * times for times in one] for one in side] for side in (first, second)))
 
     assert one is not None
     assert other is not None
