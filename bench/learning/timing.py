@@ -32,8 +32,8 @@ BLOCK_SECONDS = 0.4
 """How long a block lasts at least, unless it has MOST_SAMPLES before."""
 WARM_UP_SECONDS = 0.15
 FEWEST_SAMPLES, MOST_SAMPLES = 3, 50
-TRIES = 3
-"""How often a block is timed again because something else was using the machine."""
+MOST_RETRIES = 6
+"""How many blocks in all are timed again because something else was using the machine; it may never be free."""
 CONTENDED_SHARE = 0.1
 """Of the machine's processor time, used by others: more than that disturbs."""
 _TRAINING_BATCHES = 8
@@ -73,9 +73,10 @@ def time_models(subjects: Sequence[Subject], *, device: str, threads: int) -> li
     calls = [call for subject in subjects for call in _calls(subject, device)]
     found: list[Timing] = []
     counts = [0] * len(calls)
+    retries = _Retries()
     for round_number in range(ROUNDS):
         for position, call in enumerate(calls):
-            samples, memory, contended = _block(call, device, first=round_number == 0)
+            samples, memory, contended = _block(call, device, retries, first=round_number == 0)
             measured_at = datetime.now(UTC)
             for seconds in samples:
                 found.append(
@@ -153,21 +154,29 @@ def _step(trainee: Trainee, run: Run, precision: str) -> Callable[[], object]:
     return once
 
 
-def _block(call: _Call, device: str, *, first: bool) -> tuple[list[float], float | None, bool]:
+@dataclass
+class _Retries:
+    left: int = MOST_RETRIES
+
+    def take(self) -> bool:
+        self.left -= 1
+        return self.left >= 0
+
+
+def _block(call: _Call, device: str, retries: _Retries, *, first: bool) -> tuple[list[float], float | None, bool]:
     """(seconds of each sample, peak memory in 10^6 bytes, whether something else used the machine)."""
+    _repeat(call.once, device, seconds=2 * WARM_UP_SECONDS if first else 0)
     best: tuple[list[float], float | None, float] | None = None
-    for attempt in range(TRIES):
+    while True:
         memory = measure.PeakMemory(device)
-        _repeat(call.once, device, seconds=WARM_UP_SECONDS * (3 if first and attempt == 0 else 1))
+        _repeat(call.once, device, seconds=WARM_UP_SECONDS)
         watch = _OthersShare()
         samples = _repeat(call.once, device, seconds=BLOCK_SECONDS)
         share = watch.share()
         if best is None or share < best[2]:
             best = samples, memory.megabytes(), share
-        if share <= CONTENDED_SHARE:
-            break
-    assert best is not None  # noqa: S101 - TRIES is at least 1
-    return best[0], best[1], best[2] > CONTENDED_SHARE
+        if best[2] <= CONTENDED_SHARE or not retries.take():
+            return best[0], best[1], best[2] > CONTENDED_SHARE
 
 
 def _repeat(once: Callable[[], object], device: str, *, seconds: float) -> list[float]:

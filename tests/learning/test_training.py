@@ -501,6 +501,9 @@ class Worker:
     def load(self, run_id: str) -> bytes | None:
         return self.saved.get(run_id)
 
+    def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
+        return True
+
 
 CASES = {"an odd last batch": 151, "a last batch of one image": 129}
 

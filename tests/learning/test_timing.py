@@ -1,0 +1,84 @@
+"""Timing alone: what is timed, how samples are kept, and that company on the machine is noticed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from bench.learning import datasets, timing
+from bench.learning.context import LocalContext
+from bench.learning.datasets import Dataset
+from bench.learning.execute import Inputs, execute
+from bench.learning.models import MODELS
+from bench.learning.timing import Subject, time_models
+from bench.learning.weights import find
+from bench.spec import Job, Recipe, Timing
+
+
+def subject_of(model: str, data: Dataset) -> Subject:
+    weights = find("bundled", model, MODELS[model].sources) if model == "mobilenet" else None
+    (run,) = Job(model=model, dataset=data.info, recipe=Recipe(epochs=1, batch_size=32)).runs()
+    inputs = Inputs(data, weights)
+    outcome = execute(run, inputs, LocalContext())
+    assert outcome.checkpoint is not None
+    return Subject(run, outcome.checkpoint, inputs)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.02)
+    monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "MOST_RETRIES", 0)
+
+
+@pytest.mark.usefixtures("short")
+def test_each_model_is_timed_in_every_way_and_every_round() -> None:
+    data = datasets.load("synthetic")
+    subjects = [subject_of(model, data) for model in ("cnn", "mobilenet")]
+
+    rows = time_models(subjects, device="cpu", threads=1)
+
+    for subject in subjects:
+        for kind, batch_size in (("training", 32), ("inference", 1), ("inference", 250)):
+            own = [row for row in rows if (row.run_id, row.kind, row.batch_size) == (subject.run.id, kind, batch_size)]
+            assert [row.sample for row in own] == list(range(len(own)))
+            assert len(own) >= timing.ROUNDS * timing.FEWEST_SAMPLES
+            assert len({row.measured_at for row in own}) == timing.ROUNDS
+            assert all(row.seconds > 0 for row in own)
+    assert {(row.device, row.threads, row.precision) for row in rows} == {("cpu", 1, "fp32")}
+
+
+@pytest.fixture
+def company() -> Iterator[None]:
+    """Other processes that keep every processor busy."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    time.sleep(0.5)
+    yield
+    for process in busy:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.usefixtures("company")
+def test_company_on_the_machine_is_noticed() -> None:
+    watch = timing._OthersShare()
+    end = time.perf_counter() + 0.5
+    while time.perf_counter() < end:
+        pass
+
+    assert watch.share() > timing.CONTENDED_SHARE
+
+
+def test_retries_end() -> None:
+    retries = timing._Retries(2)
+
+    assert [retries.take() for _ in range(4)] == [True, True, False, False]
+
+
+def test_a_timing_is_a_flat_row() -> None:
+    assert {name for name, field in Timing.model_fields.items() if not field.description} == set()
