@@ -161,7 +161,12 @@ def slug(name: str) -> str:
 class Record(BaseModel):
     """What came out of a run: one flat row. Unknown is null, never 0."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        ser_json_inf_nan="constants",  # the loss of a run that diverged
+    )
 
     schema_version: int = Field(default=SCHEMA_VERSION, description="version of these columns")
     run_id: str = Field(description="hash of all that determines the result, behind readable names")

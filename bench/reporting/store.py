@@ -7,8 +7,10 @@
     results/checkpoints/ID.safetensors   the trained model
     results/unfinished/ID.state          what an interrupted run goes on from
     results/set-aside/                   files from runs/ that are no records: torn, or somebody else's
+    results/.index.jsonl                 what runs/ holds once more, read a thousand times faster; may be deleted
 
-A record is written last: where there is a record, all that belongs to it is there.
+A record is written last: where there is a record, all that belongs to it is there. Only the shards count: a line of the
+index is believed while its shard has the size and the time of change that the line names.
 """
 
 from __future__ import annotations
@@ -19,15 +21,16 @@ import os
 import tempfile
 import types
 import typing
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from bench.errors import UserError
 from bench.spec import SCHEMA_VERSION, EpochRecord, Outcome, Predictions, Record, Status, Timing
@@ -69,6 +72,27 @@ PREDICTIONS_SCHEMA = pa.schema(
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
+
+_INDEX = ".index.jsonl"
+_WORTH_AN_INDEX = 100
+"""Reading writes an index only where it had to open so many shards: a folder of a few is left as it is."""
+_NO_RECORD = (OSError, pa.ArrowException, ValidationError, ValueError)
+"""What reading a file that is no record raises."""
+
+
+class _Indexed(BaseModel):
+    """A line of the index."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    size: int
+    changed: int
+    """Nanoseconds, as the file system says."""
+    record: Record
+
+    def line(self) -> bytes:
+        return b"\n" + self.model_dump_json().encode() + b"\n"  # a torn line before it stays a line of its own
 
 
 class Store:
@@ -119,7 +143,11 @@ class Store:
                 write_whole(file, outcome.checkpoint)
                 record = record.model_copy(update={"checkpoint": f"{file.parent.name}/{file.name}"})
             table = pa.Table.from_pylist([record.model_dump()], RUNS_SCHEMA)
-            self._write_table(self._file("runs", record.run_id), table)
+            shard = self._file("runs", record.run_id)
+            written = self._write_table(shard, table)
+            self._add_to_index(
+                _Indexed(file=shard.name, size=written.st_size, changed=written.st_mtime_ns, record=record)
+            )
             if record.status is not Status.INTERRUPTED:
                 self._file("unfinished", record.run_id, "state").unlink(missing_ok=True)
         return record
@@ -130,14 +158,66 @@ class Store:
         Args:
             set_aside: move such files out of runs/, so that the folder reads as one table for others too.
         """
-        records, problems = [], []
-        for file in sorted((self.root / "runs").glob("*.parquet")):
-            try:
-                records.append(_read_record(file))
-            except (OSError, pa.ArrowException, ValidationError, ValueError) as error:
-                problem = f"{file} is no record of a run ({_short(error)})"
+        shards = self._shards()
+        index, lines = self._read_index()
+        records, found, unknown = [], [], []
+        for name, state in shards.items():
+            line = index.get(name)
+            if line is not None and (line.size, line.changed) == state:
+                records.append(line.record)
+                found.append(line)
+            else:
+                unknown.append(self.root / "runs" / name)
+        problems = []
+        for file, result, whole in _read_shards(unknown):
+            if isinstance(result, Record):
+                records.append(result)
+                size, changed = shards[file.name]
+                if whole:
+                    found.append(_Indexed(file=file.name, size=size, changed=changed, record=result))
+            else:
+                problem = f"{file} is no record of a run ({result})"
                 problems.append(f"{problem}; {self._set_aside(file) if set_aside else 'left out'}")
+        if len(unknown) >= _WORTH_AN_INDEX or lines > 2 * len(found) + _WORTH_AN_INDEX:
+            with suppress(OSError):  # a folder that may only be read
+                write_whole(self.root / _INDEX, b"".join(line.line() for line in found))
         return sorted(records, key=lambda record: (record.started_at, record.run_id)), problems
+
+    def _shards(self) -> dict[str, tuple[int, int]]:
+        """(size, time of change in ns) of each shard, by its name, in order."""
+        found = {}
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root / "runs") as entries:
+            for entry in entries:
+                if entry.name.endswith(".parquet"):
+                    try:
+                        state = entry.stat()
+                        found[entry.name] = (state.st_size, state.st_mtime_ns)
+                    except OSError:  # a link to nowhere, or gone meanwhile: reading it says so
+                        found[entry.name] = (-1, -1)
+        return dict(sorted(found.items()))
+
+    def _read_index(self) -> tuple[dict[str, _Indexed], int]:
+        """(lines by the name of their shard, how many lines there are). Whatever is not one of our lines is skipped."""
+        try:
+            lines = [line for line in (self.root / _INDEX).read_bytes().split(b"\n") if line]
+        except OSError:
+            return {}, 0
+        try:
+            found = TypeAdapter(list[_Indexed]).validate_json(b"[" + b",".join(lines) + b"]")
+        except ValidationError:
+            found = []
+            for line in lines:
+                with suppress(ValidationError):
+                    found.append(_Indexed.model_validate_json(line))
+        return {line.file: line for line in found if line.record.schema_version <= SCHEMA_VERSION}, len(lines)
+
+    def _add_to_index(self, line: _Indexed) -> None:
+        with suppress(OSError):  # the shard is there, and the index is only for speed
+            handle = os.open(self.root / _INDEX, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                os.write(handle, line.line())  # at once, so that several commands can share a folder
+            finally:
+                os.close(handle)
 
     def _set_aside(self, file: Path) -> str:
         folder = self.root / "set-aside"
@@ -169,33 +249,41 @@ class Store:
         return file
 
     def epochs(self, run_id: str) -> list[EpochRecord]:
-        """The epochs of a run; empty if it finished none."""
-        file = self._file("epochs", run_id)
-        rows = pq.read_table(file).to_pylist() if file.exists() else []
-        return [EpochRecord.model_validate(row) for row in rows]
+        """The epochs of a run; empty if it finished none, or the file is damaged."""
+        return _rows(self._file("epochs", run_id), TypeAdapter(list[EpochRecord]))
 
     def write_timings(self, run_id: str, timings: Sequence[Timing]) -> None:
-        """Store the timed samples of a run, in place of those from before."""
+        """Store the timed samples of a run, in place of those that were there.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        file = self._file("timings", run_id)
         with _disk_errors(self.root):
-            file = self._file("timings", run_id)
             file.parent.mkdir(exist_ok=True)
-            self._write_table(file, pa.Table.from_pylist([timing.model_dump() for timing in timings], TIMINGS_SCHEMA))
+            rows = [timing.model_dump() for timing in timings]
+            self._write_table(file, pa.Table.from_pylist(rows, TIMINGS_SCHEMA))
 
     def timings(self, run_id: str) -> list[Timing]:
-        """The timed samples of a run; empty if it was not timed, or if the file is damaged."""
-        try:
-            rows = pq.read_table(self._file("timings", run_id)).to_pylist()
-            return [Timing.model_validate(row) for row in rows]
-        except (OSError, pa.ArrowException, ValidationError):
-            return []
+        """The timed samples of a run; empty if it was not timed, or the file is damaged."""
+        return _rows(self._file("timings", run_id), TypeAdapter(list[Timing]))
+
+    def timed(self) -> set[str]:
+        """Ids of the runs that were timed."""
+        return {file.stem for file in (self.root / "timings").glob("*.parquet")}
 
     def predictions(self, run_id: str) -> Predictions | None:
-        """What a run's model said of each test image; None if that is not there."""
+        """What a run's model said of each test image; None if it is not stored, or the file is damaged."""
         try:
-            table = pq.read_table(self._file("predictions", run_id), schema=PREDICTIONS_SCHEMA)
-        except (OSError, pa.ArrowException):
+            table = _read_table(self._file("predictions", run_id), [field.name for field in PREDICTIONS_SCHEMA])
+            columns = (
+                table.sort_by("image")
+                .select(["label", "predicted", "probability"])
+                .cast(pa.schema([PREDICTIONS_SCHEMA.field(name) for name in ("label", "predicted", "probability")]))
+            )
+        except (OSError, pa.ArrowException, ValueError, KeyError):
             return None
-        return Predictions(*(table[name].to_numpy() for name in ("label", "predicted", "probability")))
+        return Predictions(*(column.to_numpy() for column in columns.columns))
 
     def save_state(self, run_id: str, state: bytes) -> None:
         """Keep what an interrupted run goes on from."""
@@ -211,37 +299,71 @@ class Store:
 
     def _has_result(self, run_id: str) -> bool:
         try:
-            return _read_record(self._file("runs", run_id)).status is Status.OK
-        except (OSError, pa.ArrowException, ValidationError, ValueError):
+            return _read_record(self._file("runs", run_id))[0].status is Status.OK
+        except _NO_RECORD:
             return False
 
     def _file(self, kind: str, run_id: str, ending: str = "parquet") -> Path:
         return self.root / kind / f"{run_id}.{ending}"
 
     @staticmethod
-    def _write_table(file: Path, table: pa.Table) -> None:
+    def _write_table(file: Path, table: pa.Table) -> os.stat_result:
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        write_whole(file, sink.getvalue().to_pybytes())
+        few = table.num_rows < 2  # statistics and dictionaries only make such a file larger and slower to read
+        pq.write_table(table, sink, compression="zstd", use_dictionary=not few, write_statistics=not few)
+        return write_whole(file, sink.getvalue().to_pybytes())
 
 
-def _read_record(file: Path) -> Record:
-    table = pq.read_table(file)
+def _read_table(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    # from memory and on this thread: pq.read_table takes three times as long for a small file
+    content = pq.ParquetFile(pa.BufferReader(file.read_bytes()))
+    return content.read(columns=columns, use_threads=False)
+
+
+def _rows(file: Path, rows: TypeAdapter[list[Any]]) -> list[Any]:
+    try:
+        return rows.validate_python(_read_table(file).to_pylist())
+    except _NO_RECORD:
+        return []
+
+
+def _read_shards(files: Sequence[Path]) -> Iterable[tuple[Path, Record | str, bool]]:
+    """(the file, its record or why it is none, whether the record holds all that the file says) of each."""
+
+    def read(file: Path) -> tuple[Path, Record | str, bool]:
+        try:
+            return file, *_read_record(file)
+        except _NO_RECORD as error:
+            return file, _short(error), False
+
+    if len(files) < _WORTH_AN_INDEX:
+        return map(read, files)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(read, files))
+
+
+def _read_record(file: Path) -> tuple[Record, bool]:
+    """(the record, whether it holds every column of the file: a newer version may have added some)."""
+    table = _read_table(file)
     version = int((table.schema.metadata or {}).get(b"schema_version", b"0"))
     if version > SCHEMA_VERSION:
         raise ValueError(f"written by a newer version: schema {version}, known up to {SCHEMA_VERSION}")
     rows = table.to_pylist()
     if len(rows) != 1:
         raise ValueError(f"{len(rows)} rows where one is expected")
-    return Record.model_validate({name: value for name, value in rows[0].items() if name in Record.model_fields})
+    known = {name: value for name, value in rows[0].items() if name in Record.model_fields}
+    return Record.model_validate(known), len(known) == len(rows[0])
 
 
 def _short(error: Exception) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
-def write_whole(file: Path, content: bytes) -> None:
-    """Write through a temporary file beside it and a rename: readers see the old content or the new, never a part."""
+def write_whole(file: Path, content: bytes) -> os.stat_result:
+    """Write through a temporary file beside it and a rename: readers see the old content or the new, never a part.
+
+    Gives the size and the time of change of what was written.
+    """
     handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent)
     temporary = Path(name)
     try:
@@ -249,11 +371,13 @@ def write_whole(file: Path, content: bytes) -> None:
             out.write(content)
             out.flush()
             os.fsync(out.fileno())
+            written = os.fstat(out.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(file)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    return written
 
 
 def _umask() -> int:

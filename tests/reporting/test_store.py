@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
+import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -14,11 +18,31 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from bench.errors import UserError
 from bench.reporting import store as store_module
 from bench.reporting.store import Store, write_whole
-from bench.spec import SCHEMA_VERSION, Outcome, Record, Status
+from bench.spec import SCHEMA_VERSION, Outcome, Record, Status, Timing
+
+EVERYTHING_ELSE: dict[str, Any] = {
+    "lr_source": "a sweep of 12 trials",
+    "sweep_id": "a sweep",
+    "precision_used": "bf16",
+    "image_size": 64,
+    "train_size": 500,
+    "validation_size": 100,
+    "target_accuracy": 0.99,
+    "validation_accuracy": 0.98,
+    "epochs_done": 5,
+    "images_per_epoch": 500,
+    "target_epoch": 3,
+    "target_seconds": 1.25,
+    "validation_seconds": 0.125,
+}
+"""Columns that an ordinary run leaves null."""
 
 
 @pytest.fixture
@@ -33,7 +57,9 @@ def filled(
     store: Store, make_record: Callable[..., Record], make_outcome: Callable[[Record], Outcome]
 ) -> tuple[Store, list[Record]]:
     """A store with a run that is ok, one that failed early, one that diverged; the records as they were stored."""
-    ok = make_outcome(make_record(weights="file a.pth", weights_sha256="1" * 64, plugin_sha256="2" * 64))
+    ok = make_outcome(
+        make_record(weights="file a.pth", weights_sha256="1" * 64, plugin_sha256="2" * 64, **EVERYTHING_ELSE)
+    )
     failed = Outcome(make_record(seed=1, status=Status.FAILED, minutes=1, reason="RuntimeError: größer | als\nzwei"))
     diverged = Outcome(make_record("mobilenet", status=Status.DIVERGED, minutes=2, contended=True, device="cpu"))
     return store, [store.write(outcome) for outcome in (ok, failed, diverged)]
@@ -123,6 +149,247 @@ def test_the_state_to_go_on_from_is_kept_until_the_run_ends(store: Store, make_r
     assert store.states([record.run_id]) == {record.run_id: b"epoch 2"}
     store.write(Outcome(record))
     assert store.states([record.run_id]) == {}
+
+
+def test_timings_are_read_back(store: Store, make_record: Callable[..., Record]) -> None:
+    run_id = store.write(Outcome(make_record())).run_id
+    samples = [
+        Timing(
+            run_id=run_id,
+            kind="inference",
+            batch_size=250,
+            sample=number,
+            seconds=0.1 + number / 3,
+            contended=number == 1,
+            device="cpu",
+            threads=2,
+            precision="bf16",
+            peak_memory_mb=None if number else 12.5,
+            measured_at=datetime(2026, 1, 2, 3, 4, number, 5, tzinfo=UTC),
+        )
+        for number in range(3)
+    ]
+    assert (store.timings(run_id), store.timed()) == ([], set())
+
+    for wanted in (samples, samples[:2]):
+        store.write_timings(run_id, wanted)
+        assert store.timings(run_id) == wanted
+    assert store.timed() == {run_id}
+    assert pd.read_parquet(store.root / "timings")["seconds"].tolist() == [sample.seconds for sample in samples[:2]]
+
+
+def test_predictions_are_read_back_in_the_order_of_the_images(
+    store: Store, make_record: Callable[..., Record], make_outcome: Callable[[Record], Outcome]
+) -> None:
+    outcome = make_outcome(make_record())
+    run_id = store.write(outcome).run_id
+    file = store.root / "predictions" / f"{run_id}.parquet"
+    assert outcome.predictions is not None
+
+    for _ in range(2):
+        said = store.predictions(run_id)
+        assert said is not None
+        assert np.array_equal(said.labels, outcome.predictions.labels)
+        assert np.array_equal(said.predicted, outcome.predictions.predicted)
+        assert np.array_equal(said.probability, outcome.predictions.probability)
+        assert (said.labels.dtype, said.probability.dtype) == (np.int16, np.float32)
+        pq.write_table(pq.read_table(file).sort_by([("image", "descending")]), file)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 and nothing else"])
+def test_what_is_missing_or_damaged_beside_a_record_is_as_if_it_were_not_there(
+    content: bytes | None, store: Store
+) -> None:
+    if content is not None:
+        (store.root / "timings").mkdir()
+        for folder in ("epochs", "predictions", "timings"):
+            (store.root / folder / "a.parquet").write_bytes(content)
+
+    assert (store.epochs("a"), store.predictions("a"), store.timings("a")) == ([], None, [])
+
+
+# --- the index ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the shards that were opened."""
+    names: list[str] = []
+    read = store_module._read_record
+
+    def noted(file: Path) -> Any:
+        names.append(file.name)
+        return read(file)
+
+    monkeypatch.setattr(store_module, "_read_record", noted)
+    return names
+
+
+def index(store: Store) -> Path:
+    return store.root / ".index.jsonl"
+
+
+def test_what_was_written_here_is_read_without_opening_it(
+    filled: tuple[Store, list[Record]], opened: list[str]
+) -> None:
+    store, written = filled
+
+    opened.clear()
+    assert store.records() == (written, [])
+    assert opened == []
+    index(store).unlink()
+    assert store.records() == (written, [])
+    assert len(opened) == 3
+    assert not index(store).exists()  # three shards are soon read, and reading leaves a folder as it is
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_text("not an index\n{}\n[]\n"),
+        lambda file: file.write_bytes(file.read_bytes()[:-200]),
+        lambda file: file.write_bytes(file.read_bytes()[200:]),
+        lambda file: file.write_bytes(file.read_bytes().replace(b'"schema_version":1', b'"schema_version":999')),
+        lambda file: file.write_bytes(file.read_bytes().replace(b'"status":"ok"', b'"status":"abducted"')),
+        lambda file: file.write_bytes(file.read_bytes().replace(b'"size":', b'"size":1')),
+        lambda file: (file.unlink(), file.mkdir()),
+        lambda file: os.truncate(file, 10),
+    ],
+)
+def test_an_index_that_is_damaged_only_costs_time(
+    change: Callable[[Path], Any], filled: tuple[Store, list[Record]], make_record: Callable[..., Record]
+) -> None:
+    store, written = filled
+    change(index(store))
+
+    assert store.records() == (written, [])
+    added = store.write(Outcome(make_record(seed=7, minutes=9)))
+    assert store.records() == ([*written, added], [])
+
+
+@pytest.mark.parametrize("stranger", ["torn", "damaged", "foreign", "two rows", "text"])
+def test_a_shard_that_changed_is_not_taken_from_the_index(stranger: str, filled: tuple[Store, list[Record]]) -> None:
+    store, written = filled
+    file = store.root / "runs" / f"{written[0].run_id}.parquet"
+    STRANGERS[stranger](file, file.read_bytes())
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))  # as it would be on any file system a moment later
+
+    records, problems = store.records()
+
+    assert records == written[1:]
+    assert len(problems) == 1
+
+
+def test_a_shard_that_somebody_else_wrote_or_removed_counts(
+    filled: tuple[Store, list[Record]], make_record: Callable[..., Record], tmp_path: Path
+) -> None:
+    store, written = filled
+    other = Store(tmp_path / "other")
+    other.prepare()
+    moved = other.write(Outcome(make_record("mobilenet", seed=5, minutes=7)))
+    name = f"{moved.run_id}.parquet"
+
+    (other.root / "runs" / name).rename(store.root / "runs" / name)
+    (store.root / "runs" / f"{written[0].run_id}.parquet").unlink()
+
+    assert store.records() == ([*written[1:], moved], [])
+    assert other.records() == ([], [])
+
+
+def test_many_shards_without_an_index_get_one(
+    store: Store, make_record: Callable[..., Record], opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_WORTH_AN_INDEX", 5)
+    written = [store.write(Outcome(make_record(seed=seed, minutes=seed))) for seed in range(6)]
+    index(store).unlink()
+    (store.root / "runs" / "torn.parquet").write_bytes(b"PAR1")
+
+    for expected in (7, 1):  # the torn one is looked at again
+        opened.clear()
+        records, problems = store.records()
+        assert (records, len(problems), len(opened)) == (written, 1, expected)
+
+
+def test_a_record_of_which_a_newer_version_knows_more_is_not_kept_in_the_index(
+    filled: tuple[Store, list[Record]], opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, written = filled
+    monkeypatch.setattr(store_module, "_WORTH_AN_INDEX", 1)
+    rewritten(store, written[0], lambda table: table.append_column("mood", pa.array(["good"])))
+
+    for _ in range(2):
+        opened.clear()
+        assert store.records() == (written, [])
+        assert opened == [f"{written[0].run_id}.parquet"]
+
+
+def test_runs_that_are_trained_again_and_again_do_not_make_the_index_grow(
+    store: Store, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_WORTH_AN_INDEX", 5)
+    for accuracy in range(10):
+        store.write(Outcome(make_record(test_accuracy=accuracy / 10)))
+        store.records()
+
+    assert index(store).read_text().count("run_id") < 10
+    assert [record.test_accuracy for record in store.records()[0]] == [0.9]
+
+
+def test_several_may_write_at_once(store: Store, make_record: Callable[..., Record], opened: list[str]) -> None:
+    records = [make_record(seed=seed, minutes=seed) for seed in range(24)]
+
+    def write(mine: list[Record]) -> None:
+        for record in mine:
+            Store(store.root).write(Outcome(record))
+
+    threads = [threading.Thread(target=write, args=(records[first::4],)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    opened.clear()
+    assert store.records() == (records, [])
+    assert opened == []
+
+
+numbers = st.none() | st.floats(allow_nan=False)
+
+
+@hypothesis_settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    loss=numbers,
+    reason=st.text(st.characters(exclude_categories=["Cs"])),
+    moment=st.datetimes(),
+    count=st.none() | st.integers(0, 2**62),
+)
+def test_the_index_says_what_the_shard_says(
+    loss: float | None,
+    reason: str,
+    moment: datetime,
+    count: int | None,
+    store: Store,
+    make_record: Callable[..., Record],
+) -> None:
+    drawn = {"test_loss": loss, "reason": reason, "ended_at": moment.replace(tzinfo=UTC), "macs": count}
+    written = store.write(Outcome(make_record().model_copy(update=drawn)))
+
+    from_index = store.records()[0]
+    index(store).unlink()
+
+    assert from_index == store.records()[0] == [written]
+
+
+def test_a_loss_that_is_no_number_stays_one(store: Store, make_record: Callable[..., Record]) -> None:
+    store.write(Outcome(make_record(status=Status.DIVERGED, train_loss=math.nan, test_loss=math.inf)))
+
+    for _ in range(2):
+        (record,) = store.records()[0]
+        assert record.train_loss is not None
+        assert math.isnan(record.train_loss)
+        assert record.test_loss == math.inf
+        index(store).unlink(missing_ok=True)
 
 
 # --- others read it -----------------------------------------------------------------------------------------------
