@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import subprocess
@@ -42,7 +43,7 @@ def run_benchmark(options: Options) -> int:
         print(f"question: {options.question}")
     if not options.dry_run:
         save_images(store.root, plan.dataset)
-    return _Benchmark(options, plan, store).run()
+    return Benchmark(options, plan, store).run()
 
 
 def save_images(root: Path, dataset: Dataset) -> None:
@@ -51,26 +52,26 @@ def save_images(root: Path, dataset: Dataset) -> None:
     images.save(root, dataset.sha256, test.images, test.labels, dataset.class_names, dataset=dataset.name)
 
 
-class _Benchmark:
+class Benchmark:
     """One command: what was asked for, what the results folder has, what is being added to it."""
 
     def __init__(self, options: Options, plan: Plan, store: Store) -> None:
         self.options = options
         self.plan = plan
         self.store = store
-        self.stored = {} if options.fresh else _stored(store)
+        self.stored = {} if options.fresh else read_stored(store)
         self.ended: dict[str, Record] = {}
         """How each run of this command ended."""
         self.jobs = list(plan.jobs)
         """What is asked for; more seeds with --until-ci."""
 
-    def run(self) -> int:
-        """Train what is missing, time it, report; returns the exit code."""
+    def run(self, session: Session | None = None) -> int:
+        """Train what is missing, time it, report; returns the exit code. Without ``session`` in one of its own."""
         options = self.options
         missing = _missing(self.jobs, self.stored, retry_failed=options.retry_failed)
         interrupted = False
         if missing or options.dry_run or self._too_wide() or self._to_time():
-            interrupted = self._with_ray(missing)
+            interrupted = self._with_ray(missing, session)
         else:
             print("every run that is asked for is already there; --fresh trains them again")
         if options.dry_run:
@@ -85,10 +86,14 @@ class _Benchmark:
     def _known(self) -> dict[str, Record]:
         return self.stored | self.ended
 
-    def _with_ray(self, missing: Sequence[Job]) -> bool:
+    def _with_ray(self, missing: Sequence[Job], connected: Session | None) -> bool:
         """Returns whether it was interrupted."""
         options, plan = self.options, self.plan
-        with connect(options.address, verbose=options.verbose) as session:
+        with (
+            contextlib.nullcontext(connected)
+            if connected is not None
+            else connect(options.address, verbose=options.verbose)
+        ) as session:
             groups = self._place(missing, session)
             if groups or options.dry_run:
                 print(_describe(plan, groups, session.nodes, in_full=options.dry_run), flush=True)
@@ -219,7 +224,8 @@ def _points(interval: stats.Interval) -> str:
     return f"{100 * (interval.high - interval.low):.2f} points"
 
 
-def _stored(store: Store) -> dict[str, Record]:
+def read_stored(store: Store) -> dict[str, Record]:
+    """What the results folder has, by run id; warns of files that are no records."""
     records, problems = store.records(set_aside=True)
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)

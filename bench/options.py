@@ -37,13 +37,15 @@ def option(
     group: str,
     metavar: str | None = None,
     if_bare: str | None = None,
+    flag: str | None = None,
     **limits: Any,
 ) -> Any:
     """A field that is also a flag: ``group`` and ``metavar`` are how ``--help`` shows it.
 
-    ``if_bare`` is what the flag means without a value; None is a flag that needs one.
+    ``if_bare`` is what the flag means without a value; None is a flag that needs one. ``flag`` is its name where that
+    is not the field's.
     """
-    extra: dict[str, JsonValue] = {"group": group, "metavar": metavar, "if_bare": if_bare}
+    extra: dict[str, JsonValue] = {"group": group, "metavar": metavar, "if_bare": if_bare, "flag": flag}
     return Field(default=default, description=description, json_schema_extra=extra, **limits)
 
 
@@ -297,9 +299,11 @@ class Options(BaseModel):
         return found
 
 
-def flag(name: str) -> str:
-    """The flag of a field: ``batch_size`` is ``--batch-size``."""
-    return "--" + name.replace("_", "-")
+def flag(name: str, field: FieldInfo | None = None) -> str:
+    """The flag of a field: ``batch_size`` is ``--batch-size``, unless the field says otherwise."""
+    extra = field.json_schema_extra if field is not None else None
+    own = extra.get("flag") if isinstance(extra, dict) else None
+    return str(own) if own else "--" + name.replace("_", "-")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -309,8 +313,15 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def _is_list(field: FieldInfo) -> bool:
-    return typing.get_origin(field.annotation) is tuple
+def _count_of(field: FieldInfo) -> int | str | None:
+    """How many values a flag takes, as argparse has it: None is one, '+' a list."""
+    annotation: Any = field.annotation
+    if typing.get_origin(annotation) is types.UnionType:
+        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+    if typing.get_origin(annotation) is not tuple:
+        return None
+    parts = typing.get_args(annotation)
+    return "+" if Ellipsis in parts else len(parts)
 
 
 def _choices(field: FieldInfo) -> tuple[str, ...] | None:
@@ -355,15 +366,25 @@ def build_parser(
         if not field.is_required() and field.default not in (None, False):
             text += f" (default: {_shown(field.default)})"
         if field.annotation is bool:
-            group.add_argument(flag(name), action="store_true", default=argparse.SUPPRESS, help=text)
+            group.add_argument(flag(name, field), dest=name, action="store_true", default=argparse.SUPPRESS, help=text)
             continue
         choices = _choices(field)
-        metavar = "{" + ",".join(choices) + "}" if choices else extra.get("metavar")
-        nargs = "+" if _is_list(field) else None
+        metavar: Any = "{" + ",".join(choices) + "}" if choices else extra.get("metavar")
+        nargs = _count_of(field)
+        if isinstance(nargs, int):
+            metavar = tuple(str(metavar).split())
         const = extra.get("if_bare")
         if const is not None:
             nargs = "?"
-        group.add_argument(flag(name), metavar=metavar, nargs=nargs, const=const, default=argparse.SUPPRESS, help=text)
+        group.add_argument(
+            flag(name, field),
+            dest=name,
+            metavar=metavar,
+            nargs=nargs,
+            const=const,
+            default=argparse.SUPPRESS,
+            help=text,
+        )
     return parser
 
 
@@ -424,10 +445,11 @@ def validate(schema: type[T], values: dict[str, Any], *, given_as_flags: set[str
                 problems.append(message)
                 continue
             name = str(detail["loc"][0])
+            named = flag(name, schema.model_fields.get(name))
             if detail["type"] == "missing":
-                problems.append(f"{flag(name)} is needed")
+                problems.append(f"{named} is needed")
                 continue
-            source = flag(name) if name in given_as_flags or preset_file is None else f"{name} in {preset_file}"
+            source = named if name in given_as_flags or preset_file is None else f"{name} in {preset_file}"
             value = detail["input"]
             problems.append(f"{source}: {_shown(value)!r} is not allowed: {message[:1].lower() + message[1:]}")
         raise UserError("; ".join(dict.fromkeys(problems))) from None
