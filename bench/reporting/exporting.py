@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 
-from bench.reporting.curves import confusion_matrix, training_curves
+from bench.reporting.plots import confusion_matrix, learning_curves, looks, png
 from bench.reporting.store import Store
+from bench.reporting.tables import Entry
 from bench.spec import Record
 
 IDENTITY = ("run_id", "job_id", "status", "reason", "started_at", "ended_at", "schema_version", "checkpoint")
@@ -64,13 +64,19 @@ def digest(record: Record) -> str:
 def plots(store: Store, record: Record) -> Iterator[tuple[str, bytes]]:
     """(name, PNG) of each plot that the run's stored epochs and predictions allow."""
     epochs = store.epochs(record.run_id)
-    drawn = [("training", training_curves(epochs))] if epochs else []
+    if epochs:
+        drawn = learning_curves(
+            [Entry(record.model, [record])], {record.run_id: epochs}, looks([record.model]), dataset=record.dataset
+        )
+        yield "training", png(drawn)
     file = store.root / "predictions" / f"{record.run_id}.parquet"
     if file.exists():
         said = pq.read_table(file, columns=["label", "predicted"])
-        labels, predicted = said["label"].to_numpy(), said["predicted"].to_numpy()
-        drawn.append(("confusion", confusion_matrix(labels, predicted, record.classes)))
-    for name, figure in drawn:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=100)
-        yield name, buffer.getvalue()
+        drawn = confusion_matrix(
+            said["label"].to_numpy(),
+            said["predicted"].to_numpy(),
+            [str(number) for number in range(record.classes)],
+            title=f"Confusion matrix of {record.model} on {record.dataset}",
+            note=f"Seed {record.seed}, {said.num_rows:,} test images.",
+        )
+        yield "confusion", png(drawn)

@@ -1,0 +1,608 @@
+"""Plots: pure functions from what is stored to matplotlib figures; saved as SVG and PNG, the same bytes every time.
+
+The SVGs have no background, and their text takes the colour of what surrounds them or of the reader's theme; the
+PNGs are dark on white. matplotlib is imported by whoever draws first, not with this module.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+import textwrap
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.reporting.stats import mean_interval, percentiles
+from bench.reporting.tables import Entry, one_line
+from bench.spec import EpochRecord, Predictions, Record, Status, Timing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    from bench.reporting.tuning import Swept, Trial
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#D074A8", "#8C564B", "#3A9BDC")
+"""After Okabe and Ito (https://jfly.uni-koeln.de/color/), each at least 3:1 on white and on the dark page."""
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
+INK = "#1f2328"
+"""Text and axes; in the SVGs it becomes currentColor."""
+INK_IN_THE_DARK = "#e6edf3"
+WIDTH = 5.2
+"""Inches. As wide as a phone's screen at the size of its text."""
+
+LEFT = 0.012
+"""Where a figure's title and note begin, as a share of its width."""
+NOTE = "note"
+
+Values = ParamSpec("Values")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a model is drawn, in every plot of a report."""
+
+    colour: str
+    marker: str
+
+
+def looks(models: Iterable[str]) -> dict[str, Look]:
+    """A colour and a marker for each model, whatever the order in which they are named."""
+    return {
+        model: Look(PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)])
+        for number, model in enumerate(sorted(set(models)))
+    }
+
+
+# --- style and files -------------------------------------------------------------------------------------------------
+
+STYLE: Any = {
+    "svg.hashsalt": "image-classifier-bench",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "figure.titlesize": 11,
+    "figure.titleweight": "bold",
+    "legend.fontsize": 9.5,
+    "legend.frameon": False,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 6,
+    "errorbar.capsize": 3,
+}
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Our settings and no others: a user's matplotlibrc changes nothing."""
+    import logging
+
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it builds its font cache is nobody's business
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names may be in any script
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def _styled(draw: Callable[Values, Figure]) -> Callable[Values, Figure]:
+    @wraps(draw)
+    def inside(*arguments: Values.args, **named: Values.kwargs) -> Figure:
+        with _style():
+            figure = draw(*arguments, **named)
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # or every saving would lay it out again, and differently
+            first = figure.axes[0]
+            for note in figure.findobj(lambda artist: artist.get_gid() == NOTE):
+                left, _ = first.transAxes.inverted().transform(figure.transFigure.transform((LEFT, 0)))
+                note.set(x=left)
+            return figure
+
+    return inside
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG file with a transparent background, readable on light and dark."""
+    buffer = io.StringIO()
+    with _style():
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue().replace(INK, "currentColor")
+    themes = f"svg{{color:{INK}}}@media(prefers-color-scheme:dark){{svg{{color:{INK_IN_THE_DARK}}}}}"
+    return text.replace('<style type="text/css">', f'<style type="text/css">{themes}', 1)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file: dark on white, 150 pixels an inch."""
+    buffer = io.BytesIO()
+    with _style():
+        figure.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def inline(svg_file: str, *, name: str, title: str) -> str:
+    """An SVG file of :func:`svg` as a part of an HTML page: it takes the page's colour, and its ids are its own.
+
+    Args:
+        svg_file: what :func:`svg` gave.
+        name: put before every id; letters, digits, '-' and '_'.
+        title: what a reader sees who sees no picture; escaped by the caller.
+    """
+    body = svg_file[svg_file.index("<svg ") :]
+    body = re.sub(r"<style.*?</style>", "", body, count=1, flags=re.DOTALL)
+    referenced = set(re.findall(r'href="#([^"]+)"', body)) | set(re.findall(r"url\(#([^)]+)\)", body))
+
+    def rename(match: re.Match[str]) -> str:
+        return f' id="{name}-{match[1]}"' if match[1] in referenced else ""
+
+    body = re.sub(r' id="([^"]*)"', rename, body)
+    body = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', body)
+    body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
+    end = body.index(">")
+    kept = dict(re.findall(r'(width|viewBox)="([^"]*)"', body[:end]))
+    opening = (
+        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{kept["viewBox"]}" role="img" '
+        f'aria-label="{title}" style="max-width:{kept["width"].removesuffix("pt")}px"'
+    )
+    return re.sub(r">\s+<", ">\n<", opening + body[end:]).strip()
+
+
+# --- parts of figures ------------------------------------------------------------------------------------------------
+
+
+def plain(text: str, most: int = 200) -> str:
+    """One line without characters that an SVG cannot hold, cut where it is longer than any name needs to be."""
+    kept = "".join(letter if letter.isprintable() else " " for letter in one_line(text))
+    return kept if len(kept) <= most else f"{kept[: most - 3]}..."
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(plain(text), width)) or "-"
+
+
+def _figure(title: str, height: float) -> Figure:
+    from matplotlib.figure import Figure  # not pyplot: no window, no global state
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.suptitle(_wrapped(title, 50), x=LEFT, ha="left")
+    return figure
+
+
+def _note(axis: Axes, text: str) -> None:
+    """A line or two under the title. :func:`_styled` moves it to the figure's edge once the axes have their place."""
+    axis.set_title(_wrapped(text, 70), gid=NOTE)
+
+
+def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Below the axes: its labels may be long. Makes the figure higher by what it takes."""
+    labels = [_wrapped(str(handle.get_label()), 56) for handle in handles]
+    columns = 2 if max(map(len, labels), default=0) <= 24 else 1
+    if not labels:
+        return
+    lines = -(-len(labels) // columns) if columns > 1 else sum(label.count("\n") + 1 for label in labels)
+    figure.set_figheight(figure.get_figheight() + 0.2 * lines + 0.1)
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns)
+
+
+def _line(label: str, look: Look, **how: Any) -> Line2D:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=look.colour, marker=look.marker, label=label, **how)
+
+
+def _with_looks(entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterator[tuple[Entry, Look]]:
+    """Each job in its model's colour; jobs of one model differ in their markers."""
+    seen: dict[str, int] = {}
+    for entry in entries:
+        model = entry.records[0].model
+        look, number = known[model], seen.get(model, 0)
+        seen[model] = number + 1
+        marker = MARKERS[(MARKERS.index(look.marker) + number) % len(MARKERS)]
+        yield entry, Look(look.colour, marker)
+
+
+def _log(axis: Axis, values: Sequence[float], *, at_values: bool = False) -> None:
+    """A log axis with plain numbers at its ticks: the ``values`` themselves, or round ones over their range."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+    axis._set_axes_scale("log")  # type: ignore[attr-defined]
+    decades = np.log10(max(values) / min(values))
+    steps = (1, 2, 3, 5, 7) if decades < 0.5 else (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 2.4 else (1,)
+    axis.set_major_locator(FixedLocator(values) if at_values else LogLocator(subs=steps, numticks=10))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+
+
+def short_number(value: float) -> str:
+    """250000 as '250k', 2.4e6 as '2.4M', 0.001 as '0.001'."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:g}"
+
+
+def _accuracies(records: Iterable[Record]) -> list[float]:
+    """Test accuracies in percent."""
+    return [100 * record.test_accuracy for record in records if record.test_accuracy is not None]
+
+
+# --- learning curves -------------------------------------------------------------------------------------------------
+
+
+@_styled
+def learning_curves(
+    entries: Sequence[Entry], epochs: Mapping[str, Sequence[EpochRecord]], known: Mapping[str, Look], *, dataset: str
+) -> Figure:
+    """Accuracy and loss by epoch: the mean over the seeds, in a band from the lowest to the highest.
+
+    Args:
+        entries: the jobs to draw.
+        epochs: the epochs of their runs, by run id; runs without are left out.
+        known: from :func:`looks`.
+        dataset: its name, for the title.
+    """
+    held_out = any(epoch.validation_accuracy is not None for run in epochs.values() for epoch in run)
+    several = any(len(entry.records) > 1 for entry in entries)
+    figure = _figure(f"Learning curves: training images of {dataset}", 5.6)
+    above, below = figure.subplots(2, 1, sharex=True)
+    handles = []
+    losses: list[float] = []
+    for entry, look in _with_looks(entries, known):
+        runs = [epochs[record.run_id] for record in entry.records if epochs.get(record.run_id)]
+        handles.append(_line(entry.label, look))
+        for axis, field, factor, dashes in (
+            (above, "train_accuracy", 100, "-"),
+            (above, "validation_accuracy", 100, "--"),
+            (below, "train_loss", 1, "-"),
+            (below, "validation_loss", 1, "--"),
+        ):
+            drawn = _band(axis, runs, field, factor, look, dashes)
+            losses += drawn if axis is below else []
+    note = "Solid: training images, with dropout; dashed: held-out images." if held_out else "With dropout."
+    _note(above, f"{note} Mean of the seeds; band: lowest to highest." if several else note)
+    above.set_ylabel("accuracy (%)")
+    below.set(xlabel="epoch", ylabel="cross-entropy (nats)")
+    below.xaxis.get_major_locator().set_params(integer=True)
+    if losses and min(losses) > 0 and max(losses) / min(losses) > 10:
+        _log(below.yaxis, losses)
+    _legend(figure, handles)
+    return figure
+
+
+def _band(
+    axis: Axes, runs: Sequence[Sequence[EpochRecord]], field: str, factor: float, look: Look, dashes: str
+) -> list[float]:
+    """Draw one figure of the epochs; returns the means drawn."""
+    by_epoch: dict[int, list[float]] = {}
+    for run in runs:
+        for epoch in run:
+            value = getattr(epoch, field)
+            if value is not None:
+                by_epoch.setdefault(epoch.epoch, []).append(factor * value)
+    numbers = sorted(by_epoch)
+    means = [statistics.fmean(by_epoch[number]) for number in numbers]
+    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markevery": max(1, len(numbers) // 10)}
+    axis.plot(numbers, means, linestyle=dashes, markersize=4, **style)
+    if any(len(values) > 1 for values in by_epoch.values()):
+        lowest, highest = ([of(by_epoch[number]) for number in numbers] for of in (min, max))
+        axis.fill_between(numbers, lowest, highest, color=look.colour, alpha=0.18, linewidth=0)
+    return means
+
+
+# --- accuracy, and what it costs -------------------------------------------------------------------------------------
+
+
+@_styled
+def accuracy_over_seeds(entries: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
+    """Each job's test accuracies, their mean, and its 95 % t-interval over the seeds; none below three seeds."""
+    labels = [_wrapped(f"{entry.label}, {_seeds(len(_accuracies(entry.records)))}", 58) for entry in entries]
+    lines = max(label.count("\n") + 1 for label in labels)
+    figure = _figure(f"Test accuracy on {dataset}, seed by seed", 1.4 + (0.36 + 0.16 * lines) * len(entries))
+    axis = figure.subplots()
+    above = 0.32 / (0.36 + 0.16 * lines)  # the seeds' dots stay clear of the next label
+    for row, (entry, look) in enumerate(_with_looks(entries, known)):
+        values = _accuracies(entry.records)
+        small: dict[str, Any] = {"color": look.colour, "alpha": 0.45, "markersize": 4, "markeredgewidth": 0}
+        axis.plot(values, [row + above / 2] * len(values), "o", **small)
+        _mean(axis, values, row, look, horizontal=True)
+        where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        axis.annotate(labels[row], (0, row), (2, 7), **where)
+    axis.set(xlabel="test accuracy (%)", yticks=[], ylim=(len(entries) - 0.6, -1))
+    axis.spines["left"].set_visible(False)
+    axis.grid(axis="y", visible=False)
+    _note(axis, "Small: each seed. Large: mean, and 95 % t-interval (from 3 seeds on).")
+    return figure
+
+
+def _seeds(number: int) -> str:
+    return f"{number} seed{'s' if number != 1 else ''}"
+
+
+def _mean(axis: Axes, values: Sequence[float], at: float, look: Look, *, horizontal: bool = False) -> None:
+    """The mean of ``values``, with its interval if there is one."""
+    mean = statistics.fmean(values)
+    interval = mean_interval(values)
+    spread = None if interval is None else [[mean - interval.low], [interval.high - mean]]
+    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 6, "linestyle": "none"}
+    if horizontal:
+        axis.errorbar([mean], [at], xerr=spread, **style)
+    else:
+        axis.errorbar([at], [mean], yerr=spread, **style)
+
+
+@_styled
+def accuracy_against_parameters(entries: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
+    """Mean test accuracy against all parameters of the model, with its t-interval over the seeds."""
+    sizes = {entry.label: entry.records[0].total_parameters for entry in entries}
+    there = [entry for entry in entries if sizes[entry.label] is not None]
+    figure = _figure(f"Test accuracy on {dataset} against model size", 3.4)
+    axis = figure.subplots()
+    handles = []
+    for entry, look in _with_looks(there, known):
+        _mean(axis, _accuracies(entry.records), float(sizes[entry.label] or 0), look)
+        handles.append(_line(entry.label, look, linestyle="none"))
+    axis.set(xlabel="parameters, trained and frozen", ylabel="test accuracy (%)")
+    _log(axis.xaxis, [size for size in sizes.values() if size])
+    axis.margins(x=0.15)
+    _note(axis, "Mean of the seeds, with 95 % t-interval (from 3 seeds on).")
+    _legend(figure, handles)
+    return figure
+
+
+def latencies(timings: Iterable[Timing]) -> list[float]:
+    """Milliseconds to answer one image, of the samples that were taken with the machine to itself."""
+    alone = (row for row in timings if row.kind == "inference" and row.batch_size == 1 and not row.contended)
+    return [1000 * row.seconds for row in alone]
+
+
+@_styled
+def accuracy_against_latency(
+    entries: Sequence[Entry], timings: Mapping[str, Sequence[Timing]], known: Mapping[str, Look], *, dataset: str
+) -> Figure:
+    """Mean test accuracy against the median time for one image, from timings with the machine to itself only.
+
+    Args:
+        entries: the jobs to draw; those without such timings are left out.
+        timings: samples of their runs on one machine, by run id.
+        known: from :func:`looks`.
+        dataset: its name, for the title.
+    """
+    samples = {
+        entry.label: [value for record in entry.records for value in latencies(timings.get(record.run_id, ()))]
+        for entry in entries
+    }
+    there = [entry for entry in entries if samples[entry.label]]
+    where = {(row.device, row.threads) for rows in timings.values() for row in rows}
+    figure = _figure(f"Test accuracy on {dataset} against latency", 3.4)
+    axis = figure.subplots()
+    handles = []
+    medians = []
+    for entry, look in _with_looks(there, known):
+        found = percentiles(samples[entry.label])
+        median, slow = found["p50"] or 0.0, found["p95"] or 0.0
+        medians.append(median)
+        values = _accuracies(entry.records)
+        _mean(axis, values, median, look)
+        axis.plot([median, slow], [statistics.fmean(values)] * 2, color=look.colour, linewidth=1, linestyle=":")
+        handles.append(_line(entry.label, look, linestyle="none"))
+    axis.set(xlabel="milliseconds for one image, median", ylabel="test accuracy (%)")
+    _log(axis.xaxis, medians)
+    axis.margins(x=0.15)
+    places = "; ".join(f"{device}, {threads} thread{'s' if threads != 1 else ''}" for device, threads in sorted(where))
+    _note(axis, f"Batch 1, machine to itself ({places}). Dotted: up to the 95th percentile. Bars: 95 % t-interval.")
+    _legend(figure, handles)
+    return figure
+
+
+# --- what models take for what ---------------------------------------------------------------------------------------
+
+
+@_styled
+def confusion_matrix(
+    labels: NDArray[np.int16],
+    predicted: NDArray[np.int16],
+    class_names: Sequence[str],
+    *,
+    title: str,
+    note: str = "",
+) -> Figure:
+    """How often each class was taken for each: the number, and the share of the true class as its shade.
+
+    Args:
+        labels: true classes, [images]; may go over the test images several times, once for each seed.
+        predicted: classes predicted, in the same order.
+        class_names: one for each class.
+        title: what is shown.
+        note: whose answers these are.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap, PowerNorm
+
+    classes = len(class_names)
+    table = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(table, (labels.astype(np.int64), predicted.astype(np.int64)), 1)
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    shades = ListedColormap(colormaps["Blues"](np.linspace(0.2, 1, 32)))
+    norm = PowerNorm(0.5, 0, 1)  # errors are few: on a linear scale they would all be white
+    figure = _figure(title, 5.4)
+    axis = figure.subplots()
+    edges = np.arange(classes + 1) - 0.5
+    hidden = np.ma.masked_equal(shares, 0)
+    shown = axis.pcolormesh(edges, edges, hidden, cmap=shades, norm=norm, rasterized=classes > 50)
+    axis.set(xlabel="predicted class", ylabel="true class", aspect="equal")
+    axis.invert_yaxis()
+    axis.grid(visible=False)
+    if classes <= 20:
+        names = [plain(name, 12) for name in class_names]
+        axis.set_xticks(range(classes), names, rotation=90 if max(map(len, names)) > 2 else 0)
+        axis.set_yticks(range(classes), names)
+        axis.tick_params(length=0)
+        size = 8 if table.max() < 10_000 and classes <= 10 else 6
+        for (row, column), number in np.ndenumerate(table):
+            if number:
+                dark = norm(shares[row, column]) > 0.5
+                where: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": size}
+                axis.text(column, row, f"{number:,}", color="#ffffff" if dark else "#111111", **where)
+        note += " Shade: share of the true class."
+    else:
+        figure.colorbar(shown, ax=axis, label="share of the true class")
+    _note(axis, note.strip())
+    return figure
+
+
+def only_wrong(one: Predictions, other: Predictions) -> NDArray[np.int64]:
+    """Positions of the images that ``one`` gets wrong and ``other`` gets right; what ``one`` was surest of first."""
+    found = np.flatnonzero((one.predicted != one.labels) & (other.predicted == other.labels))
+    return found[np.argsort(-one.probability[found], kind="stable")]
+
+
+@_styled
+def wrong_answers(
+    images: NDArray[np.uint8],
+    truth: Sequence[str],
+    said: Sequence[str],
+    *,
+    title: str,
+    note: str,
+    columns: int = 6,
+) -> Figure:
+    """A grid of images, each with its true class and what was said of it.
+
+    Args:
+        images: uint8 [images, channels, height, width] with 1 or 3 channels; at least one.
+        truth: the class of each, in words.
+        said: what the model took it for.
+        title: whose answers these are.
+        note: which images are shown.
+        columns: images in a row.
+    """
+    rows = -(-len(images) // columns)
+    pixels = np.repeat(images, 3, axis=1) if images.shape[1] == 1 else images[:, :3]
+    pixels = pixels.transpose(0, 2, 3, 1)
+    step = max(1, pixels.shape[1] // 64)  # large pictures thinned out: each is half an inch wide
+    pixels = pixels[:, ::step, ::step]
+    height, width = pixels.shape[1:3]
+    gap, below = max(1, width // 10), round(0.52 * width)
+    sheet = np.zeros((rows * (height + below), columns * (width + gap) - gap, 4), dtype=np.uint8)
+    size = (WIDTH - 0.2) / columns
+    figure = _figure(title, rows * size * (height + below) / (width + gap) + 0.75)
+    axis = figure.subplots()
+    for number, (picture, true, answer) in enumerate(zip(pixels, truth, said, strict=True)):
+        top, left = (number // columns) * (height + below), (number % columns) * (width + gap)
+        sheet[top : top + height, left : left + width, :3] = picture
+        sheet[top : top + height, left : left + width, 3] = 255
+        caption = f"true {plain(true, 9)}\nsaid {plain(answer, 9)}"
+        axis.text(left + width / 2, top + height + 0.05 * width, caption, ha="center", va="top", fontsize=7.5)
+    axis.imshow(sheet, interpolation="none", aspect="equal")
+    axis.axis("off")
+    _note(axis, note)
+    return figure
+
+
+# --- sweeps and training set sizes -----------------------------------------------------------------------------------
+
+
+@_styled
+def accuracy_against_lr(sweeps: Sequence[Swept], known: Mapping[str, Look], *, dataset: str) -> Figure:
+    """Validation accuracy of the trials of sweeps against their learning rate, on a log axis.
+
+    The finished trials of a sweep of nothing else are joined by a line. A ring marks the winner; trials that were
+    stopped early are hollow; those without a score are left out.
+    """
+    figure = _figure(f"Validation accuracy on {dataset} against learning rate", 3.6)
+    axis = figure.subplots()
+    handles = []
+    models = [one.sweep.model for one in sweeps]
+    rates: list[float] = []
+    for one in sweeps:
+        model, look = one.sweep.model, known[one.sweep.model]
+        scored = sorted((trial for trial in one.trials if trial.score is not None), key=_lr)
+        finished = [trial for trial in scored if trial.status is Status.OK]
+        others = [trial for trial in scored if trial.status is not Status.OK]
+        rates += [_lr(trial) for trial in scored]
+        style: dict[str, Any] = {"color": look.colour, "marker": look.marker}
+        curve = "-" if list(one.sweep.space.names) == ["lr"] else "none"
+        axis.plot(*_scores(finished), linestyle=curve, linewidth=1, **style)
+        axis.plot(*_scores(others), linestyle="none", fillstyle="none", **style)
+        name = model if models.count(model) == 1 else f"{model} (sweep {one.sweep.sweep_id})"
+        if one.best is not None:
+            ring: dict[str, Any] = {"fillstyle": "none", "markersize": 14, "markeredgewidth": 1.6}
+            axis.plot(*_scores([one.best]), "o", color=look.colour, **ring)
+            name += f": best at {_lr(one.best):.3g}"
+        handles.append(_line(name, look, linestyle=curve))
+    axis.set(xlabel="learning rate", ylabel="validation accuracy (%)")
+    _log(axis.xaxis, rates)
+    _note(axis, "Held-out training images. Ring: best of its sweep. Hollow: stopped early.")
+    _legend(figure, handles)
+    return figure
+
+
+def _lr(trial: Trial) -> float:
+    return trial.records[0].lr
+
+
+def _scores(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
+    return [_lr(trial) for trial in trials], [100 * (trial.score or 0) for trial in trials]
+
+
+def trained_on(record: Record) -> int:
+    """How many images the run was trained on in an epoch."""
+    left = record.train_images - record.validation_size
+    return record.images_per_epoch or (left if record.train_size is None else min(left, record.train_size))
+
+
+@_styled
+def accuracy_against_train_size(curves: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
+    """Mean test accuracy against the number of training images, on a log axis, with t-intervals over the seeds.
+
+    Args:
+        curves: for each line the finished runs on it, of all sizes and seeds.
+        known: from :func:`looks`.
+        dataset: its name, for the title.
+    """
+    figure = _figure(f"Test accuracy on {dataset} against training images", 3.6)
+    axis = figure.subplots()
+    handles = []
+    sizes = sorted({trained_on(record) for curve in curves for record in curve.records})
+    for curve, look in _with_looks(curves, known):
+        points: dict[int, list[float]] = {}
+        for record in curve.records:
+            if record.test_accuracy is not None:
+                points.setdefault(trained_on(record), []).append(100 * record.test_accuracy)
+        means = [(size, statistics.fmean(points[size])) for size in sorted(points)]
+        axis.plot(*zip(*means, strict=True), color=look.colour, linewidth=1)
+        for size, values in sorted(points.items()):
+            _mean(axis, values, size, look)
+        handles.append(_line(curve.label, look))
+    axis.set(xlabel="training images", ylabel="test accuracy (%)")
+    _log(axis.xaxis, sizes, at_values=len(sizes) <= 8)
+    _note(axis, "Mean of the seeds, with 95 % t-interval (from 3 seeds on).")
+    _legend(figure, handles)
+    return figure
