@@ -29,7 +29,9 @@ class Mailbox:
         self._max_failures = max_failures
         self._begun: dict[str, Begun] = {}
         self._losses: dict[str, str] = {}
-        self._done: set[str] = set()
+        self._done: dict[str, Status] = {}
+        self._stopped: set[str] = set()
+        self._closed = False
         self._controllers: list[ActorHandle] = []
 
     async def put(self, event: Event) -> None:
@@ -39,14 +41,14 @@ class Mailbox:
         elif isinstance(event, Outcome):
             if event.record.run_id in self._done:
                 return
-            self._done.add(event.record.run_id)
+            self._done[event.record.run_id] = event.record.status
             self._states.pop(event.record.run_id, None)
         self._events.append(event)
         self._arrived.set()
 
     async def begin(self, run: Run, node_id: str, pid: int) -> bool:
         """A worker is about to train ``run``; False if it must not: it is done, or its workers were lost too often."""
-        if run.id in self._done:
+        if self._closed or run.id in self._done:
             return False
         before = self._begun.get(run.id)
         attempt = before.attempt + 1 if before else 1
@@ -78,6 +80,22 @@ class Mailbox:
                 self._losses[run.id] = reason
                 if status is not None:
                     await self.end(run, status, reason)
+
+    async def stop(self, run_id: str) -> None:
+        """A trial shall end after the epoch that it has just reported."""
+        self._stopped.add(run_id)
+
+    async def goes_on(self, run_id: str) -> bool:
+        """Whether nobody has stopped the trial."""
+        return run_id not in self._stopped
+
+    async def status(self, run_id: str) -> Status | None:
+        """How a run ended; None if it has not."""
+        return self._done.get(run_id)
+
+    async def close(self) -> None:
+        """Let no further run begin."""
+        self._closed = True
 
     async def controller_started(self, controller: ActorHandle) -> None:
         """A Ray Train run has begun."""

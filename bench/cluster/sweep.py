@@ -1,0 +1,560 @@
+"""Sweeps with Ray Tune: the trials of all models side by side, each trained by the same code as a benchmark run.
+
+A trial is a function that trains in its own process, so it reserves what it uses and never waits for workers of its
+own. Tune decides which trial starts, where, and which is not worth going on with; what a trial found goes through the
+mailbox, as in a benchmark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from ray.tune.search import Searcher
+
+from bench.cluster.mailbox import open_mailbox
+from bench.cluster.placement import Need
+from bench.cluster.schedule import Limits
+from bench.cluster.schedule import _kill as kill
+from bench.cluster.session import Session
+from bench.cluster.train import SharedInputs, classify, gpu_or_cpu
+from bench.learning.datasets import Dataset
+from bench.learning.plugins import Plugin
+from bench.learning.weights import Weights
+from bench.space import Space, Values
+from bench.spec import Begun, EpochRecord, Event, Job, Outcome, Progress, Run, Saved, Status
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+# Read by Tune when it starts.
+_SETTINGS = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a table whatever the verbosity
+}
+_POLL_SECONDS = 0.25
+_GRACE_SECONDS = 10.0
+
+Handler = Callable[[Event | EpochRecord | Job], None]
+"""Takes what happens in a sweep: a Job is a trial that is about to be trained, an EpochRecord one more epoch of it."""
+
+
+@dataclass(frozen=True)
+class Halving:
+    """When asynchronous successive halving (Li et al., A System for Massively Parallel Hyperparameter Tuning, 2018)
+    stops a trial.
+    """
+
+    epochs: int
+    """The longest a trial is trained."""
+    grace_period: int
+    """Epochs that every trial gets."""
+    reduction_factor: float
+    """Of so many trials one goes on at each rung."""
+
+
+@dataclass
+class ModelSweep:
+    """One model's share of a search."""
+
+    model: str
+    waiting: list[Job]
+    """Trials to train, in this order; each with the seeds that it still lacks."""
+    judged_seed: int
+    """A trial is stopped for what this seed's run shows; the other seeds are for trials that were not."""
+    halving: Halving | None = None
+    """None stops no trial early."""
+    proposals: OptunaProposals | None = None
+    """Where further trials come from; None where all of them wait already."""
+    history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """By job id: validation accuracies after each epoch of the judged seed, of trials from an earlier command."""
+
+
+class OptunaProposals:
+    """Trials that Optuna proposes, from what was found so far (tree-structured Parzen estimator)."""
+
+    def __init__(
+        self,
+        space: Space,
+        job_of: Callable[[Values], Job],
+        *,
+        known: Sequence[tuple[Values, float]],
+        taken: Iterable[str],
+        left: int,
+        seed: int,
+    ) -> None:
+        """Tell Optuna what is known.
+
+        Args:
+            space: what varies.
+            job_of: a point of it as a trial.
+            known: points with their scores, from an earlier command.
+            taken: job ids of trials that there are already.
+            left: how many to propose.
+            seed: of the sampler.
+        """
+        import optuna
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        whole = {name: isinstance(space.fitting(name, limits.high), int) for name, limits in space.ranges.items()}
+        distributions: dict[str, Any] = {
+            name: (
+                optuna.distributions.IntDistribution(round(limits.low), round(limits.high), log=limits.log)
+                if whole[name]
+                else optuna.distributions.FloatDistribution(limits.low, limits.high, log=limits.log)
+            )
+            for name, limits in space.ranges.items()
+        }
+        for name, listed in space.lists.items():
+            distributions[name] = optuna.distributions.CategoricalDistribution(listed)
+        startup = min(10, max(3, (len(known) + left) // 3))
+        sampler = optuna.samplers.TPESampler(seed=seed + len(known), n_startup_trials=startup, constant_liar=True)
+        self._search = OptunaSearch(distributions, metric="score", mode="max", sampler=sampler)
+        for values, score in known:
+            self._search.add_evaluated_point(values, score)
+        self._space, self._job_of = space, job_of
+        self._taken = set(taken)
+        self.left = left
+        self._asked: dict[str, str] = {}
+
+    def propose(self) -> Job | None:
+        """One more trial, unlike all others; None when there is none."""
+        if self.left <= 0:
+            return None
+        for _ in range(100):
+            name = f"{len(self._asked)}"
+            self._asked[name] = ""
+            found = self._search.suggest(name)
+            point: Values = {
+                key: self._space.fitting(key, found[key]) if key in self._space.ranges else found[key]
+                for key in self._space.names
+            }
+            job = self._job_of(point)
+            job_id = job_id_of(job)
+            if job_id not in self._taken:
+                self._taken.add(job_id)
+                self._asked[name] = job_id
+                self.left -= 1
+                return job
+            self._search.on_trial_complete(name, error=True)
+        self.left = 0
+        return None
+
+    def told(self, job_id: str, score: float | None) -> None:
+        """What a proposed trial gave; None if nothing."""
+        for name, proposed in self._asked.items():
+            if proposed == job_id:
+                known = score is not None and math.isfinite(score)
+                self._search.on_trial_complete(name, {"score": score} if known else None, error=not known)
+
+
+def job_id_of(job: Job) -> str:
+    """What the runs of a trial share."""
+    return job.runs()[0].job_id
+
+
+# --- in the trial's process ------------------------------------------------------------------------------------------
+
+
+class TuneContext:
+    """The context of a run in a Tune trial: Tune hears of each epoch, and may end the trial after it."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, mailbox: ActorHandle, *, judged: bool, device: str, threads: int) -> None:
+        self.device = device
+        self.threads = threads
+        self.stopped_after: int | None = None
+        """The epoch after which others were better."""
+        self._mailbox = mailbox
+        self._judged = judged
+        self._latest: Progress | None = None
+
+    def report(self, progress: Progress) -> None:
+        """Send and go on."""
+        self._latest = progress
+        self._mailbox.put.remote(progress)
+
+    def save(self, run_id: str, state: bytes) -> None:
+        """Hand over before the next epoch begins, so that it is safe if this process dies."""
+        ray.get(self._mailbox.put.remote(Saved(run_id, state)))
+
+    def load(self, run_id: str) -> bytes | None:
+        """What was saved last."""
+        state: bytes | None = ray.get(self._mailbox.state.remote(run_id))
+        return state
+
+    def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
+        """Tell Tune of the epoch; False if it is not worth going on."""
+        latest = self._latest
+        row = EpochRecord(
+            run_id=run_id,
+            epoch=epoch,
+            train_loss=latest.loss if latest else math.nan,
+            train_accuracy=latest.accuracy if latest else math.nan,
+            seconds=_seconds(latest) if latest else math.nan,
+            images_per_second=latest.images_per_second if latest else math.nan,
+            validation_accuracy=validation_accuracy,
+        )
+        tune.report({"row": row.model_dump_json(), "judged": self._judged})
+        # The report returns when Tune has judged it. Tune itself would end a trial without letting it say what it
+        # measured, so a stop is told here and the trial ends by itself.
+        if ray.get(self._mailbox.goes_on.remote(run_id)):
+            return True
+        self.stopped_after = epoch
+        return False
+
+
+def _seconds(progress: Progress) -> float:
+    images = progress.images_total / progress.epochs
+    return images / progress.images_per_second if progress.images_per_second else math.nan
+
+
+def _train_trial(
+    config: dict[str, Any],
+    inputs: dict[str, SharedInputs],
+    mailbox: ActorHandle,
+    threads: int,
+    oom_backoff: bool,
+) -> None:
+    """One trial: the runs of a job, one after the other, until one is not ok."""
+    from bench.learning.execute import Inputs, execute
+
+    job = Job.model_validate_json(config["job"])
+    shared = inputs[job.model]
+    dataset, weights = ray.get([shared.dataset, shared.weights])
+    read = Inputs(dataset, weights, shared.plugin)
+    node_id = ray.get_runtime_context().get_node_id()
+    scores = []
+    for run in job.runs():
+        if not ray.get(mailbox.begin.remote(run, node_id, os.getpid())):
+            if ray.get(mailbox.status.remote(run.id)) is Status.OK:  # before this process replaced a lost one
+                continue
+            break
+        judged = run.seed == config["judged_seed"]
+        context = TuneContext(mailbox, judged=judged, device=gpu_or_cpu(), threads=threads)
+        outcome = execute(run, read, context, oom_backoff=oom_backoff)
+        record = outcome.record
+        if record.status is Status.OK and context.stopped_after is not None:
+            reason = f"others were better after epoch {context.stopped_after}"
+            record = record.model_copy(update={"status": Status.STOPPED, "reason": reason})
+        ray.get(mailbox.put.remote(replace(outcome, record=record)))
+        scores.append(0.0 if record.status is Status.DIVERGED else record.validation_accuracy)
+        if record.status is not Status.OK:
+            break
+    known = [score for score in scores if score is not None]
+    tune.report({"score": sum(known) / len(known) if known else math.nan})
+
+
+# --- in the driver ---------------------------------------------------------------------------------------------------
+
+
+class _NotKept:
+    """Tune pickles its parts to go on from later; here the store is what a sweep goes on from."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (SimpleNamespace, ())
+
+
+class _SideBySide(_NotKept, Searcher):  # type: ignore[misc]  # ray's types are not followed
+    """Which trial comes next: one of the model that has the fewest under way, so that all sweeps go on together."""
+
+    def __init__(self, sweeps: Sequence[ModelSweep], announce: Callable[[Job], None]) -> None:
+        super().__init__()
+        self._sweeps = sweeps
+        self._announce = announce
+        self._under_way: dict[str, tuple[ModelSweep, str]] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial as the configuration of its function; FINISHED when there is none."""
+
+        def busy(sweep: ModelSweep) -> tuple[int, int]:
+            left = len(sweep.waiting) + (sweep.proposals.left if sweep.proposals else 0)
+            return sum(other is sweep for other, _ in self._under_way.values()), -left
+
+        for sweep in sorted(self._sweeps, key=busy):
+            job = sweep.waiting.pop(0) if sweep.waiting else None
+            if job is None and sweep.proposals is not None:
+                job = sweep.proposals.propose()
+            if job is not None:
+                self._under_way[trial_id] = (sweep, job_id_of(job))
+                self._announce(job)
+                return {"job": job.model_dump_json(), "judged_seed": sweep.judged_seed}
+        return Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trial ended."""
+        sweep, job_id = self._under_way.pop(trial_id)
+        if sweep.proposals is not None:
+            sweep.proposals.told(job_id, (result or {}).get("score"))
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: the store is what a sweep goes on from."""
+
+
+class _Judge(_NotKept, FIFOScheduler):  # type: ignore[misc]
+    """Which trial is not worth going on with: one successive halving for each model."""
+
+    def __init__(
+        self,
+        sweeps: Sequence[ModelSweep],
+        *,
+        stop: Callable[[str], None],
+        tell: Callable[[EpochRecord], None],
+        lost: Callable[[Job, Exception | None], None],
+    ) -> None:
+        super().__init__()
+        self._stop, self._tell, self._lost = stop, tell, lost
+        self._halving: dict[str, tuple[AsyncHyperBandScheduler, dict[str, SimpleNamespace]]] = {}
+        for sweep in sweeps:
+            if sweep.halving is None:
+                continue
+            scheduler = AsyncHyperBandScheduler(
+                time_attr="epoch",
+                metric="validation_accuracy",
+                mode="max",
+                max_t=sweep.halving.epochs,
+                grace_period=sweep.halving.grace_period,
+                reduction_factor=sweep.halving.reduction_factor,
+            )
+            self._halving[sweep.model] = (scheduler, {})
+            for job_id, accuracies in sweep.history.items():
+                for epoch, accuracy in enumerate(accuracies, start=1):
+                    self.judge(sweep.model, job_id, epoch, accuracy)
+
+    def judge(self, model: str, job_id: str, epoch: int, accuracy: float) -> bool:
+        """Whether a trial goes on after an epoch with this validation accuracy."""
+        if model not in self._halving:
+            return True
+        scheduler, known = self._halving[model]
+        if job_id not in known:
+            # Known by its job, not by Tune's trial, so that it is the same one after an interruption.
+            known[job_id] = SimpleNamespace(trial_id=job_id)
+            scheduler.on_trial_add(None, known[job_id])
+        result = {"epoch": epoch, "validation_accuracy": accuracy}
+        return bool(scheduler.on_trial_result(None, known[job_id], result) != self.STOP)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """A trial has trained one more epoch; a stop is told to the trial, which then ends by itself."""
+        if "row" in result:
+            row = EpochRecord.model_validate_json(result["row"])
+            self._tell(row)
+            job = Job.model_validate_json(trial.config["job"])
+            accuracy = row.validation_accuracy
+            asked = result["judged"] and accuracy is not None and row.epoch < job.recipe.epochs
+            if asked and not self.judge(job.model, job_id_of(job), row.epoch, accuracy or 0.0):
+                self._stop(row.run_id)
+        return str(self.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Tune gave up on a trial."""
+        self._lost(Job.model_validate_json(trial.config["job"]), trial.get_pickled_error() or trial.get_error())
+
+
+class _Switch(_NotKept, tune.Stopper):  # type: ignore[misc]
+    """Ends everything when it is set."""
+
+    def __init__(self) -> None:
+        self._set = threading.Event()
+
+    def set(self) -> None:
+        """From any thread."""
+        self._set.set()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        """Asked by Tune all the time."""
+        return self._set.is_set()
+
+
+class SweepRunner:
+    """Trains the trials of all models with one Tuner. Each run ends with exactly one :class:`Outcome`."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        dataset: Dataset,
+        weights: Mapping[str, Weights | None],
+        plugin: Plugin | None,
+        states: dict[str, bytes],
+        limits: Limits,
+        need: Need,
+        handle: Handler,
+        verbose: bool = False,
+    ) -> None:
+        """Put what trials read into Ray's object store.
+
+        Args:
+            session: where to train.
+            dataset: for all trials.
+            weights: by model.
+            plugin: the user's file that defines a model, if there is one.
+            states: what interrupted trials go on from, by run id.
+            limits: for each run of a trial.
+            need: what each trial reserves; one worker.
+            handle: called with every event, in the thread that calls :meth:`search`.
+            verbose: show Tune's own messages.
+        """
+        self._session, self._limits, self._need, self._handle = session, limits, need, handle
+        self._verbose = verbose
+        self._mailbox: ActorHandle = open_mailbox(states, limits.max_failures)
+        data = ray.put(dataset)
+        self._inputs = {model: SharedInputs(data, ray.put(found), plugin) for model, found in weights.items()}
+        self._from_tune: queue.SimpleQueue[EpochRecord | Job | tuple[Job, Exception | None]] = queue.SimpleQueue()
+        self._runs: dict[str, Run] = {}
+        self._begun: dict[str, Begun] = {}
+        self._finished: set[str] = set()
+        self._contended: set[str] = set()
+
+    def search(self, sweeps: Sequence[ModelSweep], *, seconds: float | None = None) -> bool:
+        """Train all trials; returns whether ``seconds`` were over before that.
+
+        Raises:
+            KeyboardInterrupt: passed on, after the trials that were being trained got their outcomes.
+            Exception: Tune itself failed.
+        """
+        os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
+        switch = _Switch()
+        errors: list[Exception] = []
+
+        def work() -> None:
+            try:
+                self._tuner(sweeps, switch).fit()
+            except Exception as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=work, daemon=True, name="tune")
+        thread.start()
+        end = math.inf if seconds is None else time.monotonic() + seconds
+        try:
+            while thread.is_alive() and time.monotonic() < end:
+                self._take(_POLL_SECONDS)
+                self._end_what_takes_too_long()
+            over = thread.is_alive()
+            if over:
+                self._interrupt("the time budget of the search was used up", switch, thread)
+        except KeyboardInterrupt:
+            self._interrupt("interrupted from the keyboard", switch, thread)
+            raise
+        self._take(0)
+        for run in self._active():  # Tune ended without a word on them
+            self._end(run, Status.FAILED, "the trial ended without a result")
+        self._take(0)
+        if errors:
+            raise errors[0]
+        return over
+
+    def _tuner(self, sweeps: Sequence[ModelSweep], switch: _Switch) -> tune.Tuner:
+        trainable = tune.with_resources(
+            tune.with_parameters(
+                _train_trial,
+                inputs=self._inputs,
+                mailbox=self._mailbox,
+                threads=self._need.cpus,
+                oom_backoff=self._limits.oom_backoff,
+            ),
+            {"CPU": self._need.cpus, **({"GPU": self._need.gpus} if self._need.gpus else {})},
+        )
+        judge = _Judge(
+            sweeps,
+            stop=lambda run_id: ray.get(self._mailbox.stop.remote(run_id)),
+            tell=self._from_tune.put,
+            lost=lambda job, error: self._from_tune.put((job, error)),
+        )
+        return tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=_SideBySide(sweeps, self._from_tune.put),
+                scheduler=judge,
+                num_samples=1_000_000,  # the search says when it is over
+                reuse_actors=True,  # or every trial would import torch
+                trial_name_creator=lambda trial: f"trial-{trial.trial_id}",
+                trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=str(self._session.storage),
+                stop=switch,
+                failure_config=tune.FailureConfig(max_failures=self._limits.max_failures),
+                verbose=1 if self._verbose else 0,
+            ),
+        )
+
+    def _active(self) -> list[Run]:
+        return [self._runs[run_id] for run_id in self._begun if run_id not in self._finished]
+
+    def _take(self, wait_seconds: float) -> None:
+        """Pass on what happened since the last call; first what Tune said, which is about earlier things."""
+        events: list[Event] = ray.get(self._mailbox.take.remote(wait_seconds))
+        with contextlib.suppress(queue.Empty):
+            while True:
+                said = self._from_tune.get_nowait()
+                if isinstance(said, tuple):
+                    self._fail(*said)
+                    continue
+                if isinstance(said, Job):
+                    self._runs.update({run.id: run for run in said.runs()})
+                self._handle(said)
+        for event in events:
+            if isinstance(event, Begun):
+                self._begun[event.run_id] = event
+            if isinstance(event, Outcome):
+                run_id = event.record.run_id
+                self._finished.add(run_id)
+                begun = self._begun.get(run_id)
+                known = {"attempts": begun.attempt if begun else 1, "contended": run_id in self._contended}
+                self._handle(replace(event, record=event.record.model_copy(update=known)))
+            else:
+                self._handle(event)
+        active = self._active()
+        if len(active) > 1:
+            self._contended.update(run.id for run in active)
+
+    def _end(self, run: Run, status: Status, reason: str) -> None:
+        ray.get(self._mailbox.end.remote(run, status, reason))
+
+    def _fail(self, job: Job, error: Exception | None) -> None:
+        """Tune gave up on a trial: the run that was being trained, or else its first, gets a record of it."""
+        status, reason = classify({0: error}) if error is not None else (None, "its process was lost")
+        runs = [run for run in job.runs() if run.id not in self._finished]
+        for run in [run for run in runs if run.id in self._begun][:1] or runs[:1]:
+            self._end(run, status or Status.FAILED, reason)
+
+    def _end_what_takes_too_long(self) -> None:
+        limit = self._limits.timeout_seconds
+        for run in self._active() if limit is not None else []:
+            begun = self._begun[run.id]
+            if limit is not None and (datetime.now(UTC) - begun.at).total_seconds() > limit:
+                self._end(run, Status.TIMEOUT, f"not done after {limit:g} s (--timeout)")
+                kill(begun)  # Tune starts the trial again, which finds its run ended
+
+    def _interrupt(self, reason: str, switch: _Switch, thread: threading.Thread) -> None:
+        """End what is being trained; it can go on from its last epoch."""
+        ray.get(self._mailbox.close.remote())
+        switch.set()
+        self._take(0)
+        for run in self._active():
+            self._end(run, Status.INTERRUPTED, reason)
+            kill(self._begun[run.id])
+        self._take(0)
+        thread.join(_GRACE_SECONDS)
