@@ -18,6 +18,7 @@ from bench.cluster.session import Session, connect
 from bench.interrupts import INTERRUPTED, interruptible
 from bench.learning.datasets import Dataset
 from bench.options import Options
+from bench.phases import Phases, within_runs
 from bench.plan import Plan, make_plan
 from bench.progress import ProgressView
 from bench.reporting import images, stats
@@ -26,13 +27,18 @@ from bench.reporting.summary import write_summary
 from bench.reporting.terminal import print_results
 from bench.spec import Begun, Event, Job, Outcome, Recipe, Record, Saved, Status
 
+RUNS = "runs"
+"""The phase from the first run's beginning to the last one's end."""
 
-def run_benchmark(options: Options) -> int:
-    """Do what ``options`` ask for; returns the exit code.
+
+def run_benchmark(options: Options, phases: Phases | None = None) -> int:
+    """Do what ``options`` ask for, noting in ``phases`` what takes how long; returns the exit code.
 
     Raises:
         UserError: wrong usage, before anything is trained; or results that cannot be written.
     """
+    phases = phases or Phases("starting Python, reading options")
+    phases.enter("finding data and weights")
     store = Store(options.results)
     if not options.dry_run:
         store.prepare()
@@ -43,7 +49,7 @@ def run_benchmark(options: Options) -> int:
         print(f"question: {options.question}")
     if not options.dry_run:
         save_images(store.root, plan.dataset)
-    return Benchmark(options, plan, store).run()
+    return Benchmark(options, plan, store, phases).run()
 
 
 def save_images(root: Path, dataset: Dataset) -> None:
@@ -55,10 +61,11 @@ def save_images(root: Path, dataset: Dataset) -> None:
 class Benchmark:
     """One command: what was asked for, what the results folder has, what is being added to it."""
 
-    def __init__(self, options: Options, plan: Plan, store: Store) -> None:
+    def __init__(self, options: Options, plan: Plan, store: Store, phases: Phases | None = None) -> None:
         self.options = options
         self.plan = plan
         self.store = store
+        self.phases = phases or Phases("before")
         self.stored = {} if options.fresh else read_stored(store)
         self.ended: dict[str, Record] = {}
         """How each run of this command ended."""
@@ -76,7 +83,9 @@ class Benchmark:
             print("every run that is asked for is already there; --fresh trains them again")
         if options.dry_run:
             return 0
+        self.phases.enter("reporting")
         print_results(self.store, write_summary(self.store))
+        self.phases.enter("ending")
         if interrupted:
             return INTERRUPTED
         known = self._known()
@@ -89,6 +98,7 @@ class Benchmark:
     def _with_ray(self, missing: Sequence[Job], connected: Session | None) -> bool:
         """Returns whether it was interrupted."""
         options, plan = self.options, self.plan
+        self.phases.enter("starting Ray")
         with (
             contextlib.nullcontext(connected)
             if connected is not None
@@ -109,6 +119,8 @@ class Benchmark:
             except KeyboardInterrupt:
                 print("interrupted; finished runs are kept, and the same command goes on from here")
                 return True
+            finally:
+                self.phases.enter("ending Ray")
         return False
 
     def _place(self, jobs: Sequence[Job], session: Session) -> list[Group]:
@@ -123,11 +135,13 @@ class Benchmark:
         from bench.cluster.schedule import Limits, Scheduler  # imports ray, which reads settings that connect() made
 
         options, plan, store = self.options, self.plan, self.store
+        self.phases.enter("starting workers")
         commit = git_commit()
         with ProgressView(jobs) as view:
 
             def handle(event: Event) -> None:
                 if isinstance(event, Begun):
+                    self.phases.enter(RUNS)
                     view.begun(event.run_id, event.attempt)
                 elif isinstance(event, Saved):
                     store.save_state(event.run_id, event.state)
@@ -208,6 +222,7 @@ class Benchmark:
 
         models = ", ".join(dict.fromkeys(record.model for record in records))
         print(f"timing {models}, one at a time", flush=True)
+        self.phases.enter("timing")
         runs = {run.id: run for job in self.jobs for run in job.runs()}
         trained = [(runs[record.run_id], self._checkpoint(record).read_bytes()) for record in records]
         plan = self.plan
@@ -249,6 +264,18 @@ def _missing(jobs: Sequence[Job], stored: Mapping[str, Record], *, retry_failed:
         runs = "1 run" if failed == 1 else f"{failed} runs"
         print(f"{runs} failed in an earlier command, left as it was; --retry-failed tries again")
     return left
+
+
+def profile_table(phases: Phases, results: Path) -> list[list[str]]:
+    """Rows of (phase, seconds, share), ended by their sum and the time on the clock."""
+    seconds: dict[str, float] = {}
+    records, _ = Store(results).records()
+    for name, start, end in phases.spans:
+        parts = within_runs(records, start, end) if name == RUNS else {name: end - start}
+        for part, length in parts.items():
+            seconds[part] = seconds.get(part, 0.0) + length
+    rows = [[name, f"{length:.2f}", f"{100 * length / phases.total:.1f} %"] for name, length in seconds.items()]
+    return [*rows, ["sum", f"{sum(seconds.values()):.2f}", ""], ["on the clock", f"{phases.total:.2f}", ""]]
 
 
 def _describe(plan: Plan, groups: Sequence[Group], nodes: Sequence[Node], *, in_full: bool) -> str:

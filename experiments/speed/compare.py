@@ -1,0 +1,129 @@
+"""How much faster than a plain script? Both as whole processes, in alternation, the machine otherwise idle.
+
+    python experiments/speed/compare.py --data-dir DIR [--pairs 3] [--epochs 5] [--out results/reference/speed]
+
+Each pair runs baseline.py and ``python -m bench.run --models cnn mobilenet``, one after the other, in turn first
+and second. bench.run starts with an empty cache each time, so that no features of an earlier run help it,
+and without its timing of speed and latency, which the script does not do either. The table says seconds, accuracy and
+the ratio of each pair, and the median of the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from tabulate import tabulate
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+def run_baseline(options: argparse.Namespace, seed: int) -> tuple[float, dict[str, float]]:
+    """(seconds of the whole process, accuracies)."""
+    command = [sys.executable, str(HERE / "baseline.py"), "--data-dir", str(options.data_dir)]
+    command += ["--epochs", str(options.epochs), "--seed", str(seed)]
+    start = time.perf_counter()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    said = json.loads(done.stdout.splitlines()[-1])
+    return seconds, {name: said[name] for name in ("cnn", "mobilenet")}
+
+
+def run_bench(options: argparse.Namespace) -> tuple[float, dict[str, float]]:
+    """(seconds of the whole process, accuracies)."""
+    with tempfile.TemporaryDirectory(prefix="bench-speed-") as folder:
+        command = [sys.executable, "-m", "bench.run", "--models", "cnn", "mobilenet", "--dataset", "mnist"]
+        command += ["--data-dir", str(options.data_dir), "--epochs", str(options.epochs), "--weights", "bundled"]
+        command += ["--precision", options.precision, "--no-timing", "--results", f"{folder}/results"]
+        environment = {**os.environ, "BENCH_CACHE": f"{folder}/cache", "PYTHONPATH": str(ROOT)}
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=folder)
+        seconds = time.perf_counter() - start
+        rows = pq.read_table(f"{folder}/results/runs", columns=["model", "test_accuracy"]).to_pylist()
+    return seconds, {row["model"]: row["test_accuracy"] for row in rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32")
+    parser.add_argument("--out", type=Path, default=ROOT / "results/reference/speed")
+    options = parser.parse_args()
+    options.data_dir = options.data_dir.resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, float]] = []
+    for pair in range(options.pairs):
+        found: dict[str, tuple[float, dict[str, float]]] = {}
+        for which in ("script", "bench") if pair % 2 == 0 else ("bench", "script"):
+            found[which] = run_baseline(options, seed=pair) if which == "script" else run_bench(options)
+            print(f"pair {pair + 1}: {which} {found[which][0]:.1f} s {found[which][1]}", flush=True)
+        rows.append(
+            {
+                "script_seconds": found["script"][0],
+                "bench_seconds": found["bench"][0],
+                "ratio": found["script"][0] / found["bench"][0],
+                **{f"script_{name}": value for name, value in found["script"][1].items()},
+                **{f"bench_{name}": value for name, value in found["bench"][1].items()},
+            }
+        )
+        write(options, rows)
+    print(f"written: {options.out}")
+
+
+def write(options: argparse.Namespace, rows: list[dict[str, float]]) -> None:
+    """The table so far; after each pair, so that nothing is lost."""
+    name = f"compare-{options.precision}"
+    (options.out / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
+    headers = ["Pair", "Script", "bench.run", "Ratio", "Script: CNN, MobileNetV2", "bench.run: CNN, MobileNetV2"]
+    cells = [
+        [
+            number,
+            f"{row['script_seconds']:.1f} s",
+            f"{row['bench_seconds']:.1f} s",
+            f"{row['ratio']:.2f}",
+            f"{100 * row['script_cnn']:.2f} %, {100 * row['script_mobilenet']:.2f} %",
+            f"{100 * row['bench_cnn']:.2f} %, {100 * row['bench_mobilenet']:.2f} %",
+        ]
+        for number, row in enumerate(rows, start=1)
+    ]
+    text = [
+        f"# Whole processes on MNIST, {options.epochs} epochs, {options.precision}: a plain script and bench.run",
+        "",
+        "Command: `python experiments/speed/compare.py --data-dir DIR "
+        f"--pairs {options.pairs} --epochs {options.epochs} --precision {options.precision}`",
+        "",
+        tabulate(cells, headers, tablefmt="github", disable_numparse=True),
+        "",
+        f"Median ratio of {len(rows)} pair{'s' if len(rows) != 1 else ''}: "
+        f"{statistics.median(row['ratio'] for row in rows):.2f}",
+        "",
+        f"Machine: {cpu_name()}, {os.cpu_count()} CPUs, "
+        f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}",
+    ]
+    (options.out / f"{name}.md").write_text("\n".join(text) + "\n")
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

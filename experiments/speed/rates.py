@@ -1,0 +1,120 @@
+"""How close to the machine? Training and feature extraction beside the machine's own matrix-product rate.
+
+    python experiments/speed/rates.py --data-dir DIR [--threads 2] [--out results/reference/speed]
+
+The peak is measured here and now: the product of two 2048 x 2048 matrices, best of ten. The rates are medians of five
+blocks, each right after a measurement of the peak, the machine otherwise idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from compare import ROOT, cpu_name
+from tabulate import tabulate
+
+from bench.learning import datasets, measure
+from bench.learning.build import build
+from bench.learning.features import fold
+from bench.learning.models import MODELS
+from bench.learning.precision import arithmetic, native_bf16
+from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor
+from bench.learning.training import make_optimizer, on_images, training_step
+from bench.learning.weights import find
+from bench.spec import Recipe
+
+STEPS = 60
+
+
+def seconds_of(once: Callable[[], object], times: int) -> float:
+    """Seconds for so many calls."""
+    start = time.perf_counter()
+    for _ in range(times):
+        once()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak(device: str, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a large matrix product."""
+    size = 8192 if device == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds_of(lambda: a @ b, 2)
+    return 2 * size**3 / min(seconds_of(lambda: a @ b, 1) for _ in range(10))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=ROOT / "results/reference/speed")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    data = DeviceSplit.of(datasets.load("mnist", options.data_dir).train, device)
+    rows = []
+    for precision in ("fp32", "bf16") if native_bf16(device) else ("fp32",):
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        cnn = MODELS["cnn"]
+        model = build(cnn, 10, None, 0).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        trainee = on_images(model, cnn, data, "eval")
+        trainee.training_mode()
+        optimizer = make_optimizer(list(model.parameters()), Recipe())
+        batches = iter(torch.randperm(len(data.labels), device=device).split(64))
+
+        def train(trainee=trainee, optimizer=optimizer, batches=batches, precision=precision) -> None:  # type: ignore[no-untyped-def]
+            training_step(trainee.module, optimizer, trainee, next(batches), precision=precision)
+
+        # forward, and the gradients of inputs and of weights, which cost as much again each
+        step_flops = 3 * 2 * measure.macs(model, cnn) * 64
+
+        mobilenet = MODELS["mobilenet"]
+        weights = find("bundled", "mobilenet", mobilenet.sources)
+        folded = fold(build(mobilenet, 10, weights, 0).to(device), mobilenet)
+        prepare = Preprocessor(mobilenet, device)
+
+        @torch.no_grad()
+        def embed(folded=folded, prepare=prepare, precision=precision) -> None:  # type: ignore[no-untyped-def]
+            with arithmetic(device, precision):
+                folded.embed(prepare(data.images[:BATCH]))
+
+        for what, once, images, flops, times in (
+            ("CNN, training, batch 64", train, 64, step_flops, STEPS),
+            ("MobileNetV2, features at 32 x 32, batch 250", embed, BATCH, 2 * 6_277_248 * BATCH, 8),
+        ):
+            seconds_of(once, 5)
+            rates, shares = [], []
+            for _ in range(5):
+                top = peak(device, dtype)
+                seconds = seconds_of(once, times) / times
+                rates.append(images / seconds)
+                shares.append(flops / seconds / top)
+            rows.append(
+                [what, precision, f"{statistics.median(rates):,.0f} images/s", f"{top / 1e9:,.0f} GFLOP/s",
+                 f"{100 * statistics.median(shares):.0f} %"]
+            )  # fmt: skip
+    headers = ["What", "Precision", "Rate", "Matrix-product peak", "Share of the peak"]
+    table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    machine = (
+        f"{cpu_name()}, {options.threads} threads"
+        f"{', ' + torch.cuda.get_device_name() if device == 'cuda' else ''}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}"
+    )
+    text = (
+        f"# Rates beside the machine's peak\n\nCommand: `python experiments/speed/rates.py --data-dir DIR`\n\n{table}\n"
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "rates.md").write_text(f"{text}\nMachine: {machine}\n")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
