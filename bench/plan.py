@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.errors import UserError
@@ -13,6 +13,7 @@ from bench.learning.plugins import Plugin
 from bench.learning.weights import Weights
 from bench.options import Options
 from bench.spec import Job
+from bench.tuned import with_tuned_values
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Plan:
     weights: Mapping[str, Weights | None]
     """By model; None is a random start."""
     plugin: Plugin | None
+    notes: Sequence[str] = ()
+    """What the user should know of it, a line each."""
 
 
 def make_plan(options: Options) -> Plan:
@@ -64,7 +67,12 @@ def make_plan(options: Options) -> Plan:
             )
             check_sizes(job, specs[name])
             jobs.append(job)
-    return Plan(jobs, dataset, found, plugin)
+    notes: list[str] = []
+    if options.lr_from_tune:
+        jobs, notes = with_tuned_values(jobs, options)
+        for job in jobs:
+            check_sizes(job, specs[job.model])
+    return Plan(jobs, dataset, found, plugin, notes)
 
 
 def check_sizes(job: Job, spec: ModelSpec) -> None:

@@ -23,6 +23,7 @@ from bench.plan import Plan, check_sizes, make_plan
 from bench.reporting.store import Store
 from bench.reporting.tuning import (
     Sweep,
+    Swept,
     Trial,
     at_the_edge,
     choose,
@@ -30,7 +31,6 @@ from bench.reporting.tuning import (
     found_table,
     read_sweeps,
     read_swept,
-    source_of,
     trials_of,
     write_sweep,
     write_tuning,
@@ -38,6 +38,7 @@ from bench.reporting.tuning import (
 from bench.space import Space, Values, describe_values
 from bench.spec import Begun, EpochRecord, Event, Job, Outcome, Progress, Recipe, Record, Run, Saved, Status
 from bench.sweep_view import SweepView
+from bench.tuned import note_source
 from bench.tuning_options import TuneOptions
 
 if TYPE_CHECKING:
@@ -355,7 +356,7 @@ class _Search:
             write_sweep(store, own.sweep.model_copy(update=finished))
             for warning in at_the_edge(own.sweep, trials, best):
                 print(f"warning: {model}: {warning}")
-            winners.append(self._winner(own, best, source_of(own.sweep, trials)))
+            winners.append(self._winner(own, best, Swept(own.sweep, trials, best, []).source))
         swept = [one for one in read_swept(store) if one.sweep.sweep_id in self._ids()]
         print(f"\n{found_table(swept, 'simple')}\n", flush=True)
         write_tuning(store, read_swept(store))
@@ -390,14 +391,6 @@ class _Search:
         stored = read_stored(self.store)
         for job in winners:
             note_source(self.store, stored, job)
-
-
-def note_source(store: Store, stored: Mapping[str, Record], job: Job) -> None:
-    """Write into finished runs of a job where its learning rate came from, if they do not say so."""
-    for run in job.runs():
-        record = stored.get(run.id)
-        if record is not None and record.status is Status.OK and record.lr_source != job.lr_source:
-            store.write(Outcome(record.model_copy(update={"lr_source": job.lr_source})))
 
 
 class _Notes:

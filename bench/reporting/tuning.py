@@ -226,13 +226,6 @@ def cost_of(sweep: Sweep, trials: Sequence[Trial]) -> Cost:
     )
 
 
-def source_of(sweep: Sweep, trials: Sequence[Trial]) -> str:
-    """Where a learning rate came from, in words, for the records of runs that use it."""
-    others = [name for name in sweep.space.names if name != "lr"]
-    also = f" (also {', '.join(others)})" if others else ""
-    return f"sweep {sweep.sweep_id}{also}: {cost_of(sweep, trials)}"
-
-
 def at_the_edge(sweep: Sweep, trials: Sequence[Trial], best: Trial) -> list[str]:
     """A warning for each swept number whose best value is the lowest or highest that was tried."""
     warnings = []
@@ -303,6 +296,13 @@ class Swept:
     def cost(self) -> Cost:
         """Of the search alone."""
         return cost_of(self.sweep, self.trials)
+
+    @property
+    def source(self) -> str:
+        """Where a learning rate came from, in words, for the records of runs that use it."""
+        others = [name for name in self.sweep.space.names if name != "lr"]
+        also = f" (also {', '.join(others)})" if others else ""
+        return f"sweep {self.sweep.sweep_id}{also}: {self.cost}"
 
 
 def read_swept(store: Store, records: Sequence[Record] | None = None) -> list[Swept]:
