@@ -18,6 +18,7 @@ from bench.learning import measure
 from bench.learning.build import build, to_safetensors
 from bench.learning.context import Context
 from bench.learning.datasets import Dataset
+from bench.learning.eager import postpone_compiler
 from bench.learning.features import Features, features_of, fold, usable
 from bench.learning.models import MODELS, ModelSpec
 from bench.learning.plugins import Plugin
@@ -84,6 +85,7 @@ def status_of(error: BaseException) -> Status:
 
 
 def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, batch_size: int) -> Outcome:
+    postpone_compiler()
     torch.set_num_threads(context.threads)
     recipe = run.recipe.model_copy(update={"batch_size": batch_size})
     memory = measure.PeakMemory(context.device)

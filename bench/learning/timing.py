@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bench.learning import measure
 from bench.learning.build import build
+from bench.learning.eager import postpone_compiler
 from bench.learning.execute import Inputs, spec_of
 from bench.learning.features import fold, usable
 from bench.learning.precision import arithmetic, precision_on
@@ -69,6 +70,7 @@ def time_models(subjects: Sequence[Subject], *, device: str, threads: int) -> li
         device: as torch names it.
         threads: CPU threads to compute with.
     """
+    postpone_compiler()
     torch.set_num_threads(threads)
     calls = [call for subject in subjects for call in _calls(subject, device)]
     found: list[Timing] = []
