@@ -26,7 +26,8 @@ class ProgressView:
         self._finished: dict[str, Record] = {}
         self._epochs_printed: dict[str, int] = {}
         self._start = time.monotonic()
-        width = max((len(run.model) for run in self._runs.values()), default=3)
+        self._labels = _labels(jobs)
+        width = max((len(label) for label in self._labels.values()), default=3)
         bar = [BarColumn(bar_width=12)] if self._console.width >= width + 90 else []
         self._bars = RichProgress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=width)),
@@ -44,7 +45,10 @@ class ProgressView:
         for job_id, runs in self._jobs.items():
             total = sum(run.recipe.epochs * run.images_per_epoch for run in runs)
             self._tasks[job_id] = self._bars.add_task(
-                f"{runs[0].model:<{width}}", total=total, status="waiting for its workers", visible=len(self._jobs) <= 8
+                f"{self._labels[job_id]:<{width}}",
+                total=total,
+                status="waiting for its workers",
+                visible=len(self._jobs) <= 8,
             )
         self._whole = self._bars.add_task(f"{'all':<{width}}", total=1.0, status=self._whole_status())
 
@@ -65,7 +69,7 @@ class ProgressView:
         """A worker begins a run."""
         run = self._runs[run_id]
         if attempt > 1:
-            self.say(f"{_name(run)}: a worker was lost; attempt {attempt}")
+            self.say(f"{self._name(run)}: a worker was lost; attempt {attempt}")
         self._bars.update(self._tasks[run.job_id], status="starting", visible=True)
 
     def update(self, progress: Progress) -> None:
@@ -88,12 +92,12 @@ class ProgressView:
             self._bars.update(self._tasks[run.job_id], completed=done, status=seed + status, visible=True)
             self._bars.update(self._whole, completed=self._share_done(), status=self._whole_status())
         else:
-            finished_epochs = progress.images_done // run.dataset.train_images
+            finished_epochs = progress.images_done // run.images_per_epoch
             if finished_epochs > self._epochs_printed.get(run.id, 0):
                 self._epochs_printed[run.id] = finished_epochs
                 speed = f"{progress.images_per_second:,.0f} images/s"
                 self.say(
-                    f"{_name(run)}: epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}  "
+                    f"{self._name(run)}: epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}  "
                     f"train acc {100 * progress.accuracy:.2f} %  {speed}  {left} left"
                 )
 
@@ -107,12 +111,15 @@ class ProgressView:
             result = f"test accuracy {100 * record.test_accuracy:.2f} %, trained in {record.train_seconds:.1f} s"
         else:
             result = f"{record.status}: {record.reason}"
-        self.say(f"{_name(run)}: {result}  [{self._whole_status()}]")
+        self.say(f"{self._name(run)}: {result}  [{self._whole_status()}]")
         task = self._tasks[run.job_id]
         self._bars.update(task, completed=sum(self._images_done(one) for one in siblings))
         if all_done:
             self._bars.update(task, visible=False)
         self._bars.update(self._whole, completed=self._share_done(), status=self._whole_status())
+
+    def _name(self, run: Run) -> str:
+        return f"{self._labels[run.job_id]} seed {run.seed}"
 
     def _images_done(self, run: Run) -> int:
         if run.id in self._finished:
@@ -139,8 +146,16 @@ class ProgressView:
         return status
 
 
-def _name(run: Run) -> str:
-    return f"{run.model} seed {run.seed}"
+def _labels(jobs: Sequence[Job]) -> dict[str, str]:
+    """A name for each job: its model, and what tells it apart from other jobs of the same model."""
+    found = {}
+    for job in jobs:
+        siblings = [other.recipe.model_dump() for other in jobs if other.model == job.model]
+        own = job.recipe.model_dump()
+        differing = [name for name in own if any(other[name] != own[name] for other in siblings)]
+        details = ", ".join(f"{name} {own[name]}" for name in differing[:3])
+        found[job.runs()[0].job_id] = f"{job.model} ({details})" if details else job.model
+    return found
 
 
 def _clock(seconds: float | None) -> str:

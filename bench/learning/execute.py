@@ -51,6 +51,7 @@ def execute(run: Run, inputs: Inputs, context: Context, *, oom_backoff: bool = F
         context: where it runs.
         oom_backoff: when memory runs out, start again with half the batch instead of ending; one worker only.
     """
+    postpone_compiler()
     started_at = datetime.now(UTC)
     batch_size = run.recipe.batch_size
     try:
@@ -85,7 +86,6 @@ def status_of(error: BaseException) -> Status:
 
 
 def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, batch_size: int) -> Outcome:
-    postpone_compiler()
     torch.set_num_threads(context.threads)
     recipe = run.recipe.model_copy(update={"batch_size": batch_size})
     memory = measure.PeakMemory(context.device)
