@@ -45,9 +45,9 @@ $(BIN)/python:
 	@touch $@
 
 .venv/.installed-test: .venv/.installed-run
-	@$(INSTALL) --editable '.[offline,demo,export,test]'
+	@$(INSTALL) --editable '.[offline,demo,export,tune,test]'
 	@touch $@
 
 .venv/.installed-lint: .venv/.installed-test
-	@$(INSTALL) --editable '.[offline,demo,export,test,lint]'
+	@$(INSTALL) --editable '.[offline,demo,export,tune,test,lint]'
 	@touch $@
