@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.errors import UserError, exit_code_of
 from bench.reporting.store import Store
-from bench.reporting.summary import write_summary
+from bench.reporting.summary import look, write_summary
 from bench.reporting.terminal import print_results
 
 
@@ -31,9 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = Store(options.results)
         if not (store.root / "runs").is_dir():
             raise UserError(f"--results {store.root} holds no runs; python -m bench.run makes some")
-        for problem in store.records(set_aside=True)[1]:
+        records, problems = store.records(set_aside=True)
+        for problem in problems:
             print(f"warning: {problem}", file=sys.stderr)
-        print_results(store, write_summary(store))
+        found = look(store, records)
+        print_results(store, write_summary(store, found), found=found)
         return 0
 
     return exit_code_of(command)

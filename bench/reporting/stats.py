@@ -50,12 +50,15 @@ class Interval:
         return (self.high - self.low) / 2
 
 
+What = Literal["seeds of each", "test images", "timed sessions of each"]
+
+
 @dataclass(frozen=True)
 class Needed:
     """What it would take to see a difference of the observed size four times out of five."""
 
     number: int
-    of: Literal["seeds of each", "test images", "timed sessions of each"]
+    of: What
 
 
 @dataclass(frozen=True)
@@ -142,35 +145,37 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def checkpoints_difference(only_first: int, only_second: int, images: int) -> Difference:
     """How much more of the test images the second checkpoint classifies right, as a share.
 
-    The interval is that of Clopper and Pearson for how the images that only one classified right fall to the two,
-    which is the inverse of the exact test: it is clear of zero where p is below 0.05. It takes the number of such
-    images as given, but for none at all.
+    The interval reaches as far as either of two does. The one is Student's, of the differences image by image. The
+    other is that of Clopper and Pearson for how the images that only one classified right fall to the two; it is the
+    inverse of the exact test, so that the interval is clear of zero where p is below 0.05.
     """
     from statsmodels.stats.proportion import proportion_confint
+    from statsmodels.stats.weightstats import DescrStatsW
 
     apart = only_first + only_second
     if apart:
-        low, high = (
-            (2 * float(end) - 1) * apart / images
-            for end in proportion_confint(only_second, apart, alpha=ALPHA, method="beta")
-        )
+        shares = proportion_confint(only_second, apart, alpha=ALPHA, method="beta")
+        exact = [(2 * float(share) - 1) * apart / images for share in shares]
+        counts = [only_first, images - apart, only_second]
+        students = DescrStatsW([-1.0, 0.0, 1.0], weights=counts).tconfint_mean(ALPHA) if images > 1 else exact
+        low, high = min(exact[0], float(students[0])), max(exact[1], float(students[1]))
     else:
         high = float(proportion_confint(0, images, alpha=ALPHA, method="beta")[1])
         low = -high
     value = (only_second - only_first) / images
-    needed = _images_for(only_second / apart, apart / images) if apart else None
+    needed = _images_for(only_second / apart, apart, images) if apart else None
     p = mcnemar(only_first, only_second)
     return Difference(value, Interval(low, high), p, "exact McNemar test", needed)
 
 
-def _images_for(share: float, rate: float) -> Needed | None:
-    """Images for McNemar's test, if ``rate`` of them tell the two apart and ``share`` of those fall to the second."""
+def _images_for(share: float, apart: int, images: int) -> Needed | None:
+    """Images for McNemar's test, if ``apart`` of ``images`` tell the two apart, a ``share`` of them for the second."""
     from statsmodels.stats.power import NormalIndPower
     from statsmodels.stats.proportion import proportion_effectsize
 
     effect = abs(float(proportion_effectsize(share, 0.5)))
-    apart = _solved(NormalIndPower(), effect, ratio=0) if effect else math.inf
-    return _needed(max(apart, 6.0) / rate, "test images")  # fewer than 6 never give p < 0.05
+    wanted = _solved(NormalIndPower(), effect, ratio=0) if effect else math.inf
+    return _needed(max(wanted, 6.0) * images / apart, images, "test images")  # fewer than 6 never give p < 0.05
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -269,12 +274,37 @@ def _for_recipes(
     together = float(stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER))
     left = value**2 - together**2 * over_images
     if left <= 0:
-        return _needed(images * together**2 * over_images / value**2 * 1.5, "test images")
+        wanted = 2 * images * together**2 * over_images / value**2  # half of the variance is left to the seeds
+        return _needed(wanted, images, "test images")
     deviation = math.sqrt(float(np.mean([spread.var(ddof=1) for spread in spreads])))
     if deviation == 0:
         return None
     power = TTestPower() if len(spreads) == 1 else TTestIndPower()
-    return _needed(max(_solved(power, math.sqrt(left) / deviation), FEWEST_SEEDS), "seeds of each")
+    have = min(map(len, spreads))
+    return _needed(_solved(power, math.sqrt(left) / deviation), max(have, FEWEST_SEEDS - 1), "seeds of each")
+
+
+def means_difference(first: Sequence[float], second: Sequence[float]) -> Difference | None:
+    """How much larger the second's geometric mean is, relative to the first's (Welch); None below three values.
+
+    Args:
+        first: figures above 0, one a run.
+        second: the same of the other.
+    """
+    from scipy import stats
+
+    if min(len(first), len(second)) < FEWEST_SEEDS:
+        return None
+    logs = np.log(first), np.log(second)
+    value = float(logs[1].mean() - logs[0].mean())
+    method = "Welch's t-test over the seeds"
+    if all(np.ptp(side) == 0 for side in logs):
+        same = Interval(math.expm1(value), math.expm1(value))
+        return Difference(math.expm1(value), same, 1.0 if value == 0 else 0.0, method)
+    found = stats.ttest_ind(logs[1], logs[0], equal_var=False)
+    ends = found.confidence_interval(CONFIDENCE)
+    interval = Interval(math.expm1(float(ends.low)), math.expm1(float(ends.high)))
+    return Difference(math.expm1(value), interval, float(found.pvalue), method)
 
 
 # --- timings -------------------------------------------------------------------------------------------------------
@@ -326,7 +356,8 @@ def timings_difference(
         from statsmodels.stats.power import TTestIndPower
 
         deviation = math.sqrt(variance / (1 / len(sides[0]) + 1 / len(sides[1])))
-        needed = _needed(max(_solved(TTestIndPower(), abs(value) / deviation), FEWEST_SEEDS), "timed sessions of each")
+        have = max(*map(len, sides), FEWEST_SEEDS - 1)
+        needed = _needed(_solved(TTestIndPower(), abs(value) / deviation), have, "timed sessions of each")
     return Difference(math.expm1(value), interval, float(2 * spread.sf(abs(value))), method, needed)
 
 
@@ -373,5 +404,7 @@ def _solved(power: Any, effect: float, **further: float) -> float:
     return float(np.squeeze(power.solve_power(effect_size=effect, alpha=ALPHA, power=POWER, **further)))
 
 
-def _needed(number: float, of: Literal["seeds of each", "test images", "timed sessions of each"]) -> Needed | None:
-    return Needed(math.ceil(number), of) if number <= _MOST_NEEDED else None
+def _needed(
+    number: float, have: int, of: Literal["seeds of each", "test images", "timed sessions of each"]
+) -> Needed | None:
+    return Needed(math.ceil(max(number, have + 1)), of) if number <= _MOST_NEEDED else None

@@ -1,52 +1,116 @@
-"""results/summary.md: a pure function of the stored records, so that making it again gives the same bytes."""
+"""results/summary.md: a pure function of what is stored, so that making it again gives the same bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.reporting.store import Store
-from bench.reporting.tables import comparison_table, comparisons, environment_table, footnotes, one_line, runs_table
+from bench.reporting.tables import (
+    MOST_RUNS,
+    Comparison,
+    comparison_table,
+    comparisons,
+    count,
+    environment_table,
+    footnotes,
+    one_line,
+    runs_table,
+    tested,
+)
+from bench.reporting.verdicts import findings, sentences
 from bench.spec import Record, Status
 
+MOST_FAILED = 50
+"""Runs in the list of those that did not finish: the last ones."""
+REPORT = "[report.html](report.html) has the same with plots, tables that sort, and the images that models got wrong."
 
-def write_summary(store: Store) -> Path:
-    """Make summary.md from what is stored.
+
+@dataclass(frozen=True)
+class Found:
+    """All that a page or a terminal says of what is stored; worked out once."""
+
+    records: list[Record]
+    """By start time."""
+    comparisons: list[Comparison]
+    verdicts: list[list[str]]
+    """For each comparison what can be told, in sentences."""
+    set_aside: list[str]
+    """Names of files that are no records."""
+
+
+def look(store: Store, records: Sequence[Record] | None = None) -> Found:
+    """Work out what there is to say.
+
+    Args:
+        store: the results folder.
+        records: what :meth:`Store.records` gave; None reads them.
+    """
+    if records is None:
+        records, _ = store.records(set_aside=True)
+    compared = comparisons(records, store)
+    verdicts = [sentences(findings(store, comparison)) for comparison in compared]
+    return Found(list(records), compared, verdicts, store.set_aside())
+
+
+def write_summary(store: Store, found: Found | None = None, sections: Sequence[str] = ()) -> Path:
+    """Make summary.md.
+
+    Args:
+        store: the results folder.
+        found: what :func:`look` gave; None looks.
+        sections: further parts in Markdown, put before the list of runs.
 
     Raises:
         UserError: it cannot be written.
     """
-    records, _ = store.records(set_aside=True)
-    return store.write_text("summary.md", render(records, store.set_aside()))
+    return store.write_text("summary.md", render(found or look(store), sections))
 
 
-def render(records: Sequence[Record], set_aside: Sequence[str]) -> str:
+def render(found: Found, sections: Sequence[str] = ()) -> str:
     """The page as Markdown."""
     parts = ["# Benchmark results"]
+    records = tested(found.records)
+    trials = len(found.records) - len(records)
     finished = [record for record in records if record.status is Status.OK]
-    for comparison in comparisons(records):
+    for comparison, verdicts in zip(found.comparisons, found.verdicts, strict=True):
         parts += [f"## {comparison.title}", comparison_table(comparison)]
         parts += footnotes(comparison)
+        if verdicts:
+            parts.append("\n".join(f"- {one_line(sentence)}" for sentence in verdicts))
     if not finished:
         parts.append("No run has finished yet. `python -m bench.run` trains the default models.")
+    parts += sections
+    if finished:
+        parts.append(REPORT)
     failed = [record for record in records if record.status is not Status.OK]
     if failed:
         parts.append("## Runs that did not finish")
+        if len(failed) > MOST_FAILED:
+            parts.append(f"The last {MOST_FAILED} of {count(len(failed))}.")
         parts.append(
             "\n".join(
-                f"- `{record.run_id}`: {record.status}. {one_line(record.reason or '')}".rstrip() for record in failed
+                f"- `{record.run_id}`: {record.status}. {one_line(record.reason or '')}".rstrip()
+                for record in failed[-MOST_FAILED:]
             )
         )
     if records:
-        parts += ["## Every run", runs_table(records)]
+        parts.append("## Every run" if len(records) <= MOST_RUNS else "## The last runs")
+        notes = ["Accuracy is that of one checkpoint, in brackets its 95 % Wilson interval over the test images."]
+        if len(records) > MOST_RUNS:
+            notes.append(f"These are {MOST_RUNS} of {count(len(records))} runs; `runs/` has all of them.")
+        if trials:
+            notes.append(f"The {count(trials)} trials of sweeps, which never saw the test images, are left out.")
+        parts += [" ".join(notes), runs_table(records)]
     if finished:
         parts += ["## Where it was measured", environment_table(finished)]
         parts.append(
             "Each row of `runs/*.parquet` is one run; its epochs, predictions and trained model are in the folders "
             "beside it under the same name."
         )
-    if set_aside:
+    if found.set_aside:
         parts.append("## Set aside")
         parts.append("These files in `runs/` were no records of runs; they are in `set-aside/` now.")
-        parts.append("\n".join(f"- `{one_line(name)}`" for name in set_aside))
+        parts.append("\n".join(f"- `{one_line(name)}`" for name in found.set_aside))
     return "\n\n".join(parts) + "\n"

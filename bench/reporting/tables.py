@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from tabulate import tabulate
 
+from bench.reporting import stats
+from bench.reporting.speed import Speed, Speeds, speeds_of
+from bench.reporting.store import Store
 from bench.spec import Record, Status
 
 MISSING = "-"
@@ -15,13 +20,30 @@ DISTINGUISHING = (
     "batch_size",
     "lr",
     "optimizer",
+    "weight_decay",
+    "momentum",
+    "beta2",
+    "schedule",
+    "precision",
     "bn_mode",
+    "trainable",
+    "image_size",
+    "train_size",
+    "validation_size",
+    "target_accuracy",
+    "stop_at_target",
     "workers",
     "weights",
     "weights_sha256",
     "plugin_sha256",
 )
 """What may tell two jobs of the same model apart, in the order in which a label names it."""
+MOST_COLUMNS = 6
+"""With more jobs than this, jobs are rows of the comparison and metrics its columns."""
+MOST_JOBS = 100
+"""Jobs in the comparison: the most accurate."""
+MOST_RUNS = 200
+"""Runs in the table of runs: the last ones."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +53,13 @@ class Entry:
     label: str
     records: list[Record]
     """Finished runs, by seed."""
+    speeds: Speeds = field(default_factory=Speeds)
+    """What was timed after the training."""
+
+    @property
+    def accuracies(self) -> dict[int, float]:
+        """Share of test images classified right, by seed."""
+        return {record.seed: record.test_accuracy for record in self.records if record.test_accuracy is not None}
 
 
 @dataclass(frozen=True)
@@ -41,17 +70,31 @@ class Comparison:
     entries: list[Entry]
 
 
-def comparisons(records: Iterable[Record]) -> list[Comparison]:
-    """Finished runs by data set and, within one, by job; sorted by name."""
+def tested(records: Iterable[Record]) -> list[Record]:
+    """The runs that are judged on the test images: all but the trials of sweeps."""
+    return [record for record in records if record.judged_on == "test"]
+
+
+def comparisons(records: Iterable[Record], store: Store | None = None) -> list[Comparison]:
+    """Finished runs by data set and, within one, by job; sorted by name. Trials of sweeps are left out.
+
+    Args:
+        records: all records.
+        store: where their timings are; None leaves the timings out.
+    """
     by_data: dict[tuple[str, str, int, int], list[Record]] = {}
-    for record in records:
+    for record in tested(records):
         if record.status is Status.OK:
             key = (record.dataset, record.dataset_sha256, record.train_images, record.test_images)
             by_data.setdefault(key, []).append(record)
+    timed = store.timed() if store is not None else set()
     found = []
     for (dataset, _, train_images, test_images), group in sorted(by_data.items()):
         title = f"{dataset}: {train_images:,} training and {test_images:,} test images"
-        found.append(Comparison(title, _entries(group)))
+        entries = _entries(group)
+        if store is not None and timed:
+            entries = [replace(entry, speeds=speeds_of(store, entry.records, timed)) for entry in entries]
+        found.append(Comparison(title, entries))
     return found
 
 
@@ -59,27 +102,43 @@ def _entries(records: Sequence[Record]) -> list[Entry]:
     jobs: dict[str, list[Record]] = {}
     for record in records:
         jobs.setdefault(record.job_id, []).append(record)
-    entries = []
+    by_model: dict[str, list[Record]] = {}
     for runs in jobs.values():
-        first = runs[0]
-        siblings = [other[0] for other in jobs.values() if other[0].model == first.model]
-        differing = [name for name in DISTINGUISHING if len({getattr(other, name) for other in siblings}) > 1]
-        if "weights" in differing:  # the digest only tells apart what the words do not
-            differing = [name for name in differing if name != "weights_sha256"]
-        details = ", ".join(f"{name.removesuffix('_sha256')} {_brief(getattr(first, name))}" for name in differing)
-        label = f"{first.model} ({details})" if details else first.model
-        entries.append(Entry(label, sorted(runs, key=lambda run: run.seed)))
-    labels = [entry.label for entry in entries]
-    told_apart = [
-        entry if labels.count(entry.label) == 1 else Entry(f"{entry.label} [{entry.records[0].job_id}]", entry.records)
-        for entry in entries
+        by_model.setdefault(runs[0].model, []).append(runs[0])
+    differing = {model: _differing(siblings) for model, siblings in by_model.items()}
+    labels = {job: _label(runs[0], differing[runs[0].model]) for job, runs in jobs.items()}
+    counts = Counter(labels.values())
+    entries = [
+        Entry(labels[job] if counts[labels[job]] == 1 else f"{labels[job]} [{job}]", sorted(runs, key=_seed))
+        for job, runs in jobs.items()
     ]
-    return sorted(told_apart, key=lambda entry: entry.label)
+    return sorted(entries, key=lambda entry: entry.label)
 
 
-def _brief(value: object) -> str:
+def _seed(record: Record) -> int:
+    return record.seed
+
+
+def _differing(siblings: Sequence[Record]) -> list[str]:
+    """What differs between the jobs of one model."""
+    names = [name for name in DISTINGUISHING if len({getattr(other, name) for other in siblings}) > 1]
+    # the digest only tells apart what the words do not
+    return [name for name in names if name != "weights_sha256" or "weights" not in names]
+
+
+def _label(record: Record, differing: Sequence[str]) -> str:
+    details = ", ".join(_detail(name, getattr(record, name)) for name in differing)
+    return f"{record.model} ({details})" if details else record.model
+
+
+def _detail(name: str, value: object) -> str:
+    if name == "train_size":
+        return "all images" if value is None else f"{value:,} images"
+    if name == "image_size":
+        return "own size" if value is None else f"{value} px"
     text = str(value)
-    return text[:8] if len(text) == 64 else text
+    words = name.removesuffix("_sha256").replace("_", " ")
+    return f"{words} {text[:8] if len(text) == 64 else text}"
 
 
 # --- formats ---------------------------------------------------------------------------------------------------
@@ -105,12 +164,40 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def _megabytes(number: float) -> str:
+def megabytes(number: float) -> str:
+    """10^6 bytes as '1,079 MB'."""
     return f"{number:,.0f} MB"
 
 
-def _per_second(number: float) -> str:
+def per_second(number: float) -> str:
+    """Throughput as '1,600 images/s'."""
     return f"{number:,.0f} images/s"
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits at least: '0.512 ms', '12.3 ms', '1,234 ms'."""
+    number = 1000 * seconds
+    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2 if number >= 1 else 3}f} ms"
+
+
+def accuracy(values: Sequence[float]) -> str:
+    """The mean of shares; from three on with its 95 % t-interval and their number: '98.50 % [97.26, 99.74], n = 3'."""
+    mean = percent(fmean(values))
+    interval = stats.mean_interval(values)
+    return mean if interval is None else f"{mean} {_brackets(interval)}, n = {len(values)}"
+
+
+def checkpoint_accuracy(record: Record) -> str:
+    """A checkpoint's accuracy with its 95 % Wilson interval over the test images: '99.15 % [98.95, 99.31]'."""
+    if record.test_accuracy is None:
+        return MISSING
+    right = round(record.test_accuracy * record.test_images)
+    return f"{percent(record.test_accuracy)} {_brackets(stats.wilson(right, record.test_images))}"
+
+
+def _brackets(interval: stats.Interval) -> str:
+    # an interval that is symmetric about the mean may reach beyond what an accuracy can be
+    return f"[{100 * max(interval.low, 0):.2f}, {100 * min(interval.high, 1):.2f}]"
 
 
 def _mean_and_range(values: Sequence[float], show: Callable[[float], str]) -> str:
@@ -143,37 +230,125 @@ METRICS: list[tuple[str, str, Callable[[float], str]]] = [
     ("Trainable parameters", "trainable_parameters", count),
     ("Total parameters", "total_parameters", count),
     ("Training time", "train_seconds", duration),
-    ("Training throughput", "train_images_per_second", _per_second),
-    ("Test throughput", "test_images_per_second", _per_second),
-    ("Peak memory of a worker", "peak_memory_mb", _megabytes),
+    ("Training throughput", "train_images_per_second", per_second),
+    ("Test throughput", "test_images_per_second", per_second),
+    ("Peak memory of a worker", "peak_memory_mb", megabytes),
     ("MACs per image", "macs", count),
 ]
 SHARED_MACHINE = ("train_seconds", "train_images_per_second", "test_images_per_second")
 """Metrics that other runs on the same machine disturb."""
+THROUGHPUT = ("train_images_per_second", "test_images_per_second")
+"""Metrics that are measured better alone, after the training."""
 TRAINING_TIME = ("train_seconds", "train_images_per_second")
 """Metrics that are better where an earlier run has left the frozen backbone's features."""
 
 
+def _both(speed: Speed) -> str:
+    p50, p95 = (speed.latency[name] for name in ("p50", "p95"))
+    return MISSING if p50 is None or p95 is None else f"{milliseconds(p50)} / {milliseconds(p95)}"
+
+
+def _p99(speed: Speed) -> str:
+    p99 = speed.latency["p99"]
+    return MISSING if p99 is None else milliseconds(p99)
+
+
+SPEED_METRICS: list[tuple[str, Callable[[Speeds], Speed | None], Callable[[Speed], str]]] = [
+    ("Training throughput, alone", lambda of: of.training, lambda speed: per_second(speed.images_per_second)),
+    ("Inference throughput, alone", lambda of: of.batches, lambda speed: per_second(speed.images_per_second)),
+    ("Latency of one image, p50 / p95", lambda of: of.single, _both),
+    (
+        "Latency of one image, p99",
+        lambda of: of.single if of.single is not None and of.single.latency["p99"] is not None else None,
+        _p99,
+    ),
+]
+"""What was timed after the training, one model at a time."""
+
+
 def comparison_table(comparison: Comparison, style: str = "github") -> str:
-    """Metrics as rows and models as columns; several seeds as their mean and range."""
-    rows = []
-    for header, key, show in METRICS:
-        cells = []
-        for entry in comparison.entries:
-            values = [value for record in entry.records if (value := getattr(record, key)) is not None]
-            cell = _mean_and_range(values, show) if values else MISSING
-            if key in SHARED_MACHINE and values and any(record.contended for record in entry.records):
-                cell += " *"
-            if key in TRAINING_TIME and any(record.features_cached for record in entry.records):
-                cell += " +"
-            cells.append(cell)
-        rows.append([header, *cells])
-    rows.append(["Seeds", *[str(len(entry.records)) for entry in comparison.entries]])
-    rows.append(["Epochs", *[str(entry.records[0].epochs) for entry in comparison.entries]])
-    rows.append(["Initial weights", *[_weights(entry.records[0]) for entry in comparison.entries]])
-    headers = ["Metric", *[entry.label for entry in comparison.entries]]
-    align = ["left", *["right"] * len(comparison.entries)]
-    return _table(rows, headers, style=style, align=align)
+    """Metrics as rows and models as columns, or the other way round where there are many models.
+
+    Accuracy over several seeds is shown as its mean with an interval, all else as mean and range.
+
+    Args:
+        comparison: what to show.
+        style: tabulate's name of the format.
+    """
+    shown = _most_accurate(comparison.entries)
+    columns = [(header, [read(entry) for entry in shown]) for header, read in _metrics(comparison)]
+    if len(shown) <= MOST_COLUMNS:
+        headers = ["Metric", *[entry.label for entry in shown]]
+        rows = [[header, *cells] for header, cells in columns]
+    else:
+        headers = ["Model", *[header for header, _ in columns]]
+        rows = [[entry.label, *[cells[number] for _, cells in columns]] for number, entry in enumerate(shown)]
+    return _table(rows, headers, style=style, align=["left", *["right"] * (len(headers) - 1)])
+
+
+def _most_accurate(entries: Sequence[Entry]) -> Sequence[Entry]:
+    if len(entries) <= MOST_JOBS:
+        return entries
+    best = sorted(entries, key=lambda entry: -fmean(entry.accuracies.values() or [0.0]))[:MOST_JOBS]
+    return sorted(best, key=lambda entry: entry.label)
+
+
+def _metrics(comparison: Comparison) -> list[tuple[str, Callable[[Entry], str]]]:
+    """(header, what an entry's cell says) of each metric of which something is known."""
+    records = [record for entry in comparison.entries for record in entry.records]
+    speeds = [entry.speeds for entry in comparison.entries]
+    all_timed = all(speed.training is not None and speed.batches is not None for speed in speeds)
+    columns: list[tuple[str, Callable[[Entry], str]]] = [
+        (header, _cell(key, show))
+        for header, key, show in METRICS
+        if not (all_timed and key in THROUGHPUT)  # those taken alone say it better
+    ]
+    if any(speed.known for speed in speeds):
+        columns += [
+            (header, _speed_cell(which, show))
+            for header, which, show in SPEED_METRICS
+            if any(which(speed) is not None for speed in speeds)
+        ]
+    targets = {record.target_accuracy for record in records if record.target_accuracy is not None}
+    if targets:
+        wanted = f"{100 * targets.pop():g} %" if len(targets) == 1 else "the target"
+        columns.append((f"Training until {wanted} on validation", _time_to_target))
+    columns.append(("Seeds", lambda entry: str(len(entry.records))))
+    columns.append(("Epochs", lambda entry: str(entry.records[0].epochs)))
+    columns.append(("Initial weights", lambda entry: _weights(entry.records[0])))
+    return columns
+
+
+def _cell(key: str, show: Callable[[float], str]) -> Callable[[Entry], str]:
+    def read(entry: Entry) -> str:
+        values = [value for record in entry.records if (value := getattr(record, key)) is not None]
+        if not values:
+            return MISSING
+        cell = accuracy(values) if key == "test_accuracy" else _mean_and_range(values, show)
+        if key in SHARED_MACHINE and any(record.contended for record in entry.records):
+            cell += " *"
+        if key in TRAINING_TIME and any(record.features_cached for record in entry.records):
+            cell += " +"
+        return cell
+
+    return read
+
+
+def _speed_cell(which: Callable[[Speeds], Speed | None], show: Callable[[Speed], str]) -> Callable[[Entry], str]:
+    def read(entry: Entry) -> str:
+        speed = which(entry.speeds)
+        return MISSING if speed is None else show(speed) + (" *" if speed.contended else "")
+
+    return read
+
+
+def _time_to_target(entry: Entry) -> str:
+    asked = [record for record in entry.records if record.target_accuracy is not None]
+    reached = [record.target_seconds for record in asked if record.target_seconds is not None]
+    if not reached:
+        return "not reached" if asked else MISSING
+    some = "" if len(reached) == len(asked) else f", {len(reached)} of {len(asked)} seeds"
+    return _mean_and_range(reached, duration) + some
 
 
 def _weights(record: Record) -> str:
@@ -181,17 +356,32 @@ def _weights(record: Record) -> str:
 
 
 def footnotes(comparison: Comparison) -> list[str]:
-    """What a reader must know to read the table right."""
-    records = [record for entry in comparison.entries for record in entry.records]
+    """What a reader must know to read the table right, as Markdown."""
+    entries = comparison.entries
+    records = [record for entry in entries for record in entry.records]
     notes = []
-    if any(record.contended for record in records):
-        notes.append("\\* Measured while other runs trained on the same machine: not for ranking.")
+    if any(record.contended for record in records) or any(entry.speeds.contended for entry in entries):
+        notes.append("\\* Measured while other jobs used the same machine: not for ranking.")
     if any(record.features_cached for record in records):
         notes.append("\\+ The frozen backbone's features were there from an earlier run; without them it takes longer.")
-    if any(len(entry.records) == 1 for entry in comparison.entries):
-        notes.append("One seed says nothing about how much the accuracy varies from seed to seed; --seeds 5 shows it.")
-    else:
-        notes.append("Accuracy: mean over the seeds, with the lowest and the highest in brackets.")
+    if any(entry.speeds.known for entry in entries):
+        machines = {speed.machine for entry in entries for speed in entry.speeds.all()}
+        notes.append(f"Timed alone: after the training, one model at a time, medians ({'; '.join(sorted(machines))}).")
+    seeds = [len(entry.records) for entry in entries]
+    if any(number >= stats.FEWEST_SEEDS for number in seeds):
+        notes.append("Accuracy: mean over the seeds, in brackets its 95 % t-interval; n is the number of seeds.")
+    if 1 in seeds:
+        notes.append(
+            "One seed says nothing about a recipe's spread, how much the accuracy varies from seed to seed; "
+            "--seeds 5 shows it."
+        )
+    if 2 in seeds:
+        notes.append("Two seeds give no interval; three are the fewest that do.")
+    for entry in entries:
+        sources = {record.lr_source for record in entry.records if record.lr_source is not None}
+        notes += [f"{entry.label}: its learning rate came from {one_line(source)}." for source in sorted(sources)]
+    if len(entries) > MOST_JOBS:
+        notes.append(f"The {MOST_JOBS} most accurate of {len(entries):,} jobs.")
     return notes
 
 
@@ -210,7 +400,7 @@ def _placement(record: Record) -> str:
 RUN_COLUMNS: list[tuple[str, Callable[[Record], str]]] = [
     ("Run", lambda record: record.run_id),
     ("Status", lambda record: record.status),
-    ("Test accuracy", lambda record: MISSING if record.test_accuracy is None else percent(record.test_accuracy)),
+    ("Test accuracy", checkpoint_accuracy),
     ("Epochs", lambda record: str(record.epochs)),
     ("Batch", lambda record: str(record.batch_size)),
     ("LR", lambda record: f"{record.lr:g}"),
@@ -223,8 +413,8 @@ RUN_COLUMNS: list[tuple[str, Callable[[Record], str]]] = [
 
 
 def runs_table(records: Sequence[Record]) -> str:
-    """All runs, whatever their status."""
-    rows = [[read(record) for _, read in RUN_COLUMNS] for record in records]
+    """Runs, whatever their status: the last :data:`MOST_RUNS`."""
+    rows = [[read(record) for _, read in RUN_COLUMNS] for record in records[-MOST_RUNS:]]
     return _table(rows, [header for header, _ in RUN_COLUMNS])
 
 

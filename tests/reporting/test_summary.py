@@ -9,11 +9,19 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from bench.reporting import tables as tables_module
 from bench.reporting.store import Store
-from bench.reporting.summary import render, write_summary
+from bench.reporting.summary import Found, look, render, write_summary
+from bench.reporting.terminal import print_results
 from bench.spec import Outcome, Recipe, Record, Status
 
 Make = Callable[..., Record]
+
+
+def page_of(records: list[Record], set_aside: tuple[str, ...] = ()) -> str:
+    """The summary of records beside which nothing is stored."""
+    found = look(Store(Path("nowhere")), records)
+    return render(Found(found.records, found.comparisons, found.verdicts, list(set_aside)))
 
 
 def tables(page: str) -> list[list[list[str]]]:
@@ -72,7 +80,7 @@ def test_the_same_records_give_the_same_bytes(several: list[Record], tmp_path: P
 
     assert pages[0] == pages[1]
     assert write_summary(store) == tmp_path / "summary.md"
-    assert pages[0].decode() == render(*store.records())
+    assert pages[0].decode() == page_of(store.records()[0])
 
 
 def test_the_order_in_which_runs_were_stored_does_not_matter(several: list[Record], tmp_path: Path) -> None:
@@ -90,7 +98,7 @@ def test_the_order_in_which_runs_were_stored_does_not_matter(several: list[Recor
 
 
 def test_a_page_compares_and_lists_all_runs(several: list[Record]) -> None:
-    page = render(several, [])
+    page = page_of(several)
 
     assert headings(page) == [
         "# Benchmark results",
@@ -109,7 +117,7 @@ def test_a_page_compares_and_lists_all_runs(several: list[Record]) -> None:
 def test_runs_that_did_not_finish_are_listed_with_status_and_reason(several: list[Record]) -> None:
     oom, timeout = several[-2:]
 
-    assert bullets(render(several, [])) == [
+    assert [bullet for bullet in bullets(page_of(several)) if bullet.startswith("`")] == [
         f"`{oom.run_id}`: oom. MemoryError: no room",
         f"`{timeout.run_id}`: timeout.",
     ]
@@ -119,7 +127,7 @@ def test_runs_that_did_not_finish_are_listed_with_status_and_reason(several: lis
 def test_without_a_finished_run_the_page_still_says_what_happened(status: Status, make_record: Make) -> None:
     record = make_record(status=status)
 
-    page = render([record], [])
+    page = page_of([record])
 
     assert bullets(page) == [f"`{record.run_id}`: {status}. it broke"]
     assert "No run has finished yet" in page
@@ -134,7 +142,7 @@ def test_an_empty_page_says_which_command_makes_runs(tmp_path: Path) -> None:
 
 
 def test_files_that_were_set_aside_are_listed(make_record: Make) -> None:
-    page = render([make_record()], ["a.parquet", "b.parquet"])
+    page = page_of([make_record()], ("a.parquet", "b.parquet"))
 
     assert "## Set aside" in headings(page)
     assert bullets(page) == ["`a.parquet`", "`b.parquet`"]
@@ -144,13 +152,14 @@ def test_files_that_were_set_aside_are_listed(make_record: Make) -> None:
 def test_a_models_name_does_not_break_the_tables(name: str, make_record: Make) -> None:
     records = [make_record(name), make_record("cnn"), make_record(name, seed=1, status=Status.FAILED)]
 
-    comparison, runs, environment = tables(render(records, []))
+    comparison, runs, environment = tables(page_of(records))
 
     for table in (comparison, runs, environment):
         assert {len(row) for row in table} == {len(table[0])}
     assert sorted(comparison[0][1:]) == sorted([" ".join(name.split()), "cnn"])
     accuracies = next(row for row in comparison if row[0] == "Test accuracy")
     assert accuracies[1:] == ["98.76 %", "98.76 %"]
+    assert len(bullets(page_of(records))) == 3  # two verdicts and a failure
     assert [row[0] for row in runs[1:]] == [record.run_id for record in records]
     assert {len(row) for row in environment} == {2}
 
@@ -159,7 +168,7 @@ def test_a_models_name_does_not_break_the_tables(name: str, make_record: Make) -
 def test_what_a_machine_or_a_file_is_called_does_not_break_the_tables(field: str, make_record: Make) -> None:
     values = {field: "one | other"}
 
-    page_tables = tables(render([make_record(**values, weights_sha256="1" * 64)], []))
+    page_tables = tables(page_of([make_record(**values, weights_sha256="1" * 64)]))
 
     assert any("one | other" in cell for table in page_tables for row in table for cell in row)
 
@@ -168,8 +177,79 @@ def test_what_a_machine_or_a_file_is_called_does_not_break_the_tables(field: str
 def test_a_reason_of_several_lines_is_one_item(reason: str, make_record: Make) -> None:
     record = make_record(status=Status.FAILED, reason=reason)
 
-    page = render([record], [])
+    page = page_of([record])
 
     assert headings(page) == ["# Benchmark results", "## Runs that did not finish", "## Every run"]
     assert len(bullets(page)) == 1
     assert reason.rsplit(maxsplit=1)[-1] in bullets(page)[0]
+
+
+# --- what can be told ---------------------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_can_be_told(make_record: Make) -> None:
+    records = [
+        make_record(model, seed=seed, test_accuracy=accuracy + seed / 1000, minutes=seed)
+        for seed in range(3)
+        for model, accuracy in (("cnn", 0.99), ("mobilenet", 0.8))
+    ]
+
+    first = bullets(page_of(records))[0]
+
+    assert first.startswith("These two recipes, mobilenet and cnn: different, cnn is better, +19.00 points [")
+    assert "report.html" in page_of(records)
+
+
+def test_one_seed_says_nothing_about_a_recipe(make_record: Make) -> None:
+    page = page_of([make_record(), make_record("mobilenet", test_accuracy=0.5)])
+
+    assert "one seed says nothing about a recipe's spread" in page
+    assert "cannot be told" in bullets(page)[0]
+
+
+def test_trials_of_a_sweep_are_neither_compared_nor_listed(make_record: Make) -> None:
+    trials = [make_record(recipe=Recipe(lr=lr), judged_on="validation", sweep_id="s", minutes=1) for lr in (0.1, 0.2)]
+    stopped = make_record(recipe=Recipe(lr=0.3), status=Status.STOPPED, judged_on="validation", sweep_id="s")
+    record = make_record(lr_source="a sweep of 3 trials")
+
+    page = page_of([record, *trials, stopped])
+
+    comparison, runs, _ = tables(page)
+    assert comparison[0] == ["Metric", "cnn"]
+    assert [row[0] for row in runs[1:]] == [record.run_id]
+    assert "The 3 trials of sweeps" in page
+    assert "cnn: its learning rate came from a sweep of 3 trials." in page
+    assert "did not finish" not in page
+
+
+def test_further_sections_are_part_of_the_page(make_record: Make) -> None:
+    page = render(look(Store(Path("nowhere")), [make_record()]), ["## Sweeps", "Some text."])
+
+    assert headings(page)[2:4] == ["## Sweeps", "## Every run"]
+
+
+def test_a_folder_of_many_runs_has_a_short_page(make_record: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables_module, "MOST_RUNS", 10)
+    monkeypatch.setattr("bench.reporting.summary.MOST_RUNS", 10)
+    monkeypatch.setattr("bench.reporting.summary.MOST_FAILED", 3)
+    records = [make_record(seed=seed, minutes=seed) for seed in range(8)]
+    records += [make_record(seed=seed, minutes=seed, status=Status.FAILED) for seed in range(8, 16)]
+
+    page = page_of(records)
+
+    _, runs, _ = tables(page)
+    assert [row[0] for row in runs[1:]] == [record.run_id for record in records[-10:]]
+    assert "These are 10 of 16 runs" in page
+    assert [bullet.split("`")[1] for bullet in bullets(page)] == [record.run_id for record in records[-3:]]
+    assert "The last 3 of 8." in page
+
+
+def test_the_terminal_says_the_same(several: list[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path)
+    print_results(store, tmp_path / "summary.md", tmp_path / "report.html", found=look(store, several))
+
+    shown = capsys.readouterr().out
+    assert "mnist-5k: 4,000 training and 1,000 test images" in shown
+    assert "- These recipes: cannot be told" in shown
+    assert f"{several[-2].run_id}: oom: MemoryError: no room" in shown
+    assert shown.endswith(f"written: {tmp_path}/summary.md\nwritten: {tmp_path}/report.html\n")

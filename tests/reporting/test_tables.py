@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.reporting import tables as tables_module
+from bench.reporting.speed import summarise
+from bench.reporting.store import Store
 from bench.reporting.tables import (
     Comparison,
+    accuracy,
+    checkpoint_accuracy,
     comparison_table,
     comparisons,
     count,
@@ -21,9 +28,11 @@ from bench.reporting.tables import (
     percent,
     runs_table,
 )
-from bench.spec import DatasetInfo, Recipe, Record, Status
+from bench.spec import DatasetInfo, Recipe, Record, Status, Timing
 
 MNIST = DatasetInfo(name="mnist", sha256="c" * 64, train_images=60000, test_images=10000, classes=10)
+
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 Make = Callable[..., Record]
 
@@ -76,6 +85,20 @@ def test_the_seeds_of_a_job_are_one_column(make_record: Make) -> None:
     ]
 
 
+def test_whatever_a_recipe_says_may_tell_jobs_apart() -> None:
+    assert not set(Recipe.model_fields) - set(tables_module.DISTINGUISHING)
+
+
+def test_sizes_have_words(make_record: Make) -> None:
+    records = [make_record(recipe=Recipe(train_size=size, image_size=size)) for size in (None, 1000)]
+
+    assert labels(records) == ["cnn (1000 px, 1,000 images)", "cnn (own size, all images)"]
+
+
+def test_trials_of_sweeps_are_not_compared(make_record: Make) -> None:
+    assert labels([make_record(), make_record(recipe=Recipe(lr=0.5), judged_on="validation")]) == ["cnn"]
+
+
 def test_jobs_of_one_model_are_told_apart_by_what_differs(make_record: Make) -> None:
     records = [
         make_record(recipe=Recipe(lr=0.001)),
@@ -86,6 +109,22 @@ def test_jobs_of_one_model_are_told_apart_by_what_differs(make_record: Make) -> 
     assert labels(records) == ["cnn (lr 0.001)", "cnn (lr 0.01)", "mobilenet"]
 
 
+OTHER_RECIPES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"optimizer": "sgd"}),
+    ({}, {"weight_decay": 0.1}),
+    ({}, {"momentum": 0.5}),
+    ({}, {"beta2": 0.5}),
+    ({}, {"schedule": "cosine"}),
+    ({}, {"precision": "bf16"}),
+    ({}, {"trainable": "all"}),
+    ({"image_size": 32}, {"image_size": 64}),
+    ({}, {"image_size": 64}),
+    ({}, {"train_size": 100}),
+    ({}, {"validation_size": 100}),
+    ({"validation_size": 9}, {"validation_size": 9, "target_accuracy": 0.9}),
+]
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -93,6 +132,7 @@ def test_jobs_of_one_model_are_told_apart_by_what_differs(make_record: Make) -> 
         ({"recipe": Recipe(batch_size=32)}, {"recipe": Recipe(batch_size=64)}),
         ({"recipe": Recipe(lr=0.1)}, {"recipe": Recipe(lr=0.10000001)}),
         ({"recipe": Recipe(bn_mode="eval")}, {"recipe": Recipe(bn_mode="train")}),
+        *[({"recipe": Recipe(**one)}, {"recipe": Recipe(**other)}) for one, other in OTHER_RECIPES],
         ({"workers": 1}, {"workers": 2}),
         ({"weights": "file a.pth", "weights_sha256": "1" * 64}, {}),
         ({"weights": "file a.pth", "weights_sha256": "1" * 64}, {"weights": "file a.pth", "weights_sha256": "2" * 64}),
@@ -158,15 +198,144 @@ def test_metrics_are_rows_and_models_are_columns(make_record: Make) -> None:
     assert (rows["Seeds"], rows["Epochs"]) == (["1", "1"], ["5", "5"])
 
 
-def test_several_seeds_show_their_mean_and_range(make_record: Make) -> None:
-    accuracies = [0.98, 0.99, 0.985]
-    records = [make_record(seed=seed, test_accuracy=value) for seed, value in enumerate(accuracies)]
+def test_several_seeds_show_their_mean_with_its_interval_and_other_figures_their_range(make_record: Make) -> None:
+    records = [
+        make_record(seed=seed, test_accuracy=value, train_seconds=10 + seed)
+        for seed, value in enumerate([0.98, 0.99, 0.985])
+    ]
 
     rows = cells(comparison_table(only(records)))
 
-    assert rows["Test accuracy"] == ["98.50 % (98.00 % to 99.00 %)"]
+    assert rows["Test accuracy"] == ["98.50 % [97.26, 99.74], n = 3"]
+    assert rows["Training time"] == ["11.0 s (10.0 s to 12.0 s)"]
     assert rows["Total parameters"] == ["225,034"]  # nothing to range over
     assert rows["Seeds"] == ["3"]
+    assert cells(comparison_table(only(records[:2])))["Test accuracy"] == ["98.50 %"]  # two are too few for one
+
+
+def test_an_interval_does_not_leave_what_an_accuracy_can_be() -> None:
+    assert accuracy([0.99, 1.0, 1.0]) == "99.67 % [98.23, 100.00], n = 3"
+
+
+def test_a_checkpoints_accuracy_has_wilsons_interval(make_record: Make) -> None:
+    record = make_record(dataset=MNIST, test_accuracy=0.992, test_correct=9920)
+
+    assert checkpoint_accuracy(record) == "99.20 % [99.01, 99.36]"
+    assert checkpoint_accuracy(make_record(status=Status.FAILED)) == "-"
+
+
+def test_the_time_to_a_target_is_shown_with_how_many_reached_it(make_record: Make) -> None:
+    recipe = Recipe(target_accuracy=0.99, validation_size=100)
+    records = [
+        make_record(recipe=recipe, seed=0, target_seconds=4.0),
+        make_record(recipe=recipe, seed=1, target_seconds=6.0),
+        make_record(recipe=recipe, seed=2),
+        make_record("mobilenet", recipe=recipe),
+        make_record("mlp"),
+    ]
+
+    rows = cells(comparison_table(only(records)))
+
+    assert rows["Training until 99 % on validation"] == ["5.0 s (4.0 s to 6.0 s), 2 of 3 seeds", "-", "not reached"]
+
+
+def test_with_many_jobs_the_jobs_are_rows(make_record: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [make_record(recipe=Recipe(epochs=epochs), test_accuracy=0.9 + epochs / 100) for epochs in range(1, 9)]
+    comparison = only(records)
+
+    rows = cells(comparison_table(comparison))
+
+    assert [label for label in rows if label.startswith("cnn")] == [f"cnn (epochs {epochs})" for epochs in range(1, 9)]
+    assert rows["Model"][0] == "Test accuracy"
+    assert [row[0] for label, row in rows.items() if label.startswith("cnn")][:2] == ["91.00 %", "92.00 %"]
+
+    monkeypatch.setattr(tables_module, "MOST_JOBS", 7)
+    assert "cnn (epochs 1)" not in cells(comparison_table(comparison))
+    assert "The 7 most accurate of 8 jobs." in footnotes(comparison)
+
+
+# --- what was timed alone -------------------------------------------------------------------------------------------
+
+
+def timings(run_id: str, kind: str, batch_size: int, seconds: list[float], **fields: Any) -> list[Timing]:
+    shared = {"run_id": run_id, "kind": kind, "batch_size": batch_size, "measured_at": START}
+    shared |= {"contended": False, "device": "cpu", "threads": 2, "precision": "fp32", **fields}
+    return [Timing(**shared, sample=number, seconds=value) for number, value in enumerate(seconds)]
+
+
+@pytest.fixture
+def timed(make_record: Make, tmp_path: Path) -> Callable[..., dict[str, list[str]]]:
+    """The comparison of cnn, timed, and mobilenet, which is not."""
+    store = Store(tmp_path)
+    store.prepare()
+    records = [make_record(), make_record("mobilenet")]
+
+    def table(**fields: Any) -> dict[str, list[str]]:
+        run_id = records[0].run_id
+        rows = timings(run_id, "training", 64, [0.04] * 9, **fields)
+        rows += timings(run_id, "inference", 1, [0.001 * number for number in range(1, 102)], **fields)
+        rows += timings(run_id, "inference", 250, [0.05, 0.1, 0.2], **fields)
+        store.write_timings(run_id, rows)
+        (comparison,) = comparisons(records, store)
+        return cells(comparison_table(comparison)) | {"notes": footnotes(comparison)}
+
+    return table
+
+
+def test_what_was_timed_alone_is_shown(timed: Callable[..., dict[str, list[str]]]) -> None:
+    rows = timed()
+
+    assert rows["Training throughput, alone"] == ["1,600 images/s", "-"]
+    assert rows["Inference throughput, alone"] == ["2,500 images/s", "-"]
+    assert rows["Latency of one image, p50 / p95"] == ["51.0 ms / 96.0 ms", "-"]
+    assert rows["Latency of one image, p99"] == ["100 ms", "-"]
+    assert "Training throughput" in rows  # of mobilenet there is no other
+    assert any("CPU, 2 threads" in note for note in rows["notes"])
+
+
+def test_what_was_timed_while_others_ran_is_marked(timed: Callable[..., dict[str, list[str]]]) -> None:
+    rows = timed(contended=True)
+
+    for name in ("Training throughput, alone", "Inference throughput, alone", "Latency of one image, p50 / p95"):
+        assert rows[name][0].endswith(" *")
+    assert any("not for ranking" in note for note in rows["notes"])
+
+
+def test_where_some_blocks_were_taken_alone_only_those_count() -> None:
+    disturbed = timings("a", "training", 64, [0.8] * 5, contended=True)
+    alone = timings("a", "training", 64, [0.4] * 2, measured_at=START + timedelta(seconds=1))
+
+    speed = summarise([disturbed + alone]).training
+
+    assert speed is not None
+    assert not speed.contended
+    assert speed.images_per_second == 160
+
+
+def test_blocks_and_sessions_are_kept_apart() -> None:
+    blocks = [
+        timings(run, "training", 64, [1.0 + number] * 2, measured_at=START + timedelta(seconds=number))
+        for run in ("a", "b")
+        for number in range(3)
+    ]
+
+    speed = summarise(reversed(blocks)).training
+
+    assert speed is not None
+    found = [[block.tolist() for block in session] for session in speed.sessions]
+    assert found == [[[1, 1], [2, 2], [3, 3]]] * 2
+
+
+def test_the_last_machine_counts() -> None:
+    old = timings("a", "inference", 1, [0.5], threads=8)
+    new = timings("b", "inference", 1, [0.25], measured_at=START + timedelta(days=1))
+
+    speeds = summarise([new, old])
+
+    assert speeds.single is not None
+    assert speeds.single.machine == "CPU, 2 threads"
+    assert speeds.single.latency["p50"] == 0.25
+    assert (speeds.training, speeds.batches, summarise([]).known) == (None, None, False)
 
 
 def test_what_is_unknown_is_a_dash_and_not_zero(make_record: Make) -> None:
@@ -223,7 +392,9 @@ def test_a_footnote_says_what_one_seed_is_worth(make_record: Make) -> None:
 
     assert any("One seed" in note for note in one)
     assert not any("One seed" in note for note in several)
-    assert any("mean over the seeds" in note for note in several)
+    assert any("Two seeds" in note for note in several)
+    three = footnotes(only([make_record(seed=seed) for seed in range(3)]))
+    assert any("t-interval" in note for note in three)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +431,7 @@ def test_every_run_is_a_row_whatever_its_status(make_record: Make) -> None:
     for record in records:
         row = rows[record.run_id]
         assert row[0] == record.status
-        assert row[1] == ("98.76 %" if record.status is Status.OK else "-")
+        assert row[1] == ("98.76 % [97.91, 99.31]" if record.status is Status.OK else "-")
     ok = rows[records[0].run_id]
     assert ok[2:8] == ["5", "64", "0.001", "eval", "1 x 2 threads", "12.5 s"]
     assert ok[8] == "2026-01-02 03:04:05 to 03:04:35"
