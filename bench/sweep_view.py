@@ -103,7 +103,7 @@ class SweepView:
         trials = list(self._trials.get(model, {}).values())
         ended = [trial for trial in trials if trial.status is not Status.INTERRUPTED]
         state = f"{len(ended)} of {max(self._wanted.get(model, 0), len(trials))} trials"
-        best = choose(trials)
+        best = choose(trial for trial in trials if trial.status is Status.OK)
         if best is not None and best.score is not None:
             state += f", best {percent(best.score)} at {describe_values(best.values)}"
         return state

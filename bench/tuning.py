@@ -66,7 +66,7 @@ def run_tuning(options: TuneOptions) -> int:
         print(f"question: {options.question}")
     if not options.dry_run:
         save_images(store.root, plan.dataset)
-    return _Search(options, plan, store, space, fixed).run()
+    return Search(options, plan, store, space, fixed).run()
 
 
 @dataclass
@@ -111,7 +111,7 @@ class _Own:
         return job.model_copy(update={"seeds": tuple(seeds)}) if seeds else None
 
 
-class _Search:
+class Search:
     """One command: what was asked for, what the results folder has, what is being added to it."""
 
     def __init__(self, options: TuneOptions, plan: Plan, store: Store, space: Space, fixed: Values) -> None:
@@ -222,77 +222,85 @@ class _Search:
 
     def run(self) -> int:
         """Search, retrain, report; returns the exit code."""
-        waiting = {model: self._waiting(own) for model, own in self.owns.items()}
-        left = sum(len(jobs) + self._to_propose(self.owns[model]) for model, jobs in waiting.items())
-        self._tell_of_failed(waiting)
-        if not left and not self.options.dry_run:
+        self._tell_of_failed()
+        if not self._left() and not self.options.dry_run:
             print("every trial that is asked for is already there; --fresh trains them again", flush=True)
             return self._finish(None)
         with connect(self.options.address, verbose=self.options.verbose) as session:
-            need = self._need(left, session)
-            print(self._describe(left, need, session.nodes), flush=True)
             if self.options.dry_run:
-                print(self._dry(waiting))
+                need = self._need(session)
+                print(f"{self._describe(need, session.nodes)}\n\n{self._dry()}\n\ndry run: nothing was trained")
                 return 0
             try:
                 with interruptible():
-                    self._train(session, waiting, need)
+                    self.search(session)
             except KeyboardInterrupt:
                 write_tuning(self.store, read_swept(self.store))
                 print("interrupted; finished trials are kept, and the same command goes on from here")
                 return INTERRUPTED
             return self._finish(session)
 
-    def _tell_of_failed(self, waiting: Mapping[str, Sequence[Job]]) -> None:
+    def _left(self) -> int:
+        """How many trials are to be trained."""
+        return sum(len(self._waiting(own)) + self._to_propose(own) for own in self.owns.values())
+
+    def _tell_of_failed(self) -> None:
         failed = [trial for own in self.owns.values() for trial in own.trials() if trial.status in _FAILED]
         if failed and not self.options.retry_failed:
             print(f"{counted(len(failed), 'trial')} failed in an earlier command; --retry-failed tries again")
 
-    def _need(self, left: int, session: Session) -> Need:
+    def _need(self, session: Session) -> Need:
         """What each trial reserves: as many at the same time as fit, all with the same share."""
         one = next(iter(self.owns.values())).base.model_copy(update={"seeds": (0,)})
         groups = place(
-            [one] * max(1, left),
+            [one] * max(1, self._left()),
             session.nodes,
             cpus_per_worker=self.options.cpus_per_worker,
             gpus_per_worker=self.options.gpus_per_worker,
         )
         return min((group.need for group in groups), key=lambda need: need.cpus)
 
-    def _describe(self, left: int, need: Need, nodes: Sequence[Node]) -> str:
-        info = self.plan.dataset.info
+    def _describe(self, need: Need, nodes: Sequence[Node]) -> str:
+        info, left = self.plan.dataset.info, self._left()
         room = Admission(nodes)
         at_once = sum(room.admit(need) for _ in range(max(left, 1)))
-        held_out = next(iter(self.owns.values())).base.recipe.validation_size
+        base = next(iter(self.owns.values())).base
         there = sum(len(own.trials()) for own in self.owns.values())
+        share = f"{counted(need.cpus, 'CPU')}" + (f" and {need.gpus:g} GPU" if need.gpus else "")
         kept = f"; {there} are there already" if there else ""
         return (
             f"searching {self.space.describe()} for {', '.join(self.owns)} on {info.name} "
-            f"({info.train_images - held_out:,} images to train on, {held_out:,} held out): "
-            f"{counted(left, 'trial')}, {min(at_once, left)} at a time with {need}{kept}"
+            f"({base.runs()[0].images_per_epoch:,} images to train on, {base.recipe.validation_size:,} held out): "
+            f"{counted(left, 'trial')}, {min(at_once, left)} at a time, each with {share}{kept}"
         )
 
-    def _dry(self, waiting: Mapping[str, Sequence[Job]]) -> str:
+    def _dry(self) -> str:
         rows = [
-            [model, self.owns[model].sweep.sweep_id, describe_values(_values(self.space, job)), _numbers(job.seeds)]
-            for model, jobs in waiting.items()
-            for job in jobs
+            [model, own.sweep.sweep_id, describe_values(_values(self.space, job)), _numbers(job.seeds)]
+            for model, own in self.owns.items()
+            for job in self._waiting(own)
         ]
         rows += [
             [model, own.sweep.sweep_id, f"{number} that Optuna proposes", _numbers(own.sweep.seeds)]
             for model, own in self.owns.items()
             if (number := self._to_propose(own))
         ]
-        table = tabulate(rows, ["model", "sweep", "trial", "seeds"], disable_numparse=True)
-        return f"\n{table}\n\ndry run: nothing was trained"
+        return tabulate(rows, ["model", "sweep", "trial", "seeds"], disable_numparse=True)
 
     # --- the search --------------------------------------------------------------------------------------------------
 
-    def _train(self, session: Session, waiting: Mapping[str, list[Job]], need: Need) -> None:
+    def search(self, session: Session) -> None:
+        """Train the trials that are missing; what comes of it is in the store.
+
+        Raises:
+            KeyboardInterrupt: passed on, after the trials that were being trained were stored as interrupted.
+        """
         from bench.cluster.schedule import Limits
         from bench.cluster.sweep import SweepRunner
 
         options, plan, store = self.options, self.plan, self.store
+        need = self._need(session)
+        print(self._describe(need, session.nodes), flush=True)
         for own in self.owns.values():
             own.sweep = own.sweep.model_copy(update={"gpus_per_trial": need.gpus})
             write_sweep(store, own.sweep)
@@ -310,11 +318,11 @@ class _Search:
                 handle=notes.take,
                 verbose=options.verbose,
             )
-            sweeps = [self._as_model_sweep(own, waiting[model]) for model, own in self.owns.items()]
+            sweeps = [self._as_model_sweep(own) for own in self.owns.values()]
             if runner.search(sweeps, seconds=options.time_budget):
                 view.say(f"the {options.time_budget:g} s of --time-budget are over; the best so far is taken")
 
-    def _as_model_sweep(self, own: _Own, waiting: list[Job]) -> ModelSweep:
+    def _as_model_sweep(self, own: _Own) -> ModelSweep:
         from bench.cluster.sweep import Halving, ModelSweep, OptunaProposals
 
         sweep, trials = own.sweep, own.trials()
@@ -338,25 +346,14 @@ class _Search:
         halving = None
         if sweep.scheduler == "asha":
             halving = Halving(_longest(own), sweep.grace_period, sweep.reduction_factor)
-        return ModelSweep(own.base.model, list(waiting), judged, halving, proposals, history)
+        return ModelSweep(own.base.model, self._waiting(own), judged, halving, proposals, history)
 
     # --- the winners -------------------------------------------------------------------------------------------------
 
     def _finish(self, session: Session | None) -> int:
         """Note what was found, retrain the winners and report; returns the exit code."""
         store, options = self.store, self.options
-        winners = []
-        for model, own in self.owns.items():
-            trials = own.trials()
-            best = choose(trials)
-            if best is None:
-                print(f"{model}: no trial gave a score; {_why(trials, options)}")
-                continue
-            finished = {"finished_at": datetime.now(UTC)}
-            write_sweep(store, own.sweep.model_copy(update=finished))
-            for warning in at_the_edge(own.sweep, trials, best):
-                print(f"warning: {model}: {warning}")
-            winners.append(self._winner(own, best, Swept(own.sweep, trials, best, []).source))
+        winners = self.winners()
         swept = [one for one in read_swept(store) if one.sweep.sweep_id in self._ids()]
         print(f"\n{found_table(swept, 'simple')}\n", flush=True)
         write_tuning(store, read_swept(store))
@@ -369,11 +366,25 @@ class _Search:
             print(f"written: {page}")
         return code if code or len(winners) == len(self.owns) else 1
 
+    def winners(self) -> list[Job]:
+        """Of each model the job that trains on all training images at the best values; notes that a sweep is done."""
+        winners = []
+        for model, own in self.owns.items():
+            trials = own.trials()
+            best = choose(trials)
+            if best is None:
+                print(f"{model}: no trial gave a score; {_why(trials, self.options)}")
+                continue
+            write_sweep(self.store, own.sweep.model_copy(update={"finished_at": datetime.now(UTC)}))
+            for warning in at_the_edge(own.sweep, trials, best):
+                print(f"warning: {model}: {warning}")
+            winners.append(self._winner(own, best, Swept(own.sweep, trials, best, []).source))
+        return winners
+
     def _ids(self) -> set[str]:
         return {own.sweep.sweep_id for own in self.owns.values()}
 
     def _winner(self, own: _Own, best: Trial, source: str) -> Job:
-        """The job that trains on all training images at the best values."""
         planned = next(job for job in self.plan.jobs if job.model == own.base.model)
         recipe = own.base.recipe.model_dump() | best.values | {"validation_size": 0}
         return planned.model_copy(

@@ -143,6 +143,8 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
         }
 
     last = fitted.epochs[-1]
+    if tested is None and last.validation_loss is not None and not math.isfinite(last.validation_loss):
+        raise DivergedError(f"the loss over the held-out images is {last.validation_loss}")
     epochs = [
         EpochRecord(
             run_id=run.id,

@@ -242,7 +242,7 @@ def at_the_edge(sweep: Sweep, trials: Sequence[Trial], best: Trial) -> list[str]
             if best_value == end:
                 which = "lowest" if where == "below" else "highest"
                 hint = ""
-                if name == "lr":
+                if sweep.space.names == ["lr"]:
                     low, high = (edge * log_way, end) if where == "below" else (end, edge * log_way)
                     hint = f"; --lr {low:.1g} {high:.1g} looks there"
                 warnings.append(
