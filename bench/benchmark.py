@@ -45,6 +45,8 @@ def run_benchmark(options: Options, phases: Phases | None = None) -> int:
     plan = make_plan(options)
     if plan.dataset.note:
         print(f"note: {plan.dataset.note}", flush=True)
+    for note in plan.notes:
+        print(f"note: {note}", flush=True)
     if options.question:
         print(f"question: {options.question}")
     if not options.dry_run:
