@@ -23,8 +23,9 @@ from bench.plan import Plan, make_plan
 from bench.progress import ProgressView
 from bench.reporting import images, stats
 from bench.reporting.store import Store
-from bench.reporting.summary import write_summary
+from bench.reporting.summary import look, write_summary
 from bench.reporting.terminal import print_results
+from bench.reporting.tuning import read_swept, sections, write_tuning
 from bench.spec import Begun, Event, Job, Outcome, Recipe, Record, Saved, Status
 
 RUNS = "runs"
@@ -86,7 +87,10 @@ class Benchmark:
         if options.dry_run:
             return 0
         self.phases.enter("reporting")
-        print_results(self.store, write_summary(self.store))
+        found = look(self.store)
+        swept = read_swept(self.store, found.records)
+        pages = [write_summary(self.store, found, sections(swept)), write_tuning(self.store, swept)]
+        print_results(self.store, *(page for page in pages if page is not None), found=found)
         self.phases.enter("ending")
         if interrupted:
             return INTERRUPTED

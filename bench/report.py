@@ -11,6 +11,7 @@ from bench.errors import UserError, exit_code_of
 from bench.reporting.store import Store
 from bench.reporting.summary import look, write_summary
 from bench.reporting.terminal import print_results
+from bench.reporting.tuning import read_swept, sections, write_tuning
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in problems:
             print(f"warning: {problem}", file=sys.stderr)
         found = look(store, records)
-        print_results(store, write_summary(store, found), found=found)
+        swept = read_swept(store, records)
+        pages = [write_summary(store, found, sections(swept)), write_tuning(store, swept)]
+        print_results(store, *(page for page in pages if page is not None), found=found)
         return 0
 
     return exit_code_of(command)

@@ -211,13 +211,19 @@ def parse_space(content: Mapping[str, Any], source: str) -> tuple[Space, Values]
     Raises:
         UserError: as :func:`read_space`.
     """
-    ranges, lists, fixed = {}, {}, {}
+    ranges: dict[str, Range] = {}
+    lists: dict[str, tuple[Value, ...]] = {}
+    fixed: Values = {}
     for name, value in content.items():
         _check_field(name, source)
         if isinstance(value, dict):
             ranges[name] = _range(name, value, source)
         elif isinstance(value, list):
-            lists[name] = _list(name, value, source)
+            found = _list(name, value, source)
+            if len(found) > 1:
+                lists[name] = found
+            else:
+                fixed[name] = found[0]
         else:
             fixed[name] = _checked(name, value, source)
     if not ranges and not lists:

@@ -361,9 +361,6 @@ class Search:
             return 1
         self._say_where_from(winners)
         code = Benchmark(options, replace(self.plan, jobs=winners), store).run(session)
-        page = write_tuning(store, read_swept(store))
-        if page is not None:
-            print(f"written: {page}")
         return code if code or len(winners) == len(self.owns) else 1
 
     def winners(self) -> list[Job]:
