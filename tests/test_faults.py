@@ -110,7 +110,7 @@ class Running:
         self.log = folder / "log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bench.run", *words],
+                [sys.executable, "-m", "bench.run", *words, "--no-timing"],
                 cwd=folder,
                 env=environment(**more),
                 stdout=log,

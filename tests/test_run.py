@@ -73,6 +73,7 @@ def main_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Path]:
         "bench.run",
         *("--models", "cnn", "mobilenet", "--epochs", 2),
         cwd=cwd,
+        timing=True,
         BENCH_CACHE=str(cwd / "cache"),
     )
     assert ran.code == 0, ran
@@ -95,6 +96,23 @@ def test_main_job_trains_both_models_on_real_digits(main_job: tuple[Ran, Path]) 
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one CPU trains one model at a time")
+def test_each_model_was_timed_alone_after_the_training(main_job: tuple[Ran, Path]) -> None:
+    ran, results = main_job
+
+    timings = pd.read_parquet(results / "timings")
+    runs = records(results)
+
+    assert "timing cnn, mobilenet, one at a time" in ran.out
+    assert set(timings["run_id"]) == set(runs["run_id"])
+    assert set(zip(timings["kind"], timings["batch_size"], strict=True)) == {
+        ("training", 64),
+        ("inference", 1),
+        ("inference", 250),
+    }
+    assert timings["measured_at"].min() > runs["ended_at"].max()
+    assert timings["contended"].notna().all()
+
+
 def test_the_two_models_train_at_the_same_time(main_job: tuple[Ran, Path]) -> None:
     found = records(main_job[1])
     assert found.started_at.max() < found.ended_at.min()
@@ -275,7 +293,7 @@ def test_a_running_cluster_is_used_and_results_come_to_the_driver(tmp_path: Path
 
 @pytest.mark.skipif(shutil.which("script") is None, reason="needs util-linux's script for a terminal")
 def test_a_terminal_shows_live_lines(tmp_path: Path) -> None:
-    script = f"cd {tmp_path} && {sys.executable} -m bench.run --models cnn mobilenet --dataset mnist-5k --epochs 1"
+    script = f"cd {tmp_path} && {sys.executable} -m bench.run --models cnn mobilenet --dataset mnist-5k --epochs 1 --no-timing"
     done = subprocess.run(
         ["script", "--quiet", "--return", "--command", script, "/dev/null"],
         capture_output=True,

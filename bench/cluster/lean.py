@@ -2,14 +2,11 @@
 
 A Ray Train run starts up to six processes beside its workers, and each costs one to three seconds of processor time
 before the first step. On somebody else's cluster (``--address``) everything stays as Ray has it. All this reaches into
-Ray's private parts; where a version of Ray has none such, its own way is taken.
+Ray's private parts; where a version of Ray has others, its own way is taken.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -20,20 +17,6 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 _NOT_NEEDED = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 """Callbacks that start actors: one cleans up after a controller on clusters that outlive it, one serves Ray Data."""
-
-
-@contextlib.contextmanager
-def without_monitors() -> Iterator[None]:
-    """Let ray.init start neither the dashboard's server, nor an autoscaler, nor what copies logs to the driver."""
-    from ray._private import parameter, services
-
-    params, start_api_server = parameter.RayParams, services.start_api_server
-    parameter.RayParams = functools.partial(params, no_monitor=True, include_log_monitor=False)
-    services.start_api_server = lambda *arguments, **options: ("", None)
-    try:
-        yield
-    finally:
-        parameter.RayParams, services.start_api_server = params, start_api_server
 
 
 class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]  # ray's types are not followed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -66,9 +67,7 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
         "ignore_reinit_error": False,
     }
     if address is None:
-        from bench.cluster.lean import without_monitors
-
-        with _on_loopback(), without_monitors() if not verbose else contextlib.nullcontext():
+        with _on_loopback(), _without_monitors() if not verbose else contextlib.nullcontext():
             # "local": without it ray.init would join a cluster that somebody else started on this machine
             ray.init(address="local", include_dashboard=False, _node_ip_address=_LOOPBACK, **common)
     else:
@@ -108,6 +107,23 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         services.resolve_ip_for_localhost = replace
+
+
+@contextlib.contextmanager
+def _without_monitors() -> Iterator[None]:
+    """Let ray.init start neither the dashboard's server, nor an autoscaler, nor what copies logs to the driver.
+
+    Together they cost 3 s of processor time while the first workers start.
+    """
+    from ray._private import parameter, services
+
+    params, start_api_server = parameter.RayParams, services.start_api_server
+    parameter.RayParams = functools.partial(params, no_monitor=True, include_log_monitor=False)
+    services.start_api_server = lambda *arguments, **options: ("", None)
+    try:
+        yield
+    finally:
+        parameter.RayParams, services.start_api_server = params, start_api_server
 
 
 def _quieten(verbose: bool) -> None:

@@ -15,11 +15,15 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from bench.cluster.lean import LeanTrainer
 from bench.cluster.placement import Group
 from bench.cluster.session import Session
 from bench.learning.plugins import Plugin
 from bench.spec import Progress, Run, Saved, Status
+
+try:
+    from bench.cluster.lean import LeanTrainer as OwnTrainer
+except ImportError:  # another version of Ray has other private parts
+    OwnTrainer = DataParallelTrainer  # type: ignore[misc]
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -80,7 +84,7 @@ def fit_group(
     """
     need = group.need
     # Not TorchTrainer: it imports torch in the controller too, 3 s and 600 MB that do nothing.
-    kind = LeanTrainer if session.own else DataParallelTrainer
+    kind = OwnTrainer if session.own else DataParallelTrainer
     trainer = kind(
         _train_loop,
         train_loop_config={
