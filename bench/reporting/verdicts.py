@@ -59,8 +59,8 @@ RECIPES = Metric("accuracy", "these two recipes", True, percent, in_points=True)
 CHECKPOINTS = Metric("checkpoint-accuracy", "these two checkpoints", True, percent, in_points=True)
 TRAINING = Metric("training-throughput", "training throughput", True, per_second)
 INFERENCE = Metric("inference-throughput", "inference throughput", True, per_second)
-LATENCY_P50 = Metric("latency-p50", "latency of one image, p50", False, milliseconds)
-LATENCY_P95 = Metric("latency-p95", "latency of one image, p95", False, milliseconds)
+LATENCY_P50 = Metric("latency-p50", "latency p50 of one image", False, milliseconds)
+LATENCY_P95 = Metric("latency-p95", "latency p95 of one image", False, milliseconds)
 PARAMETERS = Metric("parameters", "parameters", False, count)
 MEMORY = Metric("memory", "peak memory of a worker", False, megabytes)
 
@@ -147,7 +147,7 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """The finding in one sentence, with what it would take to tell where nothing can be told."""
-        what = f"{self.metric.name[0].upper()}{self.metric.name[1:]}, {self.first} and {self.second}"
+        what = f"{_upper(self.metric.name)}, {self.first} and {self.second}"
         found = self.difference
         if found is None:
             return f"{what}: {Word.UNKNOWN}; {self.why_unknown}."
@@ -338,17 +338,24 @@ def _ranked(metric: Metric, sides: Iterable[Side]) -> list[Side]:
 
 
 def sentences(verdicts: Sequence[Verdict]) -> list[str]:
-    """The findings in words. What cannot be told of several pairs for the same reason is said once."""
+    """The findings in words. What cannot be told for the same reason, of several metrics or pairs, is said once."""
     said: dict[str, None] = {}
     for verdict in verdicts:
-        same = [
-            other
-            for other in verdicts
-            if other.difference is None and (other.metric, other.why_unknown) == (verdict.metric, verdict.why_unknown)
-        ]
-        if verdict.difference is None and len(same) > 1:
-            name = verdict.metric.name.replace("these two", "these")
-            said[f"{name[0].upper()}{name[1:]}: {Word.UNKNOWN}; {verdict.why_unknown}."] = None
-        else:
+        if verdict.difference is not None:
             said[verdict.sentence] = None
+            continue
+        same = [other for other in verdicts if other.difference is None and other.why_unknown == verdict.why_unknown]
+        if len(same) == 1:
+            said[verdict.sentence] = None
+            continue
+        pairs = {(other.first, other.second) for other in same}
+        names = ", ".join(dict.fromkeys(other.metric.name for other in same))
+        if len(pairs) > 1:
+            names = names.replace("these two", "these")
+        whose = f", {verdict.first} and {verdict.second}" if len(pairs) == 1 else ""
+        said[f"{_upper(names)}{whose}: {Word.UNKNOWN}; {verdict.why_unknown}."] = None
     return list(said)
+
+
+def _upper(text: str) -> str:
+    return text[0].upper() + text[1:]
