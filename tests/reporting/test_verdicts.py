@@ -1,0 +1,348 @@
+"""Verdicts answer the question they name, and say nothing where nothing can be said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bench.reporting.speed import Speeds, summarise
+from bench.reporting.stats import Difference, Interval, Needed
+from bench.reporting.store import Store
+from bench.reporting.tables import Entry, comparisons
+from bench.reporting.verdicts import (
+    CHECKPOINTS,
+    INFERENCE,
+    LATENCY_P50,
+    LATENCY_P95,
+    MEMORY,
+    PARAMETERS,
+    RECIPES,
+    TRAINING,
+    Metric,
+    Side,
+    Verdict,
+    Word,
+    checkpoints,
+    compare,
+    findings,
+    recipes,
+    sentences,
+    with_holm,
+)
+from bench.spec import DatasetInfo, Outcome, Predictions, Record, Timing
+
+IMAGES = 2000
+DATA = DatasetInfo(name="data", sha256="a" * 64, train_images=100, test_images=IMAGES, classes=10)
+LABELS = (np.arange(IMAGES) % 10).astype(np.int16)
+
+Make = Callable[..., Record]
+
+
+def said(wrong: NDArray[np.bool_]) -> Predictions:
+    """Answers that are wrong where that is asked for."""
+    predicted = np.where(wrong, (LABELS + 1) % 10, LABELS).astype(np.int16)
+    return Predictions(LABELS, predicted, np.full(IMAGES, 0.5, dtype=np.float32))
+
+
+def wrong(*ranges: tuple[int, int]) -> NDArray[np.bool_]:
+    found = np.zeros(IMAGES, dtype=np.bool_)
+    for first, last in ranges:
+        found[first:last] = True
+    return found
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    found = Store(tmp_path)
+    found.prepare()
+    return found
+
+
+@pytest.fixture
+def side(store: Store, make_record: Make) -> Callable[..., Side]:
+    """A job of which each seed got the given images wrong; None is a seed of which nothing more is stored."""
+
+    def make(
+        model: str, answers: dict[int, NDArray[np.bool_] | None], speeds: Speeds | None = None, **fields: Any
+    ) -> Side:
+        records = []
+        for seed, missed in answers.items():
+            accuracy = 0.9 if missed is None else float(1 - missed.mean())
+            record = make_record(model, seed=seed, dataset=DATA, test_accuracy=accuracy, **fields)
+            store.write(Outcome(record, predictions=None if missed is None else said(missed)))
+            records.append(record)
+        return Side(model, Entry(model, records, speeds or Speeds()), store)
+
+    return make
+
+
+# --- these two checkpoints ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "word"),
+    [(60, 40, Word.NOT_DISTINGUISHABLE), (40, 20, Word.WORSE), (20, 40, Word.BETTER), (0, 0, Word.NOT_DISTINGUISHABLE)],
+)
+def test_checkpoints_are_compared_on_the_same_images(
+    only_first: int, only_second: int, word: Word, side: Callable[..., Side]
+) -> None:
+    first = side("one", {0: wrong((100, 100 + only_second))})
+    second = side("other", {0: wrong((500, 500 + only_first))})
+
+    found = checkpoints(first, second)
+
+    assert found.word is word
+    assert found.difference is not None
+    assert found.difference.value == pytest.approx((only_second - only_first) / IMAGES)
+    assert found.sentence.startswith("These two checkpoints, one seed 0 and other seed 0: ")
+    different = word is not Word.NOT_DISTINGUISHABLE
+    assert ("different, other seed 0 is " + str(word) in found.sentence) == different
+    assert ("not distinguishable" in found.sentence) == (not different)
+    if only_first == 60:
+        assert "p = 0.0569, exact McNemar test" in found.sentence
+        assert "test images would tell a difference of this size" in found.sentence
+
+
+def test_checkpoints_of_the_first_common_seed_are_compared(side: Callable[..., Side]) -> None:
+    nothing = wrong()
+    first = side("one", {1: wrong((0, 500)), 2: nothing, 3: nothing})
+    second = side("other", {2: nothing, 3: nothing, 4: nothing})
+
+    found = checkpoints(first, second)
+
+    assert (found.first, found.second, found.first_value) == ("one seed 2", "other seed 2", 1.0)
+
+
+def test_without_predictions_checkpoints_are_not_compared(side: Callable[..., Side]) -> None:
+    found = checkpoints(side("one", {0: wrong()}), side("other", {0: None}))
+
+    assert found.word is Word.UNKNOWN
+    assert "not stored" in found.sentence
+
+
+# --- these two recipes ----------------------------------------------------------------------------------------------
+
+
+def test_recipes_are_compared_over_seeds_and_images(side: Callable[..., Side]) -> None:
+    first = side("one", {seed: wrong((0, 400 + seed)) for seed in range(3)})
+    second = side("other", {seed: wrong((0, 100 + 2 * seed)) for seed in range(3)})
+
+    found = recipes(first, second)
+
+    assert found.word is Word.BETTER
+    assert found.sentence.startswith("These two recipes, one and other: different, other is better, +14.95 points [")
+    assert "then over the test images" in found.sentence
+
+
+def test_a_lucky_seed_is_no_better_recipe(side: Callable[..., Side]) -> None:
+    """The checkpoints differ and the recipes do not: two questions."""
+    first = side("one", {0: wrong((0, 200)), 1: wrong((0, 100)), 2: wrong((0, 150))})
+    second = side("other", {0: wrong((0, 100)), 1: wrong((0, 200)), 2: wrong((0, 149))})
+
+    assert checkpoints(first, second).word is Word.BETTER
+    assert recipes(first, second).word is Word.NOT_DISTINGUISHABLE
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_few_seeds_say_nothing_about_a_recipe(seeds: int, side: Callable[..., Side]) -> None:
+    first, second = (side(name, {seed: wrong() for seed in range(seeds)}) for name in ("one", "other"))
+
+    found = recipes(first, second)
+
+    assert found.word is Word.UNKNOWN
+    assert "one seed says nothing about a recipe's spread" in found.sentence
+
+
+def test_without_predictions_recipes_are_compared_over_the_seeds_alone(side: Callable[..., Side]) -> None:
+    first, second = side("one", dict.fromkeys(range(3))), side("other", {seed: wrong((0, 9)) for seed in range(3)})
+
+    found = recipes(first, second)
+
+    assert found.word is Word.BETTER
+    assert "images" not in found.sentence
+
+
+# --- speed ----------------------------------------------------------------------------------------------------------
+
+
+def speeds(seconds: float, samples: int = 30, **fields: Any) -> Speeds:
+    random = np.random.default_rng(0)
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    shared = {"run_id": "a", "contended": False, "device": "cpu", "threads": 2, "precision": "fp32"}
+    shared |= {"measured_at": moment, **fields}
+    return summarise(
+        [
+            [
+                Timing(**shared, kind=kind, batch_size=size, sample=number, seconds=size * seconds * noise)
+                for number, noise in enumerate(random.normal(1, 0.001, samples))
+            ]
+            for kind, size in (("training", 64), ("inference", 1), ("inference", 250))
+        ]
+    )
+
+
+def by_metric(verdicts: Sequence[Verdict]) -> dict[Metric, Verdict]:
+    return {verdict.metric: verdict for verdict in verdicts}
+
+
+def test_less_time_is_better_whatever_the_metric(side: Callable[..., Side]) -> None:
+    first, second = side("one", {0: None}, speeds(0.01)), side("other", {0: None}, speeds(0.005))
+
+    found = by_metric(compare(first, second))
+
+    assert [found[metric].word for metric in (TRAINING, INFERENCE, LATENCY_P50, LATENCY_P95)] == [Word.BETTER] * 4
+    assert found[TRAINING].first_value == pytest.approx(100, rel=0.01)
+    assert found[TRAINING].change == "+100.0 %"
+    assert found[LATENCY_P50].change == "-50.0 %"
+    assert found[LATENCY_P50].second_value == pytest.approx(0.005, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "why"),
+    [
+        (speeds(0.01), speeds(0.005, contended=True), "not for ranking"),
+        (speeds(0.01), speeds(0.005, threads=4), "different machines"),
+        (speeds(0.01), speeds(0.005, device="A GPU"), "different machines"),
+        (speeds(0.01), None, "other was not timed alone"),
+        (None, None, "one and other were not timed alone"),
+    ],
+)
+def test_what_does_not_compare_is_not_compared(
+    first: Speeds | None, second: Speeds | None, why: str, side: Callable[..., Side]
+) -> None:
+    found = by_metric(compare(side("one", {0: None}, first), side("other", {0: None}, second)))
+
+    for metric in (TRAINING, INFERENCE, LATENCY_P50, LATENCY_P95):
+        assert found[metric].word is Word.UNKNOWN
+        assert why in found[metric].sentence
+
+
+def test_another_processor_is_another_machine(side: Callable[..., Side]) -> None:
+    first = side("one", {0: None}, speeds(0.01))
+    second = side("other", {0: None}, speeds(0.005), cpu="Another Processor")
+
+    assert by_metric(compare(first, second))[TRAINING].word is Word.UNKNOWN
+
+
+def test_a_95th_percentile_needs_samples(side: Callable[..., Side]) -> None:
+    first, second = (side(name, {0: None}, speeds(0.01, samples=19)) for name in ("one", "other"))
+
+    found = by_metric(compare(first, second))
+
+    assert found[LATENCY_P50].word is Word.NOT_DISTINGUISHABLE
+    assert "20 samples" in found[LATENCY_P95].sentence
+
+
+# --- what is counted ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "word", "words"),
+    [
+        (1000, 10_700, Word.MORE, "other has 10.7 times as many"),
+        (1000, 1100, Word.MORE, "other has 10.0 % more"),
+        (1000, 900, Word.FEWER, "other has 10.0 % fewer"),
+        (1000, 1000, Word.SAME, "the same"),
+        (None, 1000, Word.UNKNOWN, "cannot be told"),
+    ],
+)
+def test_parameters_are_counted(one: int | None, other: int, word: Word, words: str, side: Callable[..., Side]) -> None:
+    first, second = (
+        side(name, {0: None}, total_parameters=number) for name, number in (("one", one), ("other", other))
+    )
+
+    found = by_metric(compare(first, second))[PARAMETERS]
+
+    assert (found.word, found.p) == (word, "")
+    assert words in found.sentence
+
+
+def test_memory_is_compared_over_seeds(side: Callable[..., Side]) -> None:
+    first, second = side("one", dict.fromkeys(range(3))), side("other", dict.fromkeys(range(3)), peak_memory_mb=1024.5)
+    once = side("once", {0: None})
+
+    assert by_metric(compare(first, second))[MEMORY].word is Word.WORSE
+    assert by_metric(compare(first, second))[MEMORY].change == "+100.0 %"
+    assert by_metric(compare(first, first))[MEMORY].word is Word.NOT_DISTINGUISHABLE
+    assert by_metric(compare(first, once))[MEMORY].word is Word.UNKNOWN
+
+
+# --- several --------------------------------------------------------------------------------------------------------
+
+
+def verdict(p: float | None, metric: Metric = RECIPES, second: str = "b", why: str = "") -> Verdict:
+    found = (
+        None if p is None else Difference(-0.002, Interval(-0.004, 0.0001), p, "a test", Needed(19_359, "test images"))
+    )
+    return Verdict(metric, "a", second, 0.5, 0.498, found, why)
+
+
+def test_holm_makes_several_comparisons_one_family() -> None:
+    adjusted = with_holm([verdict(0.01), verdict(None), verdict(0.04), verdict(0.03)])
+
+    assert [one.difference and one.difference.p for one in adjusted] == pytest.approx([0.03, None, 0.06, 0.06])
+    assert [one.word for one in adjusted] == [Word.WORSE, Word.UNKNOWN, *[Word.NOT_DISTINGUISHABLE] * 2]
+    assert "Holm for 3 comparisons" in adjusted[0].sentence
+    assert with_holm([verdict(0.04), verdict(None)]) == [verdict(0.04), verdict(None)]
+
+
+def test_a_sentence_says_it_all() -> None:
+    assert verdict(0.0569).sentence == (
+        "These two recipes, a and b: not distinguishable, -0.20 points [-0.40, +0.01] (p = 0.0569, a test); "
+        "about 19,359 test images would tell a difference of this size."
+    )
+    assert verdict(0.00001).sentence == (
+        "These two recipes, a and b: different, b is worse, -0.20 points [-0.40, +0.01] (p < 0.0001, a test)."
+    )
+
+
+def test_the_same_reason_is_said_once() -> None:
+    several = [verdict(None, why="no seeds"), verdict(None, second="c", why="no seeds"), verdict(0.5)]
+    metrics = [verdict(None, TRAINING, why="not timed"), verdict(None, INFERENCE, why="not timed")]
+
+    assert sentences(several) == ["These recipes: cannot be told; no seeds.", several[2].sentence]
+    assert sentences(metrics) == ["Training throughput, inference throughput, a and b: cannot be told; not timed."]
+
+
+def test_a_summary_compares_the_best_with_the_others(store: Store, make_record: Make) -> None:
+    errors = {"a": 300, "b": 100, "c": 200, "d": 1000}
+    for model, missed in errors.items():
+        for seed in range(3):
+            answers = said(wrong((0, missed + seed)))
+            accuracy = 1 - (missed + seed) / IMAGES
+            record = make_record(model, seed=seed, dataset=DATA, test_accuracy=accuracy)
+            store.write(Outcome(record, predictions=answers))
+    (comparison,) = comparisons(store.records()[0], store)
+
+    found = findings(store, comparison)
+
+    assert [(one.metric, one.first, one.second) for one in found[:3]] == [(RECIPES, other, "b") for other in "cad"]
+    assert [one.metric for one in found[3:]] == [CHECKPOINTS] * 3
+    assert {one.word for one in found} == {Word.BETTER}
+    assert {one.family for one in found} == {3}
+
+
+def test_a_summary_ranks_only_what_was_timed_alone_on_one_machine(store: Store, make_record: Make) -> None:
+    records = [make_record(model, dataset=DATA) for model in "abcde"]
+    how = [speeds(0.01), speeds(0.008), speeds(0.001, contended=True), speeds(0.002, threads=9), Speeds()]
+    (comparison,) = comparisons(records)
+    entries = [Entry(old.label, old.records, speed) for old, speed in zip(comparison.entries, how, strict=True)]
+
+    found = [one for one in findings(store, type(comparison)("", entries)) if one.metric in (TRAINING, LATENCY_P50)]
+
+    assert [(one.metric, one.first, one.second, one.word) for one in found] == [
+        (TRAINING, "a", "b", Word.BETTER),
+        (LATENCY_P50, "a", "b", Word.BETTER),
+    ]
+
+
+def test_of_one_job_there_is_nothing_to_say(store: Store, make_record: Make) -> None:
+    (comparison,) = comparisons([make_record(seed=seed) for seed in range(3)])
+
+    assert findings(store, comparison) == []
