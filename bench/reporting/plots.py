@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.reporting.stats import mean_interval, percentiles
+from bench.reporting.stats import mean_interval
 from bench.reporting.tables import Entry, one_line
-from bench.spec import EpochRecord, Predictions, Record, Status, Timing
+from bench.spec import EpochRecord, Predictions, Record, Status
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,11 +64,26 @@ def looks(models: Iterable[str]) -> dict[str, Look]:
     }
 
 
+def with_jobs(known: Mapping[str, Look], entries: Iterable[Entry]) -> dict[str, Look]:
+    """``known`` with a look for each job, by its id: its model's colour, and a marker by its place among its jobs."""
+    found = dict(known)
+    places: dict[str, int] = {}
+    for entry in entries:
+        model = entry.records[0].model
+        place = places.setdefault(model, 0)
+        places[model] += 1
+        marker = MARKERS[(MARKERS.index(known[model].marker) + place) % len(MARKERS)]
+        found[entry.records[0].job_id] = Look(known[model].colour, marker)
+    return found
+
+
 # --- style and files -------------------------------------------------------------------------------------------------
 
 STYLE: Any = {
     "svg.hashsalt": "image-classifier-bench",
     "svg.fonttype": "none",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "text.parse_math": False,
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -117,9 +132,12 @@ def _styled(draw: Callable[Values, Figure]) -> Callable[Values, Figure]:
     def inside(*arguments: Values.args, **named: Values.kwargs) -> Figure:
         with _style():
             figure = draw(*arguments, **named)
-            figure.draw_without_rendering()
+            engine = figure.get_layout_engine()
+            if engine is not None:
+                engine.execute(figure)
             figure.set_layout_engine("none")  # or every saving would lay it out again, and differently
             first = figure.axes[0]
+            first.apply_aspect()
             for note in figure.findobj(lambda artist: artist.get_gid() == NOTE):
                 left, _ = first.transAxes.inverted().transform(figure.transFigure.transform((LEFT, 0)))
                 note.set(x=left)
@@ -130,10 +148,12 @@ def _styled(draw: Callable[Values, Figure]) -> Callable[Values, Figure]:
 
 def svg(figure: Figure) -> str:
     """The figure as an SVG file with a transparent background, readable on light and dark."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG  # savefig would draw twice
+
     buffer = io.StringIO()
     with _style():
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(buffer, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue().replace(INK, "currentColor")
     themes = f"svg{{color:{INK}}}@media(prefers-color-scheme:dark){{svg{{color:{INK_IN_THE_DARK}}}}}"
     return text.replace('<style type="text/css">', f'<style type="text/css">{themes}', 1)
@@ -141,9 +161,18 @@ def svg(figure: Figure) -> str:
 
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file: dark on white, 150 pixels an inch."""
-    buffer = io.BytesIO()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
     with _style():
-        figure.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+        figure.set_dpi(150)
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.draw()
+        drawn = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    picture = Image.new("RGB", drawn.size, "white")
+    picture.paste(drawn, mask=drawn)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", dpi=(150, 150))
     return buffer.getvalue()
 
 
@@ -166,11 +195,8 @@ def inline(svg_file: str, *, name: str, title: str) -> str:
     body = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
     end = body.index(">")
-    kept = dict(re.findall(r'(width|viewBox)="([^"]*)"', body[:end]))
-    opening = (
-        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{kept["viewBox"]}" role="img" '
-        f'aria-label="{title}" style="max-width:{kept["width"].removesuffix("pt")}px"'
-    )
+    viewbox = "".join(re.findall(r'viewBox="[^"]*"', body[:end]))
+    opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {viewbox} role="img" aria-label="{title}"'
     return re.sub(r">\s+<", ">\n<", opening + body[end:]).strip()
 
 
@@ -191,13 +217,13 @@ def _figure(title: str, height: float) -> Figure:
     from matplotlib.figure import Figure  # not pyplot: no window, no global state
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    figure.suptitle(_wrapped(title, 50), x=LEFT, ha="left")
+    figure.suptitle(_wrapped(title, 56), x=LEFT, ha="left")
     return figure
 
 
 def _note(axis: Axes, text: str) -> None:
     """A line or two under the title. :func:`_styled` moves it to the figure's edge once the axes have their place."""
-    axis.set_title(_wrapped(text, 70), gid=NOTE)
+    axis.set_title(_wrapped(text, 78), gid=NOTE)
 
 
 def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
@@ -217,15 +243,10 @@ def _line(label: str, look: Look, **how: Any) -> Line2D:
     return Line2D([], [], color=look.colour, marker=look.marker, label=label, **how)
 
 
-def _with_looks(entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterator[tuple[Entry, Look]]:
-    """Each job in its model's colour; jobs of one model differ in their markers."""
-    seen: dict[str, int] = {}
-    for entry in entries:
-        model = entry.records[0].model
-        look, number = known[model], seen.get(model, 0)
-        seen[model] = number + 1
-        marker = MARKERS[(MARKERS.index(look.marker) + number) % len(MARKERS)]
-        yield entry, Look(look.colour, marker)
+def _look(entry: Entry, known: Mapping[str, Look]) -> Look:
+    """The job's own look, or its model's."""
+    first = entry.records[0]
+    return known.get(first.job_id) or known[first.model]
 
 
 def _log(axis: Axis, values: Sequence[float], *, at_values: bool = False) -> None:
@@ -265,7 +286,7 @@ def learning_curves(
     Args:
         entries: the jobs to draw.
         epochs: the epochs of their runs, by run id; runs without are left out.
-        known: from :func:`looks`.
+        known: from :func:`looks`, and :func:`with_jobs` where jobs of one model are to be told apart.
         dataset: its name, for the title.
     """
     held_out = any(epoch.validation_accuracy is not None for run in epochs.values() for epoch in run)
@@ -274,7 +295,8 @@ def learning_curves(
     above, below = figure.subplots(2, 1, sharex=True)
     handles = []
     losses: list[float] = []
-    for entry, look in _with_looks(entries, known):
+    for entry in entries:
+        look = _look(entry, known)
         runs = [epochs[record.run_id] for record in entry.records if epochs.get(record.run_id)]
         handles.append(_line(entry.label, look))
         for axis, field, factor, dashes in (
@@ -327,7 +349,8 @@ def accuracy_over_seeds(entries: Sequence[Entry], known: Mapping[str, Look], *, 
     figure = _figure(f"Test accuracy on {dataset}, seed by seed", 1.4 + (0.36 + 0.16 * lines) * len(entries))
     axis = figure.subplots()
     above = 0.32 / (0.36 + 0.16 * lines)  # the seeds' dots stay clear of the next label
-    for row, (entry, look) in enumerate(_with_looks(entries, known)):
+    for row, entry in enumerate(entries):
+        look = _look(entry, known)
         values = _accuracies(entry.records)
         small: dict[str, Any] = {"color": look.colour, "alpha": 0.45, "markersize": 4, "markeredgewidth": 0}
         axis.plot(values, [row + above / 2] * len(values), "o", **small)
@@ -365,7 +388,8 @@ def accuracy_against_parameters(entries: Sequence[Entry], known: Mapping[str, Lo
     figure = _figure(f"Test accuracy on {dataset} against model size", 3.4)
     axis = figure.subplots()
     handles = []
-    for entry, look in _with_looks(there, known):
+    for entry in there:
+        look = _look(entry, known)
         _mean(axis, _accuracies(entry.records), float(sizes[entry.label] or 0), look)
         handles.append(_line(entry.label, look, linestyle="none"))
     axis.set(xlabel="parameters, trained and frozen", ylabel="test accuracy (%)")
@@ -376,47 +400,38 @@ def accuracy_against_parameters(entries: Sequence[Entry], known: Mapping[str, Lo
     return figure
 
 
-def latencies(timings: Iterable[Timing]) -> list[float]:
-    """Milliseconds to answer one image, of the samples that were taken with the machine to itself."""
-    alone = (row for row in timings if row.kind == "inference" and row.batch_size == 1 and not row.contended)
-    return [1000 * row.seconds for row in alone]
-
-
 @_styled
-def accuracy_against_latency(
-    entries: Sequence[Entry], timings: Mapping[str, Sequence[Timing]], known: Mapping[str, Look], *, dataset: str
-) -> Figure:
-    """Mean test accuracy against the median time for one image, from timings with the machine to itself only.
+def accuracy_against_latency(entries: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
+    """Mean test accuracy against the median time for one image.
 
     Args:
-        entries: the jobs to draw; those without such timings are left out.
-        timings: samples of their runs on one machine, by run id.
-        known: from :func:`looks`.
+        entries: the jobs to draw, timed on one machine; those that were not timed alone are left out.
+        known: from :func:`looks`, and :func:`with_jobs` where jobs of one model are to be told apart.
         dataset: its name, for the title.
     """
-    samples = {
-        entry.label: [value for record in entry.records for value in latencies(timings.get(record.run_id, ()))]
-        for entry in entries
-    }
-    there = [entry for entry in entries if samples[entry.label]]
-    where = {(row.device, row.threads) for rows in timings.values() for row in rows}
     figure = _figure(f"Test accuracy on {dataset} against latency", 3.4)
     axis = figure.subplots()
     handles = []
     medians = []
-    for entry, look in _with_looks(there, known):
-        found = percentiles(samples[entry.label])
-        median, slow = found["p50"] or 0.0, found["p95"] or 0.0
+    machines = set()
+    for entry in entries:
+        look = _look(entry, known)
+        single = entry.speeds.single
+        if single is None or single.contended:
+            continue
+        median, slow = (1000 * (single.latency[name] or 0.0) for name in ("p50", "p95"))
         medians.append(median)
+        machines.add(single.machine)
         values = _accuracies(entry.records)
         _mean(axis, values, median, look)
         axis.plot([median, slow], [statistics.fmean(values)] * 2, color=look.colour, linewidth=1, linestyle=":")
         handles.append(_line(entry.label, look, linestyle="none"))
     axis.set(xlabel="milliseconds for one image, median", ylabel="test accuracy (%)")
-    _log(axis.xaxis, medians)
+    if medians:
+        _log(axis.xaxis, medians)
     axis.margins(x=0.15)
-    places = "; ".join(f"{device}, {threads} thread{'s' if threads != 1 else ''}" for device, threads in sorted(where))
-    _note(axis, f"Batch 1, machine to itself ({places}). Dotted: up to the 95th percentile. Bars: 95 % t-interval.")
+    where = "; ".join(sorted(machines))
+    _note(axis, f"One image at a time, alone on the machine ({where}). Dotted: up to p95. Bar: 95 % t-interval.")
     _legend(figure, handles)
     return figure
 
@@ -455,7 +470,7 @@ def confusion_matrix(
     axis = figure.subplots()
     edges = np.arange(classes + 1) - 0.5
     hidden = np.ma.masked_equal(shares, 0)
-    shown = axis.pcolormesh(edges, edges, hidden, cmap=shades, norm=norm, rasterized=classes > 50)
+    shown = axis.pcolormesh(edges, edges, hidden, cmap=shades, norm=norm, rasterized=classes > 50, edgecolors="face")
     axis.set(xlabel="predicted class", ylabel="true class", aspect="equal")
     axis.invert_yaxis()
     axis.grid(visible=False)
@@ -584,14 +599,15 @@ def accuracy_against_train_size(curves: Sequence[Entry], known: Mapping[str, Loo
 
     Args:
         curves: for each line the finished runs on it, of all sizes and seeds.
-        known: from :func:`looks`.
+        known: from :func:`looks`, and :func:`with_jobs` where jobs of one model are to be told apart.
         dataset: its name, for the title.
     """
     figure = _figure(f"Test accuracy on {dataset} against training images", 3.6)
     axis = figure.subplots()
     handles = []
     sizes = sorted({trained_on(record) for curve in curves for record in curve.records})
-    for curve, look in _with_looks(curves, known):
+    for curve in curves:
+        look = _look(curve, known)
         points: dict[int, list[float]] = {}
         for record in curve.records:
             if record.test_accuracy is not None:

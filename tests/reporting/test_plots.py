@@ -7,6 +7,7 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from xml.etree import ElementTree
@@ -20,6 +21,7 @@ from PIL import Image
 
 from bench.reporting import plots
 from bench.reporting.plots import Look, looks, png, svg
+from bench.reporting.speed import summarise
 from bench.reporting.tables import Entry
 from bench.spec import EpochRecord, Predictions, Recipe, Record, Timing
 
@@ -98,7 +100,9 @@ def gallery(make_record: Make) -> dict[str, Figure]:
         "seeds": plots.accuracy_over_seeds(entries, KNOWN, dataset="mnist"),
         "parameters": plots.accuracy_against_parameters(entries, KNOWN, dataset="mnist"),
         "latency": plots.accuracy_against_latency(
-            entries, {record.run_id: [timing(record, 2.0)] for record in records}, KNOWN, dataset="mnist"
+            [replace(entry, speeds=summarise([[timing(entry.records[0], 2.0)]])) for entry in entries],
+            KNOWN,
+            dataset="mnist",
         ),
         "confusion": plots.confusion_matrix(labels, predicted, [str(i) for i in range(10)], title="confusion"),
         "wrong": plots.wrong_answers(
@@ -222,7 +226,7 @@ def test_every_axis_says_what_it_shows_and_in_which_unit(gallery: dict[str, Figu
         "learning": ("accuracy (%)", "cross-entropy (nats)", "epoch"),
         "seeds": ("test accuracy (%)",),
         "parameters": ("test accuracy (%)", "parameters, trained and frozen"),
-        "latency": ("milliseconds for one image, median", "cpu, 2 threads"),
+        "latency": ("milliseconds for one image, median", "CPU, 2 threads"),
         "confusion": ("true class", "predicted class"),
         "wrong": ("true 7", "said 1"),
         "train-size": ("training images", "test accuracy (%)"),
@@ -272,7 +276,7 @@ def test_jobs_of_one_model_share_its_colour_and_differ_in_their_marks(make_recor
     entries = [Entry(f"cnn (lr {lr})", [make_record(recipe=Recipe(lr=lr))]) for lr in (0.1, 0.01)]
     entries.append(Entry("mobilenet", [make_record("mobilenet")]))
 
-    figure = plots.accuracy_against_parameters(entries, KNOWN, dataset="mnist")
+    figure = plots.accuracy_against_parameters(entries, plots.with_jobs(KNOWN, entries), dataset="mnist")
 
     drawn = [
         (line.get_color(), line.get_marker()) for line in figure.axes[0].lines if line.get_marker() in plots.MARKERS
@@ -283,17 +287,18 @@ def test_jobs_of_one_model_share_its_colour_and_differ_in_their_marks(make_recor
 
 def test_contended_timings_are_never_drawn(make_record: Make) -> None:
     cnn, mobilenet = (seeds(make_record, model, (0.9,)) for model in ("cnn", "mobilenet"))
-    rows = {
-        cnn.records[0].run_id: [
+    samples = [
+        [
             *(timing(cnn.records[0], value) for value in (1.0, 2.0, 9.0)),
             timing(cnn.records[0], 100.0, contended=True),
             timing(cnn.records[0], 100.0, batch_size=256),
             timing(cnn.records[0], 100.0, kind="training"),
         ],
-        mobilenet.records[0].run_id: [timing(mobilenet.records[0], 5.0, contended=True)],
-    }
+        [timing(mobilenet.records[0], 5.0, contended=True)],
+    ]
+    entries = [replace(entry, speeds=summarise([rows])) for entry, rows in zip((cnn, mobilenet), samples, strict=True)]
 
-    figure = plots.accuracy_against_latency([cnn, mobilenet], rows, KNOWN, dataset="mnist")
+    figure = plots.accuracy_against_latency(entries, KNOWN, dataset="mnist")
 
     marked = [x for x, _, _ in points(figure)]
     assert marked == [[2.0]]

@@ -1,0 +1,315 @@
+"""Which plots the stored records call for: chosen, drawn, and saved as SVG and PNG into results/plots/.
+
+However many runs are stored, only the epochs, predictions and timings of a few jobs are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bench.errors import UserError
+from bench.reporting import images, plots
+from bench.reporting.images import KeptImages
+from bench.reporting.plots import Look
+from bench.reporting.store import Store, write_whole
+from bench.reporting.tables import Comparison, Entry, comparisons
+from bench.reporting.tuning import Swept, choose, read_sweeps, trials_of
+from bench.spec import Predictions, Recipe, Record, slug
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_JOBS = 12
+"""Jobs in one plot."""
+MOST_CURVES = 6
+"""Jobs among the learning curves."""
+MOST_MATRICES = 4
+MOST_SEEDS = 10
+"""Seeds of a job whose epochs and predictions are read."""
+MOST_IMAGES = 30
+"""Images in a grid of wrong answers."""
+OURS = re.compile(
+    r".*-(learning-curves|accuracy(-(parameters|latency|lr|train-size).*)?|confusion-.+|wrong-.+)\.(svg|png)"
+)
+"""What this module calls its files: of these, those that are no longer drawn are deleted."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawn figure."""
+
+    name: str
+    """Of its files in plots/, without the ending."""
+    title: str
+    """What it shows, in words."""
+    svg: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The plots of one data set."""
+
+    plots: list[Plot] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is not drawn, and why."""
+
+
+DataKey = tuple[str, str, int, int]
+
+
+def data_key(record: Record) -> DataKey:
+    """What two runs must share to be compared: the data set's name, digest and sizes."""
+    return record.dataset, record.dataset_sha256, record.train_images, record.test_images
+
+
+def draw(store: Store, records: Sequence[Record], found: Sequence[Comparison]) -> dict[DataKey, Gallery]:
+    """Draw all plots, save them, and delete those of earlier reports that are no longer drawn.
+
+    Args:
+        store: the results folder.
+        records: all that it holds.
+        found: its comparisons, with timings.
+
+    Returns:
+        The plots by data set, in the order of their names; also of data sets with nothing to compare.
+
+    Raises:
+        UserError: the results folder cannot be written.
+    """
+    known = plots.looks(record.model for record in records)
+    by_data: dict[DataKey, list[Record]] = {}
+    for record in records:
+        by_data.setdefault(data_key(record), []).append(record)
+    entries = {data_key(one.entries[0].records[0]): one.entries for one in found}
+    folder = store.root / "plots"
+    galleries = {}
+    prefixes: set[str] = set()
+    written: set[str] = set()
+    try:
+        folder.mkdir(exist_ok=True)
+        for key, group in sorted(by_data.items()):
+            prefix = slug(key[0])
+            if prefix in prefixes:  # another data set of that name
+                prefix = f"{prefix}-{hashlib.sha256(repr(key).encode()).hexdigest()[:6]}"
+            prefixes.add(prefix)
+            gallery = galleries[key] = Gallery()
+            for name, figure in _figures(store, group, entries.get(key, []), known, gallery.notes):
+                text = plots.svg(figure)
+                write_whole(folder / f"{prefix}-{name}.svg", text.encode())
+                write_whole(folder / f"{prefix}-{name}.png", plots.png(figure))
+                written |= {f"{prefix}-{name}.svg", f"{prefix}-{name}.png"}
+                gallery.plots.append(Plot(f"{prefix}-{name}", figure.get_suptitle().replace("\n", " "), text))
+        for file in folder.iterdir():
+            if file.name not in written and OURS.fullmatch(file.name):
+                file.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+    return galleries
+
+
+def best_jobs(entries: Iterable[Entry], most: int) -> list[Entry]:
+    """At most ``most`` of them, the most accurate first; but before any second job of a model each model's first."""
+    ranked = sorted(entries, key=lambda entry: (-_mean_accuracy(entry), entry.label))
+    firsts: dict[str, Entry] = {}
+    for entry in ranked:
+        firsts.setdefault(entry.records[0].model, entry)
+    chosen = {id(entry) for entry in firsts.values()}
+    ordered = [*firsts.values(), *(entry for entry in ranked if id(entry) not in chosen)]
+    return ordered[:most]
+
+
+def _mean_accuracy(entry: Entry) -> float:
+    return statistics.fmean(entry.accuracies.values() or [-1.0])
+
+
+def _figures(
+    store: Store, records: Sequence[Record], jobs: Sequence[Entry], known: Mapping[str, Look], notes: list[str]
+) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) of each plot of one data set; what cannot be drawn is said in ``notes``."""
+    dataset = records[0].dataset
+    entries = [entry for entry in jobs if entry.accuracies]
+    known = plots.with_jobs(known, entries)
+    if entries:
+        shown = _in_order(best_jobs(entries, MOST_JOBS), entries)
+        if len(shown) < len(entries):
+            notes.append(f"Of {len(entries):,} jobs the plots show {len(shown)}: each model's best, then the next.")
+        ranked = sorted(shown, key=lambda entry: (-_mean_accuracy(entry), entry.label))
+        yield "accuracy", plots.accuracy_over_seeds(ranked, known, dataset=dataset)
+        if any(entry.records[0].total_parameters is not None for entry in shown):
+            yield "accuracy-parameters", plots.accuracy_against_parameters(shown, known, dataset=dataset)
+        yield from _latency(shown, known, notes)
+        yield from _train_sizes(entries, known)
+        yield from _learning(store, _in_order(best_jobs(shown, MOST_CURVES), entries), known)
+    yield from _sweeps(store, records, known)
+    if entries:
+        yield from _mistakes(store, entries, notes)
+
+
+def _in_order(chosen: Iterable[Entry], entries: Iterable[Entry]) -> list[Entry]:
+    ids = {id(entry) for entry in chosen}
+    return [entry for entry in entries if id(entry) in ids]
+
+
+def _learning(store: Store, entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
+    epochs = {record.run_id: store.epochs(record.run_id) for entry in entries for record in entry.records[:MOST_SEEDS]}
+    there = [entry for entry in entries if any(epochs.get(record.run_id) for record in entry.records)]
+    if there:
+        yield "learning-curves", plots.learning_curves(there, epochs, known, dataset=entries[0].records[0].dataset)
+
+
+def _latency(entries: Sequence[Entry], known: Mapping[str, Look], notes: list[str]) -> Iterator[tuple[str, Figure]]:
+    """One plot for each machine that was measured on: times on two machines do not compare."""
+    machines: dict[str, list[Entry]] = {}
+    for entry in entries:
+        single = entry.speeds.single
+        if single is not None and not single.contended:
+            machines.setdefault(single.machine, []).append(entry)
+    if any(entry.speeds.single is not None and entry.speeds.single.contended for entry in entries):
+        notes.append("Latencies that were measured while other jobs used the machine are not plotted.")
+    for machine, timed in sorted(machines.items()):
+        name = "accuracy-latency" if len(machines) == 1 else f"accuracy-latency-{slug(machine)}"
+        yield name, plots.accuracy_against_latency(timed, known, dataset=entries[0].records[0].dataset)
+
+
+def _train_sizes(entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
+    """A line for each group of runs that differ in nothing but the seed and the number of training images."""
+    records = [record for entry in entries for record in entry.records]
+    if len({record.train_size for record in records}) < 2:
+        return
+    same = (*(name for name in Recipe.model_fields if name != "train_size"), "model", "workers")
+    same += ("weights_sha256", "plugin_sha256")
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        described = repr([getattr(record, name) for name in same])
+        groups.setdefault(hashlib.sha256(described.encode()).hexdigest()[:12], []).append(record)
+    curves = []
+    for group_id, group in groups.items():
+        if len({plots.trained_on(record) for record in group}) > 1:  # as jobs that have no size, for their labels
+            curves += [record.model_copy(update={"job_id": group_id, "train_size": None}) for record in group]
+    for comparison in comparisons(curves):
+        dataset = records[0].dataset
+        shown = _in_order(best_jobs(comparison.entries, MOST_JOBS), comparison.entries)
+        looks = plots.with_jobs(known, comparison.entries)
+        yield "accuracy-train-size", plots.accuracy_against_train_size(shown, looks, dataset=dataset)
+
+
+def _sweeps(store: Store, records: Sequence[Record], known: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
+    """The latest sweeps of the learning rate, all in one plot."""
+    swept = []
+    for sweep in read_sweeps(store.root):
+        own = [record for record in records if record.sweep_id == sweep.sweep_id and record.judged_on == "validation"]
+        unscored = [record for record in own if record.validation_accuracy is None]
+        trials = trials_of(sweep, own, {record.run_id: store.epochs(record.run_id) for record in unscored})
+        if "lr" in sweep.space.names and any(trial.score is not None for trial in trials):
+            swept.append(Swept(sweep, trials, choose(trials), []))
+        if len(swept) == MOST_JOBS:
+            break
+    if swept:
+        swept.sort(key=lambda one: (one.sweep.model, one.sweep.sweep_id))
+        yield "accuracy-lr", plots.accuracy_against_lr(swept, known, dataset=records[0].dataset)
+
+
+def _mistakes(store: Store, entries: Sequence[Entry], notes: list[str]) -> Iterator[tuple[str, Figure]]:
+    """Confusion matrices of the best jobs; and of the best against the next two, what only one of them gets wrong."""
+    best = best_jobs(entries, MOST_MATRICES)
+    models = {entry.records[0].model for entry in best}
+    if len(models) > 1:  # one job of each model, rather than several of one
+        best = [entry for number, entry in enumerate(best) if number < len(models)]
+    said: dict[str, list[tuple[Record, Predictions]]] = {}
+    for entry in best:
+        read = [(record, store.predictions(record.run_id)) for record in entry.records[:MOST_SEEDS]]
+        said[entry.label] = [(record, answers) for record, answers in read if answers is not None]
+    best = [entry for entry in best if said[entry.label]]
+    if not best:
+        notes.append("There are no confusion matrices: no predictions are stored.")
+        return
+    first = best[0].records[0]
+    kept = images.load(store.root, first.dataset_sha256)
+    names = kept.class_names if kept is not None else tuple(str(number) for number in range(first.classes))
+    for entry in best:
+        answers = [one for _, one in said[entry.label]]
+        yield (
+            f"confusion-{_file_name(entry)}",
+            plots.confusion_matrix(
+                np.concatenate([one.labels for one in answers]),
+                np.concatenate([one.predicted for one in answers]),
+                names,
+                title=f"Confusion matrix of {entry.label} on {first.dataset}",
+                note=_whose(answers, entry),
+            ),
+        )
+    if len(best) < 2:
+        return
+    if kept is None:
+        notes.append(
+            "What one model gets wrong and the other gets right is not shown: the test images are not in images/. "
+            "The next python -m bench.run on this data set puts them there."
+        )
+        return
+    for other in best[1:3]:
+        yield from _only_wrong(best[0], other, said, kept, notes)
+
+
+def _file_name(entry: Entry) -> str:
+    return f"{slug(entry.records[0].model)}-{entry.records[0].job_id}"
+
+
+def _whose(answers: Sequence[Predictions], entry: Entry) -> str:
+    total = sum(len(one.labels) for one in answers)
+    if len(answers) == 1:
+        return f"{total:,} test images."
+    of = f" of {len(entry.records)}" if len(entry.records) > len(answers) else ""
+    return f"{len(answers)}{of} seeds together, {total:,} answers."
+
+
+def _only_wrong(
+    one: Entry,
+    other: Entry,
+    said: Mapping[str, Sequence[tuple[Record, Predictions]]],
+    kept: KeptImages,
+    notes: list[str],
+) -> Iterator[tuple[str, Figure]]:
+    """Two grids: what only ``one`` gets wrong and what only ``other`` does, of the same seed if they share one."""
+    by_seed = [{record.seed: answers for record, answers in said[entry.label]} for entry in (one, other)]
+    shared = by_seed[0].keys() & by_seed[1].keys()
+    seeds = [min(shared or answers) for answers in by_seed]
+    pair = [answers[seed] for answers, seed in zip(by_seed, seeds, strict=True)]
+    if not all(np.array_equal(answers.labels, kept.labels) for answers in pair):
+        notes.append(
+            f"What only one of {one.label} and {other.label} gets wrong is not shown: "
+            "their predictions are not of the images that are stored."
+        )
+        return
+    for wrong, right, (answers, others), (seed, other_seed) in (
+        (one, other, pair, seeds),
+        (other, one, pair[::-1], seeds[::-1]),
+    ):
+        found = plots.only_wrong(answers, others)
+        title = f"{wrong.label} wrong, {right.label} right: {len(found):,} of {len(kept.labels):,} test images"
+        if not len(found):
+            notes.append(f"There is no test image that {wrong.label} gets wrong and {right.label} gets right.")
+            continue
+        shown = found[:MOST_IMAGES]
+        which = f"the {len(shown)} that it was surest of" if len(shown) < len(found) else "surest first"
+        whose = f"Seed {seed} of both" if seed == other_seed else f"Seeds {seed} and {other_seed}"
+        yield (
+            f"wrong-{_file_name(wrong)}-not-{_file_name(right)}",
+            plots.wrong_answers(
+                kept.images[shown],
+                [_class_name(kept, number) for number in kept.labels[shown]],
+                [_class_name(kept, number) for number in answers.predicted[shown]],
+                title=title,
+                note=f"{whose}; {which}.",
+            ),
+        )
+
+
+def _class_name(kept: KeptImages, number: int) -> str:
+    return kept.class_names[number] if 0 <= number < len(kept.class_names) else str(number)
