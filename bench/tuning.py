@@ -223,7 +223,7 @@ class Search:
     def run(self) -> int:
         """Search, retrain, report; returns the exit code."""
         self._tell_of_failed()
-        if not self._left() and not self.options.dry_run:
+        if not self.left() and not self.options.dry_run:
             print("every trial that is asked for is already there; --fresh trains them again", flush=True)
             return self._finish(None)
         with connect(self.options.address, verbose=self.options.verbose) as session:
@@ -240,7 +240,7 @@ class Search:
                 return INTERRUPTED
             return self._finish(session)
 
-    def _left(self) -> int:
+    def left(self) -> int:
         """How many trials are to be trained."""
         return sum(len(self._waiting(own)) + self._to_propose(own) for own in self.owns.values())
 
@@ -253,7 +253,7 @@ class Search:
         """What each trial reserves: as many at the same time as fit, all with the same share."""
         one = next(iter(self.owns.values())).base.model_copy(update={"seeds": (0,)})
         groups = place(
-            [one] * max(1, self._left()),
+            [one] * max(1, self.left()),
             session.nodes,
             cpus_per_worker=self.options.cpus_per_worker,
             gpus_per_worker=self.options.gpus_per_worker,
@@ -261,7 +261,7 @@ class Search:
         return min((group.need for group in groups), key=lambda need: need.cpus)
 
     def _describe(self, need: Need, nodes: Sequence[Node]) -> str:
-        info, left = self.plan.dataset.info, self._left()
+        info, left = self.plan.dataset.info, self.left()
         room = Admission(nodes)
         at_once = sum(room.admit(need) for _ in range(max(left, 1)))
         base = next(iter(self.owns.values())).base
