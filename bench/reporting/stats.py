@@ -32,7 +32,7 @@ FEWEST_BLOCKS = 3
 """With fewer, the blocks of a timing are cut into parts"""
 _PARTS = 10
 """of consecutive samples, so many."""
-_RESAMPLES = 999
+_RESAMPLES = 499
 _MOST_NEEDED = 10_000_000
 """More than this is not worth saying."""
 

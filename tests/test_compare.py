@@ -1,0 +1,409 @@
+"""bench.compare finds what is different, leaves alone what is not, and says what was wrong with a request."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.signal import lfilter
+
+from bench.compare import main
+from bench.comparing import Pair, check, read_limits
+from bench.errors import UserError
+from bench.reporting import verdicts
+from bench.reporting.speed import summarise
+from bench.reporting.store import Store
+from bench.reporting.tables import Entry
+from bench.reporting.verdicts import Side
+from bench.spec import DatasetInfo, Outcome, Predictions, Recipe, Record, Timing
+
+IMAGES = 1000
+DATA = DatasetInfo(name="data", sha256="a" * 64, train_images=100, test_images=IMAGES, classes=10)
+LABELS = (np.arange(IMAGES) % 10).astype(np.int16)
+MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+
+Make = Callable[..., Record]
+Fill = Callable[..., Store]
+
+
+def blocks(
+    random: np.random.Generator, run_id: str, *, seconds: float = 0.01, noise: float = 0.02, count: int = 6
+) -> list[Timing]:
+    """Timings of a whole command: blocks in turns, samples alike within a block, the command faster or slower."""
+    shared: dict[str, Any] = {"run_id": run_id, "contended": False, "device": "cpu", "threads": 2, "precision": "fp32"}
+    command = random.normal(0, noise)
+    found = []
+    for kind, size, samples in (("training", 64, 14), ("inference", 1, 20), ("inference", 250, 7)):
+        for block in range(count):
+            level = command + random.normal(0, noise / 2)
+            steps = random.normal(0, noise, samples)
+            drift = lfilter([1], [1, -0.8], steps)
+            for number, taken in enumerate(seconds * size**0.8 * np.exp(level + drift)):
+                row = {"kind": kind, "batch_size": size, "sample": block * samples + number, "seconds": taken}
+                found.append(Timing(**shared, **row, measured_at=MOMENT + timedelta(seconds=block)))
+    return found
+
+
+@pytest.fixture
+def fill(make_record: Make) -> Fill:
+    """A results folder of jobs: for each model how many images its seeds got wrong."""
+
+    def make(folder: Path, models: dict[str, list[int]], **fields: Any) -> Store:
+        store = Store(folder)
+        store.prepare()
+        random = np.random.default_rng(len(str(folder)))
+        for model, seeds in models.items():
+            for seed, missed in enumerate(seeds):
+                predicted = np.where(np.arange(IMAGES) < missed, LABELS + 1, LABELS).astype(np.int16)
+                answers = Predictions(LABELS, predicted, np.full(IMAGES, 0.5, dtype=np.float32))
+                accuracy = 1 - missed / IMAGES
+                record = make_record(model, seed=seed, dataset=DATA, test_accuracy=accuracy, **fields)
+                store.write(Outcome(record, predictions=answers))
+            store.write_timings(record.run_id, blocks(random, record.run_id, noise=0.003))
+        return store
+
+    return make
+
+
+def run(*arguments: str | Path) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def results(fill: Fill, tmp_path: Path) -> Path:
+    fill(tmp_path / "results", {"cnn": [8, 9, 10], "mobilenet": [190, 200, 210]})
+    return tmp_path / "results"
+
+
+def test_two_models_of_a_folder(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("cnn", "mobilenet", "--results", results) == 0
+
+    shown = capsys.readouterr().out
+    assert "cnn and mobilenet on data: 100 training and 1,000 test images" in shown
+    assert "- These two recipes, cnn and mobilenet: different, mobilenet is worse, -19.10 points [" in shown
+    assert "- These two checkpoints, cnn seed 0 and mobilenet seed 0: different" in shown
+    assert "- Training throughput, cnn and mobilenet: not distinguishable" in shown
+    assert "- Parameters, cnn and mobilenet: the same." in shown
+
+
+def test_json_says_the_same(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("cnn", "mobilenet", "--results", results, "--format", "json") == 0
+
+    found = json.loads(capsys.readouterr().out)
+    (pair,) = found["pairs"]
+    metrics = {row["metric"]: row for row in pair["metrics"]}
+    assert list(metrics) == [
+        "accuracy",
+        "checkpoint-accuracy",
+        "training-throughput",
+        "inference-throughput",
+        "latency-p50",
+        "latency-p95",
+        "parameters",
+        "memory",
+    ]
+    accuracy = metrics["accuracy"]
+    assert (accuracy["first_value"], accuracy["second_value"]) == pytest.approx((0.991, 0.8))
+    assert accuracy["low"] < accuracy["difference"] < accuracy["high"] < 0
+    assert (accuracy["finding"], metrics["parameters"]["p"]) == ("worse", None)
+
+
+def test_markdown_is_tables_and_lists(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("cnn", "mobilenet", "--results", results, "--format", "markdown", "--fail", "accuracy:-50pp") == 0
+
+    shown = capsys.readouterr().out
+    assert "### cnn and mobilenet on data" in shown
+    assert "| accuracy of these two recipes | 99.10 % | 80.00 % | -19.10 points |" in " ".join(shown.split())
+    assert "- Kept: cnn and mobilenet, accuracy of these two recipes: -19.10 points" in shown
+
+
+def test_jobs_of_one_model_are_named_by_their_label(
+    fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for lr in (0.001, 0.01):
+        fill(tmp_path, {"cnn": [10]}, recipe=Recipe(lr=lr))
+    fill(tmp_path, {"mobilenet": [10]})
+
+    assert run("cnn", "mobilenet", "--results", tmp_path) == 2
+    assert "name one of 'cnn (lr 0.001)', 'cnn (lr 0.01)'" in capsys.readouterr().err
+    assert run("cnn (lr 0.001)", "cnn (lr 0.01)", "--results", tmp_path) == 0
+    assert run("cnn (lr 0.001)", "mobilenet", "--results", tmp_path) == 0
+
+
+# --- versions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def versions(fill: Fill, tmp_path: Path) -> tuple[Path, Path]:
+    for name in ("before", "after"):
+        fill(tmp_path / name, {"cnn": [10, 11, 12], "mobilenet": [200, 210, 220]})
+    return tmp_path / "before", tmp_path / "after"
+
+
+def timed(folder: Path, model: str, **how: Any) -> None:
+    """Time a model again."""
+    store = Store(folder)
+    (run_id,) = [run_id for run_id in store.timed() if run_id.startswith(model)]
+    store.write_timings(run_id, blocks(np.random.default_rng(5), run_id, noise=0.003, **how))
+
+
+LIMITS = "accuracy:-0.2pp,throughput:-5%"
+
+
+def test_a_version_and_itself(versions: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*versions, "--fail", LIMITS) == 0
+
+    shown = capsys.readouterr().out
+    assert f"OLD is {versions[0]}\nNEW is {versions[1]}" in shown
+    assert "FAILED" not in shown
+    assert shown.count("kept: ") == 6
+    assert "different" not in shown
+
+
+def test_a_tenth_slower_breaks_the_limit_and_is_named(
+    versions: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    timed(versions[1], "mobilenet", seconds=0.01 / 0.9)
+
+    assert run(*versions, "--fail", LIMITS) == 1
+
+    broken = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAILED")]
+    assert len(broken) == 2
+    assert broken[0].startswith("FAILED: mobilenet, training throughput: -")
+    assert broken[1].startswith("FAILED: mobilenet, inference throughput: -")
+    assert all("limit throughput:-5%, p" in line for line in broken)
+    assert run(*versions, "--fail", "throughput:-20%,accuracy:-0.2pp") == 0
+    assert run(*reversed(versions), "--fail", LIMITS) == 0  # faster is no failure
+
+
+def test_a_worse_accuracy_breaks_the_limit(
+    versions: tuple[Path, Path], fill: Fill, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(versions[1], {"cnn": [20, 21, 22]})
+
+    assert run(*versions, "--fail", LIMITS) == 1
+    assert (
+        "FAILED: cnn, accuracy of these two recipes: -1.00 points, from 98.90 % to 97.90 %" in capsys.readouterr().out
+    )
+    assert run(*versions, "--fail", "accuracy:-2pp") == 0
+
+
+def test_with_few_seeds_the_checkpoints_are_judged(
+    fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [fill(tmp_path / name, {"cnn": [missed]}).root for name, missed in (("a", 10), ("b", 30))]
+
+    assert run(*folders, "--fail", "accuracy:-0.2pp") == 1
+    assert "FAILED: cnn, accuracy of these two checkpoints: -2.00 points" in capsys.readouterr().out
+
+
+def test_a_limit_that_cannot_be_checked_is_no_success(
+    versions: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in versions:
+        for file in (folder / "timings").iterdir():
+            file.unlink()
+
+    assert run(*versions, "--fail", LIMITS) == 2
+
+    told = capsys.readouterr()
+    assert told.err == ("error: --fail: throughput:-5% cannot be checked, OLD and NEW were not timed alone\n")
+    assert "kept: cnn, accuracy" in told.out
+    assert "not checked: cnn, training throughput" in told.out
+
+
+def test_what_is_in_one_version_only_is_said(fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = fill(tmp_path / "a", {"cnn": [10], "mobilenet": [10]}).root
+    new = fill(tmp_path / "b", {"cnn": [10], "mlp": [10]}).root
+
+    assert run(old, new) == 0
+
+    shown = capsys.readouterr().out
+    assert "mobilenet on data: 100 training and 1,000 test images: only in OLD" in shown
+    assert "mlp on data: 100 training and 1,000 test images: only in NEW" in shown
+
+
+def test_a_model_whose_recipe_changed_is_still_the_model(
+    fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = fill(tmp_path / "a", {"cnn": [10]}).root
+    fill(tmp_path / "a", {"mobilenet": [10]}, plugin_sha256="1" * 64)
+    new = fill(tmp_path / "b", {"cnn": [10]}, recipe=Recipe(epochs=9)).root
+    fill(tmp_path / "b", {"mobilenet": [10]}, plugin_sha256="2" * 64)
+    fill(tmp_path / "b", {"mobilenet": [10]}, plugin_sha256="2" * 64, recipe=Recipe(lr=0.5))
+
+    assert run(old, new, "--format", "json") == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert [pair["title"].split(" on ")[0] for pair in found["pairs"]] == [
+        "cnn",
+        "mobilenet in OLD, mobilenet (lr 0.001) in NEW",
+    ]
+    assert found["notes"][2:] == ["mobilenet (lr 0.5) on data: 100 training and 1,000 test images: only in NEW"]
+
+
+@pytest.fixture
+def repository(fill: Fill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two revisions; the second has another result, and results of its own in a second folder."""
+    folder = tmp_path / "repository"
+    (folder / "deep").mkdir(parents=True)
+
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
+
+    git("init", "-q")
+    reference = folder / "results" / "reference"
+    for number in (1, 2):
+        fill(reference / "one", {"cnn": [10 * number]})
+        if number == 2:
+            fill(reference / "two", {"cnn": [10]})
+        git("add", "-A")
+        git("commit", "-qm", str(number))
+    monkeypatch.chdir(folder / "deep")
+    return folder
+
+
+def test_two_revisions(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("HEAD~1", "HEAD:one", "--fail", "accuracy:-0.2pp") == 1
+    assert "-1.00 points, from 99.00 % to 98.00 %" in capsys.readouterr().out
+    assert run("HEAD~1", "HEAD:results/reference/two", "--fail", "accuracy:-0.2pp") == 0
+    assert run("HEAD~1", repository / "results" / "reference" / "one", "--fail", "accuracy:-0.2pp") == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "HEAD",
+            "HEAD~1",
+            "HEAD holds several results: name one, HEAD:results/reference/one or HEAD:results/reference/two",
+        ),
+        (
+            "HEAD:three",
+            "HEAD~1",
+            "HEAD:three: three holds no runs in that revision; results there: results/reference/one",
+        ),
+        ("HEAD~7", "HEAD~1", "HEAD~7 is neither a model (results holds no finished runs), nor a results folder, nor a"),
+        ("--", "HEAD", "the following arguments are required: NEW"),
+        ("../results/reference", "HEAD~1", "name one, ../results/reference/one or ../results/reference/two"),
+        ("..", "HEAD~1", ".. holds no runs"),
+    ],
+)
+def test_revisions_that_are_not_clear(
+    old: str, new: str, words: str, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(old, new) == 2
+    assert words in capsys.readouterr().err
+
+
+# --- wrong usage --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["cnm", "mobilenet"], "did you mean 'cnn'?"),
+        (["cnn", "cnn"], "cnn and cnn are the same"),
+        (["cnn"], "the following arguments are required: NEW"),
+        (["cnn", "mobilenet", "third"], "unrecognized arguments: third"),
+        (["cnn", "mobilenet", "--format", "xml"], "invalid choice: 'xml'"),
+        (["cnn", "mobilenet", "--fail", ""], "unknown metric in --fail: ''"),
+        (["cnn", "mobilenet", "--fail", "acuracy:-1pp"], "did you mean 'accuracy'?"),
+        (["cnn", "mobilenet", "--fail", "accuracy:-1%"], "is written like 'accuracy:-0.2pp'"),
+        (["cnn", "mobilenet", "--fail", "accuracy"], "is written like 'accuracy:-0.2pp'"),
+        (["cnn", "mobilenet", "--fail", "accuracy:0.2pp"], "worse is less, so 'accuracy:-0.2pp'"),
+        (["cnn", "mobilenet", "--fail", "latency:-5%"], "worse is more, so 'latency:+5%'"),
+        (["cnn", "mobilenet", "--fail", "throughput:-nan%"], "is written like 'throughput:-5%'"),
+    ],
+)
+def test_wrong_usage_is_one_message(
+    arguments: Sequence[str], words: str, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments, "--results", results) == 2
+
+    told = capsys.readouterr()
+    assert words in told.err
+    assert told.err.startswith("error: ")
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+
+
+def test_models_that_never_saw_the_same_data(
+    fill: Fill, tmp_path: Path, make_record: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = fill(tmp_path, {"cnn": [10]})
+    store.write(Outcome(make_record("mobilenet")))
+
+    assert run("cnn", "mobilenet", "--results", tmp_path) == 2
+    assert "not trained on the same data set" in capsys.readouterr().err
+
+
+def test_folders_without_anything_in_common(fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = fill(tmp_path / "a", {"cnn": [10]}).root, fill(tmp_path / "b", {"mlp": [10]}).root
+
+    assert run(old, new) == 2
+    assert "nothing to compare" in capsys.readouterr().err
+
+
+@given(st.text(max_size=20))
+def test_any_limits_are_read_or_refused(text: str) -> None:
+    try:
+        limits = read_limits(text)
+    except UserError:
+        return
+    assert limits
+
+
+def test_neither_torch_nor_ray_is_imported(modules_after: Callable[[str], set[str]]) -> None:
+    modules = modules_after("import bench.compare, bench.comparing")
+    assert not {"torch", "ray", "scipy.stats", "statsmodels", "matplotlib"} & modules
+    assert not {"pandas", "pyarrow"} & modules_after("import bench.compare")
+
+
+# --- noise --------------------------------------------------------------------------------------------------------
+
+
+def pairs_of(random: np.random.Generator, make_record: Make, slower: dict[str, float]) -> list[Pair]:
+    """Two models, each timed once in OLD and once in NEW, where some are slower by a factor."""
+    pairs = []
+    for model in ("cnn", "mobilenet"):
+        record = make_record(model)
+        sides = []
+        for name, factor in (("OLD", 1.0), ("NEW", slower.get(model, 1.0))):
+            speeds = summarise([blocks(random, record.run_id, seconds=0.01 * factor)])
+            sides.append(Side(name, Entry(model, [record], speeds), Store(Path("nowhere"))))
+        pairs.append(
+            Pair(model, model, [verdicts.speed(metric, *sides) for metric in (verdicts.TRAINING, verdicts.INFERENCE)])
+        )
+    return pairs
+
+
+def test_a_version_and_itself_seldom_give_an_alarm(make_record: Make) -> None:
+    random = np.random.default_rng(0)
+    limits = read_limits("throughput:-5%")
+
+    alarms = sum(bool(check(pairs_of(random, make_record, {}), limits).broken) for _ in range(50))
+
+    assert alarms <= 3
+
+
+def test_a_model_that_became_a_tenth_slower_is_found(make_record: Make) -> None:
+    random = np.random.default_rng(0)
+    limits = read_limits("throughput:-5%")
+
+    found = [check(pairs_of(random, make_record, {"cnn": 1 / 0.9}), limits).broken for _ in range(25)]
+
+    assert sum(any(line.startswith("cnn") for line in broken) for broken in found) >= 23
+    assert sum(any(line.startswith("mobilenet") for line in broken) for broken in found) <= 1
