@@ -21,6 +21,7 @@ from bench.interrupts import INTERRUPTED, interruptible
 from bench.learning.models import MODELS
 from bench.plan import Plan, check_sizes, make_plan
 from bench.reporting.store import Store
+from bench.reporting.summary import write_summary
 from bench.reporting.tuning import (
     Sweep,
     Swept,
@@ -31,6 +32,7 @@ from bench.reporting.tuning import (
     found_table,
     read_sweeps,
     read_swept,
+    sections,
     trials_of,
     write_sweep,
     write_tuning,
@@ -200,7 +202,8 @@ class Search:
             own.records = records
             own.epochs = {run_id: self.store.epochs(run_id) for run_id in records}
             if sweep_id in earlier:
-                known = {"started_at": earlier[sweep_id].started_at, "gpus_per_trial": earlier[sweep_id].gpus_per_trial}
+                kept = ("started_at", "finished_at", "gpus_per_trial")
+                known = {name: getattr(earlier[sweep_id], name) for name in kept}
                 own.sweep = own.sweep.model_copy(update=known)
 
     # --- what is to be trained ---------------------------------------------------------------------------------------
@@ -235,10 +238,15 @@ class Search:
                 with interruptible():
                     self.search(session)
             except KeyboardInterrupt:
-                write_tuning(self.store, read_swept(self.store))
+                self._write_pages()
                 print("interrupted; finished trials are kept, and the same command goes on from here")
                 return INTERRUPTED
             return self._finish(session)
+
+    def _write_pages(self) -> None:
+        swept = read_swept(self.store)
+        write_summary(self.store, sections=sections(swept))
+        write_tuning(self.store, swept)
 
     def left(self) -> int:
         """How many trials are to be trained."""
@@ -302,7 +310,7 @@ class Search:
         need = self._need(session)
         print(self._describe(need, session.nodes), flush=True)
         for own in self.owns.values():
-            own.sweep = own.sweep.model_copy(update={"gpus_per_trial": need.gpus})
+            own.sweep = own.sweep.model_copy(update={"gpus_per_trial": need.gpus, "finished_at": None})
             write_sweep(store, own.sweep)
         done = {model: [one for one in own.trials() if _is_done(one)] for model, own in self.owns.items()}
         with SweepView(dict.fromkeys(self.owns, self.wanted), done) as view:
@@ -356,8 +364,8 @@ class Search:
         winners = self.winners()
         swept = [one for one in read_swept(store) if one.sweep.sweep_id in self._ids()]
         print(f"\n{found_table(swept, 'simple')}\n", flush=True)
-        write_tuning(store, read_swept(store))
         if not winners:
+            self._write_pages()
             return 1
         self._say_where_from(winners)
         code = Benchmark(options, replace(self.plan, jobs=winners), store).run(session)
@@ -372,7 +380,9 @@ class Search:
             if best is None:
                 print(f"{model}: no trial gave a score; {_why(trials, self.options)}")
                 continue
-            write_sweep(self.store, own.sweep.model_copy(update={"finished_at": datetime.now(UTC)}))
+            if own.sweep.finished_at is None:
+                own.sweep = own.sweep.model_copy(update={"finished_at": datetime.now(UTC)})
+            write_sweep(self.store, own.sweep)
             for warning in at_the_edge(own.sweep, trials, best):
                 print(f"warning: {model}: {warning}")
             winners.append(self._winner(own, best, Swept(own.sweep, trials, best, []).source))
