@@ -91,7 +91,7 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     from scipy import stats
 
     mean = float(np.mean(values))
-    error = float(stats.sem(values))
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     if error == 0:
         return Interval(mean, mean)
     low, high = stats.t.interval(CONFIDENCE, len(values) - 1, loc=mean, scale=error)

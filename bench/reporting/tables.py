@@ -442,8 +442,9 @@ def environment_table(records: Sequence[Record]) -> str:
     """Everything that the finished runs say of where they ran; several values side by side where runs differ."""
     rows = []
     for header, read in ENVIRONMENT:
-        values = dict.fromkeys(str(value) for record in records if (value := read(record)) is not None)
-        rows.append([header, "; ".join(values) or MISSING])
+        values = dict.fromkeys(read(record) for record in records)
+        shown = dict.fromkeys(str(value) for value in values if value is not None)
+        rows.append([header, "; ".join(shown) or MISSING])
     for model in sorted({record.model for record in records}):
         labels = {
             f"{record.weights} (SHA-256 {record.weights_sha256[:16]}...)"
