@@ -95,7 +95,9 @@ class Result:
     meaning: list[str]
     """what is meant by that; what could not be compared."""
     pairs: list[Pair]
-    limits: Checked
+    limits: Checked = field(default_factory=Checked)
+    lost: list[str] = field(default_factory=list)
+    """What the first has and the second has not."""
 
 
 # --- limits --------------------------------------------------------------------------------------------------------
@@ -178,7 +180,10 @@ def compare(first: str, second: str, results: Path, limits: Sequence[Limit] = ()
         found = _models(first, second, results)
         if found is None:
             found = _versions(first, second, [_store(name, results, stack) for name in (first, second)])
-    return replace(found, limits=check(found.pairs, limits))
+    checked = check(found.pairs, limits)
+    if limits:  # a model that no longer finishes is no success
+        checked.useless.extend(f"nothing can be checked for {name}, which only OLD has" for name in found.lost)
+    return replace(found, limits=checked)
 
 
 def _models(first: str, second: str, results: Path) -> Result | None:
@@ -186,7 +191,8 @@ def _models(first: str, second: str, results: Path) -> Result | None:
     store = Store(results)
     if not (results / "runs").is_dir():
         return None
-    compared = comparisons(store.records()[0], store)
+    records, problems = store.records()
+    compared = comparisons(records, store)
     there = [[_called(name, comparison) for name in (first, second)] for comparison in compared]
     if not all(any(entries[number] for entries in there) for number in (0, 1)):
         return None
@@ -206,7 +212,7 @@ def _models(first: str, second: str, results: Path) -> Result | None:
         pairs.append(Pair(name, f"{name} on {comparison.title}", verdicts.compare(*sides)))
     if not pairs:
         raise UserError(f"{first} and {second} were not trained on the same data set: nothing to compare")
-    return Result(first, second, [], pairs, Checked())
+    return Result(first, second, problems, pairs)
 
 
 def _called(name: str, comparison: Comparison) -> list[Entry]:
@@ -293,13 +299,18 @@ def _git(*arguments: str, folder: Path | None = None) -> bytes | None:
 def _versions(first: str, second: str, stores: Sequence[Store]) -> Result:
     """The two as versions of the same results: job by job."""
     meaning = [f"OLD is {first}", f"NEW is {second}"]
-    both = [{_data(c): c for c in comparisons(store.records()[0], store)} for store in stores]
+    both, lost = [], []
+    for store in stores:
+        records, problems = store.records()
+        both.append({_data(comparison): comparison for comparison in comparisons(records, store)})
+        meaning += problems
     pairs = []
     for data in sorted(both[0].keys() | both[1].keys()):
         there = [side[data] for side in both if data in side]
         title = there[0].title
         if len(there) < 2:
             meaning.append(f"{title}: only in {'OLD' if data in both[0] else 'NEW'}")
+            lost += [f"{entry.label} on {title}" for entry in there[0].entries if data in both[0]]
             continue
         matched, left = _matched(there[0].entries, there[1].entries)
         for one, other in matched:
@@ -310,9 +321,10 @@ def _versions(first: str, second: str, stores: Sequence[Store]) -> Result:
             ]
             pairs.append(Pair(name, f"{name} on {title}", verdicts.compare(*sides)))
         meaning += [f"{entry.label} on {title}: only in {where}" for where, entry in left]
+        lost += [f"{entry.label} on {title}" for where, entry in left if where == "OLD"]
     if not pairs:
         raise UserError(f"{first} and {second} have no model on the same data set in common: nothing to compare")
-    return Result("OLD", "NEW", meaning, pairs, Checked())
+    return Result("OLD", "NEW", meaning, pairs, lost=lost)
 
 
 def _data(comparison: Comparison) -> tuple[str, str, int, int]:

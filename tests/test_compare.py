@@ -18,7 +18,7 @@ from scipy.signal import lfilter
 from bench.compare import main
 from bench.comparing import Pair, check, read_limits
 from bench.errors import UserError
-from bench.reporting import verdicts
+from bench.reporting import stats, verdicts
 from bench.reporting.speed import summarise
 from bench.reporting.store import Store
 from bench.reporting.tables import Entry
@@ -232,6 +232,16 @@ def test_what_is_in_one_version_only_is_said(fill: Fill, tmp_path: Path, capsys:
     shown = capsys.readouterr().out
     assert "mobilenet on data: 100 training and 1,000 test images: only in OLD" in shown
     assert "mlp on data: 100 training and 1,000 test images: only in NEW" in shown
+    assert run(old, new, "--fail", "accuracy:-0.2pp") == 2
+    assert "nothing can be checked for mobilenet on data" in capsys.readouterr().err
+
+
+def test_a_torn_file_is_named(versions: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    (versions[0] / "runs" / "torn.parquet").write_bytes(b"PAR1")
+
+    assert run(*versions) == 0
+    assert "torn.parquet is no record of a run" in capsys.readouterr().out
+    assert (versions[0] / "runs" / "torn.parquet").exists()  # comparing changes nothing
 
 
 def test_a_model_whose_recipe_changed_is_still_the_model(
@@ -375,6 +385,12 @@ def test_neither_torch_nor_ray_is_imported(modules_after: Callable[[str], set[st
 # --- noise --------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def no_power(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many more sessions it would take is not asked here, and takes as long as all else."""
+    monkeypatch.setattr(stats, "_solved", lambda *_, **__: 3.0)
+
+
 def pairs_of(random: np.random.Generator, make_record: Make, slower: dict[str, float]) -> list[Pair]:
     """Two models, each timed once in OLD and once in NEW, where some are slower by a factor."""
     pairs = []
@@ -390,7 +406,7 @@ def pairs_of(random: np.random.Generator, make_record: Make, slower: dict[str, f
     return pairs
 
 
-def test_a_version_and_itself_seldom_give_an_alarm(make_record: Make) -> None:
+def test_a_version_and_itself_seldom_give_an_alarm(make_record: Make, no_power: None) -> None:
     random = np.random.default_rng(0)
     limits = read_limits("throughput:-5%")
 
@@ -399,7 +415,7 @@ def test_a_version_and_itself_seldom_give_an_alarm(make_record: Make) -> None:
     assert alarms <= 3
 
 
-def test_a_model_that_became_a_tenth_slower_is_found(make_record: Make) -> None:
+def test_a_model_that_became_a_tenth_slower_is_found(make_record: Make, no_power: None) -> None:
     random = np.random.default_rng(0)
     limits = read_limits("throughput:-5%")
 
