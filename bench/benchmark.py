@@ -14,7 +14,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from bench.cluster.placement import Admission, Group, Node, place
-from bench.cluster.session import Session, connect
+from bench.cluster.session import ClusterLostError, Session, connect
 from bench.interrupts import INTERRUPTED, interruptible
 from bench.learning.datasets import Dataset
 from bench.options import Options
@@ -125,6 +125,11 @@ class Benchmark:
             except KeyboardInterrupt:
                 print("interrupted; finished runs are kept, and the same command goes on from here")
                 return True
+            except ClusterLostError as error:
+                print(
+                    f"error: Ray was lost ({error}); finished runs are kept, and the same command goes on from here",
+                    file=sys.stderr,
+                )
             finally:
                 self.phases.enter("ending Ray")
         return False

@@ -164,6 +164,27 @@ def ok(folder: Path, ran: Ran, runs: int) -> pd.DataFrame:
     return found
 
 
+# Ray itself --------------------------------------------------------------------------------------------------------
+
+
+def test_ray_killed_during_training(folder: Path, start: Callable[..., Running]) -> None:
+    running = start(arguments("slow", epochs=4))
+    running.wait_for(lambda log: "epoch 2/4" in log)
+    (raylet,) = (one for one in running.family() if one.name() == "raylet")
+    raylet.kill()
+
+    assert running.process.wait(60) == 1, running.log.read_text()
+    said = running.log.read_text()
+    assert "error: Ray was lost" in said
+    assert "Traceback" not in said
+    assert list(records(folder).status) == ["interrupted"]
+
+    again = command("bench.run", *arguments("slow", epochs=4), cwd=folder)
+
+    ok(folder, again, 1)
+    assert "epoch 2/4" not in again.out  # it went on after the epoch that was done
+
+
 # F1 ----------------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -16,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bench.cluster.mailbox import open_mailbox
 from bench.cluster.placement import Admission, Group
-from bench.cluster.session import Session
+from bench.cluster.session import ClusterLostError, Session
 from bench.cluster.train import SharedInputs, classify, first_line, fit_group
 from bench.learning.datasets import Dataset
 from bench.learning.plugins import Plugin
@@ -94,6 +95,7 @@ class Scheduler:
 
         Raises:
             KeyboardInterrupt: passed on, after the runs that were being trained got their outcomes.
+            ClusterLostError: Ray ended or cannot be reached; the runs that were being trained got their outcomes.
         """
         admission = Admission(self._session.nodes)
         waiting = list(groups)
@@ -119,6 +121,10 @@ class Scheduler:
             for one in training:
                 self._fail(self._active(one.group), Status.INTERRUPTED, "interrupted from the keyboard")
             raise
+        except ray.exceptions.RayError as error:
+            for one in training:
+                self._fail(self._active(one.group), Status.INTERRUPTED, "Ray was lost")
+            raise ClusterLostError(first_line(error)) from None
         finally:
             self._stop(training)
 
@@ -128,8 +134,9 @@ class Scheduler:
         while time.monotonic() < end and not all(one.ended for one in training):
             time.sleep(0.05)
         if not all(one.ended for one in training):
-            for controller in ray.get(self._mailbox.controllers.remote()):
-                ray.kill(controller)
+            with contextlib.suppress(ray.exceptions.RayError):  # nothing to end where Ray was lost
+                for controller in ray.get(self._mailbox.controllers.remote()):
+                    ray.kill(controller)
         for one in training:  # a thread that still talks to Ray when the session ends would end the process
             if one.thread is not None:
                 one.thread.join(_GRACE_SECONDS)

@@ -35,6 +35,10 @@ _SETTINGS = {
 _LOOPBACK = "127.0.0.1"
 
 
+class ClusterLostError(Exception):
+    """Ray ended, or cannot be reached any more; says what is known of it."""
+
+
 @dataclass(frozen=True)
 class Session:
     """A connection to Ray."""

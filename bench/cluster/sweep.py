@@ -45,6 +45,7 @@ _SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a table whatever the verbosity
 }
 _POLL_SECONDS = 0.25
@@ -318,7 +319,7 @@ class _Judge(_NotKept, FIFOScheduler):  # type: ignore[misc]
         *,
         stop: Callable[[str], None],
         tell: Callable[[EpochRecord], None],
-        lost: Callable[[Job, Exception | None], None],
+        lost: Callable[[_Lost], None],
     ) -> None:
         super().__init__()
         self._stop, self._tell, self._lost = stop, tell, lost
@@ -364,8 +365,34 @@ class _Judge(_NotKept, FIFOScheduler):  # type: ignore[misc]
         return str(self.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Tune gave up on a trial."""
-        self._lost(Job.model_validate_json(trial.config["job"]), trial.get_pickled_error() or trial.get_error())
+        """The process of a trial was lost; Tune may start it again."""
+        self._lost(_Lost.of(trial, for_good=False))
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """The process of a trial ended before its function did."""
+
+    job: Job
+    error: Exception | None
+    for_good: bool
+    """Tune will not start the trial again."""
+
+    @classmethod
+    def of(cls, trial: Any, *, for_good: bool) -> _Lost:
+        error = trial.get_pickled_error() or trial.get_error()
+        return cls(Job.model_validate_json(trial.config["job"]), error, for_good)
+
+
+class _GivenUp(_NotKept, tune.Callback):  # type: ignore[misc]
+    """Hears of trials that Tune will not start again."""
+
+    def __init__(self, lost: Callable[[_Lost], None]) -> None:
+        self._lost = lost
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """After the scheduler has heard of it."""
+        self._lost(_Lost.of(trial, for_good=True))
 
 
 class _Switch(_NotKept, tune.Stopper):  # type: ignore[misc]
@@ -420,7 +447,7 @@ class SweepRunner:
         self._mailbox: ActorHandle = open_mailbox(states, limits.max_failures)
         data = ray.put(dataset)
         self._inputs = {model: SharedInputs(data, ray.put(found), plugin) for model, found in weights.items()}
-        self._from_tune: queue.SimpleQueue[EpochRecord | Job | tuple[Job, Exception | None]] = queue.SimpleQueue()
+        self._from_tune: queue.SimpleQueue[EpochRecord | Job | _Lost] = queue.SimpleQueue()
         self._runs: dict[str, Run] = {}
         self._begun: dict[str, Begun] = {}
         self._finished: set[str] = set()
@@ -479,7 +506,7 @@ class SweepRunner:
             sweeps,
             stop=lambda run_id: ray.get(self._mailbox.stop.remote(run_id)),
             tell=self._from_tune.put,
-            lost=lambda job, error: self._from_tune.put((job, error)),
+            lost=self._from_tune.put,
         )
         return tune.Tuner(
             trainable,
@@ -495,6 +522,7 @@ class SweepRunner:
                 name="sweep",
                 storage_path=str(self._session.storage),
                 stop=switch,
+                callbacks=[_GivenUp(self._from_tune.put)],
                 failure_config=tune.FailureConfig(max_failures=self._limits.max_failures),
                 verbose=1 if self._verbose else 0,
             ),
@@ -509,8 +537,8 @@ class SweepRunner:
         with contextlib.suppress(queue.Empty):
             while True:
                 said = self._from_tune.get_nowait()
-                if isinstance(said, tuple):
-                    self._fail(*said)
+                if isinstance(said, _Lost):
+                    self._note_loss(said)
                     continue
                 if isinstance(said, Job):
                     self._runs.update({run.id: run for run in said.runs()})
@@ -533,12 +561,16 @@ class SweepRunner:
     def _end(self, run: Run, status: Status, reason: str) -> None:
         ray.get(self._mailbox.end.remote(run, status, reason))
 
-    def _fail(self, job: Job, error: Exception | None) -> None:
-        """Tune gave up on a trial: the run that was being trained, or else its first, gets a record of it."""
-        status, reason = classify({0: error}) if error is not None else (None, "its process was lost")
-        runs = [run for run in job.runs() if run.id not in self._finished]
-        for run in [run for run in runs if run.id in self._begun][:1] or runs[:1]:
-            self._end(run, status or Status.FAILED, reason)
+    def _note_loss(self, lost: _Lost) -> None:
+        """The run that was being trained ends if it is to blame; and if Tune gave up, whatever has not ended."""
+        status, reason = None, "its process was lost"
+        if lost.error is not None:
+            status, reason = classify({0: lost.error})
+        runs = lost.job.runs()
+        ray.get(self._mailbox.worker_failed.remote(runs, status, reason))
+        left = [run for run in runs if run.id not in self._finished]
+        if lost.for_good and left:  # the others are not to be trained: their trial is what has failed
+            self._end(next((run for run in left if run.id in self._begun), left[0]), status or Status.FAILED, reason)
 
     def _end_what_takes_too_long(self) -> None:
         limit = self._limits.timeout_seconds
