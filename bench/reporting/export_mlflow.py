@@ -138,7 +138,7 @@ def _write(client: MlflowClient, experiment: str, store: Store, record: Record) 
     at = started
     for epoch in store.epochs(record.run_id):
         at += int(1000 * epoch.seconds)
-        measured = epoch.model_dump(exclude={"run_id", "epoch"})
+        measured = epoch.model_dump(exclude={"run_id", "epoch"}, exclude_none=True)
         metrics += [
             Metric(f"epoch_{name.removeprefix('epoch_')}", value, at, epoch.epoch) for name, value in measured.items()
         ]

@@ -66,7 +66,7 @@ def _write(folder: Path, store: Store, record: Record) -> None:
         at = started
         for epoch in store.epochs(record.run_id):
             at += epoch.seconds
-            for name, value in epoch.model_dump(exclude={"run_id", "epoch"}).items():
+            for name, value in epoch.model_dump(exclude={"run_id", "epoch"}, exclude_none=True).items():
                 writer.add_scalar(f"epoch/{name}", value, epoch.epoch, walltime=at)
         for name, value in measured.items():
             writer.add_scalar(f"run/{name}", value, record.epochs, walltime=ended)

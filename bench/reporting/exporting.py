@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-import pyarrow.parquet as pq
-
 from bench.reporting.plots import confusion_matrix, learning_curves, looks, png
 from bench.reporting.store import Store
 from bench.reporting.tables import Entry
@@ -69,14 +67,13 @@ def plots(store: Store, record: Record) -> Iterator[tuple[str, bytes]]:
             [Entry(record.model, [record])], {record.run_id: epochs}, looks([record.model]), dataset=record.dataset
         )
         yield "training", png(drawn)
-    file = store.root / "predictions" / f"{record.run_id}.parquet"
-    if file.exists():
-        said = pq.read_table(file, columns=["label", "predicted"])
+    said = store.predictions(record.run_id)
+    if said is not None:
         drawn = confusion_matrix(
-            said["label"].to_numpy(),
-            said["predicted"].to_numpy(),
+            said.labels,
+            said.predicted,
             [str(number) for number in range(record.classes)],
             title=f"Confusion matrix of {record.model} on {record.dataset}",
-            note=f"Seed {record.seed}, {said.num_rows:,} test images.",
+            note=f"Seed {record.seed}, {len(said.labels):,} test images.",
         )
         yield "confusion", png(drawn)

@@ -97,7 +97,7 @@ def draw(store: Store, records: Sequence[Record], found: Sequence[Comparison]) -
         for key, group in sorted(by_data.items()):
             prefix = slug(key[0])
             if prefix in prefixes:  # another data set of that name
-                prefix = f"{prefix}-{hashlib.sha256(repr(key).encode()).hexdigest()[:6]}"
+                prefix = f"{prefix}-{_digest(repr(key))}"
             prefixes.add(prefix)
             gallery = galleries[key] = Gallery()
             for name, figure in _figures(store, group, entries.get(key, []), known, gallery.notes):
@@ -112,6 +112,10 @@ def draw(store: Store, records: Sequence[Record], found: Sequence[Comparison]) -
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
     return galleries
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def best_jobs(entries: Iterable[Entry], most: int) -> list[Entry]:
@@ -168,13 +172,13 @@ def _latency(entries: Sequence[Entry], known: Mapping[str, Look], notes: list[st
     """One plot for each machine that was measured on: times on two machines do not compare."""
     machines: dict[str, list[Entry]] = {}
     for entry in entries:
-        single = entry.speeds.single
-        if single is not None and not single.contended:
-            machines.setdefault(single.machine, []).append(entry)
+        machine = plots.timed_on(entry)
+        if machine is not None:
+            machines.setdefault(machine, []).append(entry)
     if any(entry.speeds.single is not None and entry.speeds.single.contended for entry in entries):
         notes.append("Latencies that were measured while other jobs used the machine are not plotted.")
     for machine, timed in sorted(machines.items()):
-        name = "accuracy-latency" if len(machines) == 1 else f"accuracy-latency-{slug(machine)}"
+        name = "accuracy-latency" if len(machines) == 1 else f"accuracy-latency-{_digest(machine)}"
         yield name, plots.accuracy_against_latency(timed, known, dataset=entries[0].records[0].dataset)
 
 
@@ -188,7 +192,7 @@ def _train_sizes(entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterato
     groups: dict[str, list[Record]] = {}
     for record in records:
         described = repr([getattr(record, name) for name in same])
-        groups.setdefault(hashlib.sha256(described.encode()).hexdigest()[:12], []).append(record)
+        groups.setdefault(_digest(described), []).append(record)
     curves = []
     for group_id, group in groups.items():
         if len({plots.trained_on(record) for record in group}) > 1:  # as jobs that have no size, for their labels

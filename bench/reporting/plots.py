@@ -44,6 +44,8 @@ WIDTH = 5.2
 LEFT = 0.012
 """Where a figure's title and note begin, as a share of its width."""
 NOTE = "note"
+MOST_DOTS = 100
+"""Seeds of a job that are drawn one by one."""
 
 Values = ParamSpec("Values")
 
@@ -353,14 +355,16 @@ def accuracy_over_seeds(entries: Sequence[Entry], known: Mapping[str, Look], *, 
         look = _look(entry, known)
         values = _accuracies(entry.records)
         small: dict[str, Any] = {"color": look.colour, "alpha": 0.45, "markersize": 4, "markeredgewidth": 0}
-        axis.plot(values, [row + above / 2] * len(values), "o", **small)
+        dots = values[:MOST_DOTS]
+        axis.plot(dots, [row + above / 2] * len(dots), "o", **small)
         _mean(axis, values, row, look, horizontal=True)
         where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         axis.annotate(labels[row], (0, row), (2, 7), **where)
     axis.set(xlabel="test accuracy (%)", yticks=[], ylim=(len(entries) - 0.6, -1))
     axis.spines["left"].set_visible(False)
     axis.grid(axis="y", visible=False)
-    _note(axis, "Small: each seed. Large: mean, and 95 % t-interval (from 3 seeds on).")
+    each = "each seed" if all(len(entry.records) <= MOST_DOTS for entry in entries) else f"{MOST_DOTS} seeds"
+    _note(axis, f"Small: {each}. Large: mean, and 95 % t-interval (from 3 seeds on).")
     return figure
 
 
@@ -400,6 +404,15 @@ def accuracy_against_parameters(entries: Sequence[Entry], known: Mapping[str, Lo
     return figure
 
 
+def timed_on(entry: Entry) -> str | None:
+    """The machine that answers to one image were timed on, with nothing else on it; None where they were not."""
+    single = entry.speeds.single
+    if single is None or single.contended:
+        return None
+    cpu = entry.records[0].cpu if single.device == "cpu" else None
+    return f"{cpu}, {single.machine}" if cpu else single.machine
+
+
 @_styled
 def accuracy_against_latency(entries: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
     """Mean test accuracy against the median time for one image.
@@ -416,12 +429,12 @@ def accuracy_against_latency(entries: Sequence[Entry], known: Mapping[str, Look]
     machines = set()
     for entry in entries:
         look = _look(entry, known)
-        single = entry.speeds.single
-        if single is None or single.contended:
+        single, machine = entry.speeds.single, timed_on(entry)
+        if single is None or machine is None:
             continue
         median, slow = (1000 * (single.latency[name] or 0.0) for name in ("p50", "p95"))
         medians.append(median)
-        machines.add(single.machine)
+        machines.add(machine)
         values = _accuracies(entry.records)
         _mean(axis, values, median, look)
         axis.plot([median, slow], [statistics.fmean(values)] * 2, color=look.colour, linewidth=1, linestyle=":")

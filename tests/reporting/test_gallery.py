@@ -1,0 +1,282 @@
+"""Which plots a results folder gets: python -m pytest tests/reporting/test_gallery.py"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.reporting import gallery, images, plots
+from bench.reporting.gallery import Gallery, best_jobs, data_key
+from bench.reporting.store import Store
+from bench.reporting.tables import Entry, comparisons
+from bench.reporting.tuning import Sweep, write_sweep
+from bench.space import Range, Space
+from bench.spec import EpochRecord, Job, Outcome, Predictions, Recipe, Record, Status, Timing
+
+Make = Callable[..., Record]
+START = datetime(2026, 1, 2, tzinfo=UTC)
+LABELS = (np.arange(1000) % 10).astype(np.int16)
+PIXELS = np.random.default_rng(0).integers(0, 256, (1000, 1, 8, 8), dtype=np.uint8)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "results")
+    store.prepare()
+    return store
+
+
+@pytest.fixture(autouse=True)
+def no_pngs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time and say nothing here."""
+    monkeypatch.setattr(plots, "png", lambda figure: b"a picture")
+
+
+def answers(wrong: slice) -> Predictions:
+    """Right but for some images."""
+    predicted = LABELS.copy()
+    predicted[wrong] = (predicted[wrong] + 1) % 10
+    return Predictions(LABELS, predicted, np.linspace(0.5, 1, 1000, dtype=np.float32))
+
+
+def keep(store: Store, record: Record, said: Predictions | None = None, *, epochs: int = 0) -> Record:
+    rows = [
+        EpochRecord(run_id=record.run_id, epoch=one, train_loss=1.0, train_accuracy=0.5, seconds=1, images_per_second=1)
+        for one in range(1, epochs + 1)
+    ]
+    return store.write(Outcome(record, rows, said))
+
+
+def timed(store: Store, record: Record, milliseconds: float, **fields: Any) -> None:
+    known = {"kind": "inference", "batch_size": 1, "contended": False, "device": "cpu", "threads": 2} | fields
+    rows = [
+        Timing(
+            run_id=record.run_id,
+            sample=sample,
+            seconds=milliseconds / 1000,
+            precision="fp32",
+            measured_at=START,
+            **known,
+        )
+        for sample in range(5)
+    ]
+    store.write_timings(record.run_id, rows)
+
+
+def drawn(store: Store) -> Gallery:
+    records, _ = store.records()
+    (found,) = gallery.draw(store, records, comparisons(records, store)).values()
+    return found
+
+
+def names(found: Gallery) -> list[str]:
+    return [plot.name.removeprefix("mnist-5k-") for plot in found.plots]
+
+
+def test_each_plot_is_an_svg_and_a_png_and_has_a_title(store: Store, make_record: Make) -> None:
+    keep(store, make_record(test_accuracy=0.9), epochs=2)
+
+    found = drawn(store)
+
+    assert names(found) == ["accuracy", "accuracy-parameters", "learning-curves"]
+    files = {file.name for file in (store.root / "plots").iterdir()}
+    assert files == {f"{plot.name}.{ending}" for plot in found.plots for ending in ("svg", "png")}
+    for plot in found.plots:
+        assert (store.root / "plots" / f"{plot.name}.svg").read_text() == plot.svg
+        assert "mnist-5k" in plot.title and "\n" not in plot.title
+
+
+def test_nothing_is_drawn_where_nothing_finished(store: Store, make_record: Make) -> None:
+    keep(store, make_record(status=Status.FAILED))
+
+    assert drawn(store) == Gallery()
+    assert gallery.draw(store, [], []) == {}
+
+
+def test_plots_that_are_no_longer_drawn_go_and_other_files_stay(store: Store, make_record: Make) -> None:
+    keep(store, make_record(), epochs=1)
+    folder = store.root / "plots"
+    drawn(store)
+    for name in ("old-accuracy-latency.svg", "old-wrong-a-not-b.png", "mine.svg", "notes.txt", "my-accuracy.pdf"):
+        (folder / name).write_text("kept?")
+
+    drawn(store)
+
+    there = {file.name for file in folder.iterdir()}
+    assert {"mine.svg", "notes.txt", "my-accuracy.pdf", "mnist-5k-accuracy.svg"} <= there
+    assert not {"old-accuracy-latency.svg", "old-wrong-a-not-b.png"} & there
+
+
+def test_data_sets_of_one_name_have_plots_of_their_own(store: Store, make_record: Make) -> None:
+    one = make_record()
+    other = one.model_copy(update={"run_id": "other", "dataset_sha256": "0" * 64})
+    keep(store, one)
+    keep(store, other)
+    records, _ = store.records()
+
+    found = gallery.draw(store, records, comparisons(records))
+
+    assert set(found) == {data_key(one), data_key(other)}
+    assert len({plot.name for drawing in found.values() for plot in drawing.plots}) == 4
+
+
+def test_latency_is_drawn_from_exclusive_timings_only_and_machine_by_machine(store: Store, make_record: Make) -> None:
+    cnn, mobilenet, mlp = (keep(store, make_record(model)) for model in ("cnn", "mobilenet", "mlp"))
+    timed(store, cnn, 1.0, contended=True)
+    found = drawn(store)
+    assert "accuracy-latency" not in names(found)
+    assert any("while other jobs used the machine" in note for note in found.notes)
+
+    timed(store, cnn, 1.0)
+    timed(store, mobilenet, 2.0)
+    found = drawn(store)
+    assert "accuracy-latency" in names(found) and not any("while other jobs" in note for note in found.notes)
+
+    timed(store, mlp, 0.1, device="NVIDIA H100")
+    titles = [plot.svg for plot in drawn(store).plots if "latency" in plot.name]
+    assert len(titles) == 2
+    assert sorted("NVIDIA H100" in text for text in titles) == sorted("Some Processor" in text for text in titles)
+
+
+def test_sizes_of_the_training_set_make_a_curve(store: Store, make_record: Make) -> None:
+    for size in (100, None):
+        keep(store, make_record(recipe=Recipe(train_size=size), images_per_epoch=size or 4000))
+    keep(store, make_record("mobilenet"))
+
+    found = drawn(store)
+
+    (curve,) = [plot for plot in found.plots if plot.name.endswith("train-size")]
+    assert ">cnn<" in curve.svg and ">mobilenet<" not in curve.svg
+
+
+def test_runs_that_differ_in_more_than_their_size_are_no_curve(store: Store, make_record: Make) -> None:
+    keep(store, make_record(recipe=Recipe(train_size=100)))
+    keep(store, make_record(recipe=Recipe(epochs=7)))
+
+    assert "accuracy-train-size" not in names(drawn(store))
+
+
+def test_a_sweep_is_a_curve_with_its_winner(store: Store, make_record: Make) -> None:
+    first = make_record()
+    info = first.dataset_sha256
+    job = Job.model_validate(
+        {
+            "model": "cnn",
+            "dataset": {"name": "mnist-5k", "sha256": info, "train_images": 4000, "test_images": 1000, "classes": 10},
+            "recipe": Recipe(validation_size=500),
+            "judged_on": "validation",
+            "sweep_id": "abc",
+        }
+    )
+    sweep = Sweep(
+        **job.model_dump(include={"model", "weights", "weights_sha256", "plugin_sha256"}),
+        sweep_id="abc",
+        dataset=job.dataset,
+        recipe=job.recipe,
+        space=Space(ranges={"lr": Range(low=1e-4, high=1e-1, log=True)}),
+        seeds=(0,),
+        search="random",
+        search_seed=0,
+        scheduler="asha",
+        grace_period=1,
+        reduction_factor=3,
+        trials=3,
+        gpus_per_trial=0,
+        started_at=START,
+        finished_at=START,
+    )
+    write_sweep(store, sweep)
+    for lr, accuracy, status in ((1e-3, 0.9, Status.OK), (1e-2, 0.95, Status.OK), (0.1, 0.97, Status.STOPPED)):
+        trial = job.model_copy(update={"recipe": Recipe(validation_size=500, lr=lr)}).runs()[0]
+        record = Record.of(trial, status=status, started_at=START, ended_at=START, validation_accuracy=accuracy)
+        keep(store, record)
+
+    found = drawn(store)
+
+    assert names(found) == ["accuracy-lr"]  # trials never saw the test images
+    assert "cnn: best at 0.01" in found.plots[0].svg
+    assert "mnist-5k" in found.plots[0].title
+
+
+def test_confusion_and_what_only_one_gets_wrong(store: Store, make_record: Make) -> None:
+    cnn, mobilenet = make_record("cnn", test_accuracy=0.98), make_record("mobilenet", test_accuracy=0.95)
+    keep(store, cnn, answers(slice(0, 20)))
+    keep(store, mobilenet, answers(slice(10, 60)))
+
+    found = drawn(store)
+    assert [name.split("-")[:2] for name in names(found)[2:]] == [["confusion", "cnn"], ["confusion", "mobilenet"]]
+    assert any("test images are not in images/" in note for note in found.notes)
+
+    images.save(store.root, cnn.dataset_sha256, PIXELS, LABELS, [f"class{number}" for number in range(10)])
+    found = drawn(store)
+    assert [name for name in names(found) if "wrong" in name] == [
+        f"wrong-cnn-{cnn.job_id}-not-mobilenet-{mobilenet.job_id}",
+        f"wrong-mobilenet-{mobilenet.job_id}-not-cnn-{cnn.job_id}",
+    ]
+    titles = [plot.title for plot in found.plots if "wrong" in plot.name]
+    assert titles == [
+        "cnn wrong, mobilenet right: 10 of 1,000 test images",
+        "mobilenet wrong, cnn right: 40 of 1,000 test images",
+    ]
+    assert "true class9" in found.plots[-1].svg
+    assert not found.notes
+
+
+def test_predictions_of_other_images_are_not_shown_beside_these(store: Store, make_record: Make) -> None:
+    cnn = make_record("cnn", test_accuracy=0.98)
+    keep(store, cnn, answers(slice(0, 20)))
+    keep(store, make_record("mobilenet"), answers(slice(10, 60)))
+    images.save(store.root, cnn.dataset_sha256, PIXELS[:500], LABELS[:500], [str(number) for number in range(10)])
+
+    found = drawn(store)
+
+    assert not any("wrong" in name for name in names(found))
+    assert any("not of the images that are stored" in note for note in found.notes)
+
+
+def test_two_models_that_err_alike_have_no_grid_but_a_line(store: Store, make_record: Make) -> None:
+    cnn = make_record("cnn", test_accuracy=0.98)
+    keep(store, cnn, answers(slice(0, 20)))
+    keep(store, make_record("mobilenet", test_accuracy=0.97), answers(slice(0, 30)))
+    images.save(store.root, cnn.dataset_sha256, PIXELS, LABELS, [str(number) for number in range(10)])
+
+    found = drawn(store)
+
+    assert any("no test image that cnn gets wrong and mobilenet gets right" in note for note in found.notes)
+    assert sum("wrong" in name for name in names(found)) == 1
+
+
+def test_however_many_jobs_there_are_only_a_few_are_read(
+    store: Store, make_record: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [
+        make_record(model, seed=seed, recipe=Recipe(lr=lr / 1000), test_accuracy=lr / 1000)
+        for model in ("cnn", "mobilenet")
+        for lr in range(1, 41)
+        for seed in range(3)
+    ]
+    read: list[str] = []
+    monkeypatch.setattr(Store, "epochs", lambda self, run_id: read.append(run_id) or [])
+    monkeypatch.setattr(Store, "predictions", lambda self, run_id: read.append(run_id))
+
+    (found,) = gallery.draw(store, records, comparisons(records, store)).values()
+
+    assert len(set(read)) <= 3 * (gallery.MOST_CURVES + gallery.MOST_MATRICES)
+    assert any("Of 80 jobs the plots show 12" in note for note in found.notes)
+    assert sum(len(plot.svg) for plot in found.plots) < 200_000
+
+
+def test_the_best_jobs_are_each_models_best_and_then_the_next(make_record: Make) -> None:
+    entries = [
+        Entry(f"{model} {value}", [make_record(model, test_accuracy=value)])
+        for model, value in (("cnn", 0.9), ("cnn", 0.95), ("cnn", 0.92), ("mobilenet", 0.5), ("mlp", 0.4))
+    ]
+
+    chosen = [entry.label for entry in best_jobs(entries, 4)]
+
+    assert chosen == ["cnn 0.95", "mobilenet 0.5", "mlp 0.4", "cnn 0.92"]
