@@ -452,7 +452,7 @@ def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], *, style: str 
 
 
 def found_table(swept: Sequence[Swept], style: str = "github") -> str:
-    """One row for each sweep: the best values, what they gave, what the search cost."""
+    """One row for each sweep: the best values, what they gave, what the search cost; no columns that say nothing."""
     headers = ["Model", "Data set", "Best", "Validation", "Test, retrained", "Trials", "Stopped early", "Diverged"]
     rows = []
     for one in swept:
@@ -472,7 +472,10 @@ def found_table(swept: Sequence[Swept], style: str = "github") -> str:
                 one.sweep.sweep_id,
             ]
         )
-    return _table(rows, [*headers, "Epochs", "CPU s", "GPU s", "Sweep"], style=style)
+    headers += ["Epochs", "CPU s", "GPU s", "Sweep"]
+    shown = [column for column in range(len(headers)) if any(row[column] != MISSING for row in rows)]
+    kept = [[row[column] for column in shown] for row in rows]
+    return _table(kept, [headers[column] for column in shown], style=style)
 
 
 def _seconds_columns(cost: Cost) -> list[str]:

@@ -163,7 +163,7 @@ def test_a_time_budget_ends_the_search_and_what_was_begun_goes_on_later(
 
 def judge(halving: Halving | None, history: Mapping[str, Sequence[float]] | None = None) -> _Judge:
     sweep = ModelSweep("cnn", [], 0, halving, history=history or {})
-    return _Judge([sweep], stop=lambda run: None, tell=lambda row: None, lost=lambda job, error: None)
+    return _Judge([sweep], stop=lambda run: None, tell=lambda row: None, lost=lambda lost: None)
 
 
 def test_half_of_the_trials_go_on_at_each_rung() -> None:
