@@ -483,8 +483,10 @@ def confusion_matrix(
     axis = figure.subplots()
     edges = np.arange(classes + 1) - 0.5
     hidden = np.ma.masked_equal(shares, 0)
-    shown = axis.pcolormesh(edges, edges, hidden, cmap=shades, norm=norm, rasterized=classes > 50, edgecolors="face")
-    axis.set(xlabel="predicted class", ylabel="true class", aspect="equal")
+    shown = axis.pcolormesh(
+        edges, edges, hidden, cmap=shades, norm=norm, rasterized=classes > 50, edgecolors="face", linewidth=0.2
+    )
+    axis.set(xlabel="predicted class", ylabel="true class", aspect="equal", anchor="N")
     axis.invert_yaxis()
     axis.grid(visible=False)
     if classes <= 20:
@@ -500,7 +502,8 @@ def confusion_matrix(
                 axis.text(column, row, f"{number:,}", color="#ffffff" if dark else "#111111", **where)
         note += " Shade: share of the true class."
     else:
-        figure.colorbar(shown, ax=axis, label="share of the true class")
+        figure.colorbar(shown, ax=axis, label="share of the true class", location="bottom", shrink=0.7)
+        axis.set_anchor("N")
     _note(axis, note.strip())
     return figure
 
@@ -540,14 +543,15 @@ def wrong_answers(
     gap, below = max(1, width // 10), round(0.52 * width)
     sheet = np.zeros((rows * (height + below), columns * (width + gap) - gap, 4), dtype=np.uint8)
     size = (WIDTH - 0.2) / columns
+    size_of_text = 7.5 if max(map(len, (*truth, *said))) <= 8 else 6.3
     figure = _figure(title, rows * size * (height + below) / (width + gap) + 0.75)
     axis = figure.subplots()
     for number, (picture, true, answer) in enumerate(zip(pixels, truth, said, strict=True)):
         top, left = (number // columns) * (height + below), (number % columns) * (width + gap)
         sheet[top : top + height, left : left + width, :3] = picture
         sheet[top : top + height, left : left + width, 3] = 255
-        caption = f"true {plain(true, 9)}\nsaid {plain(answer, 9)}"
-        axis.text(left + width / 2, top + height + 0.05 * width, caption, ha="center", va="top", fontsize=7.5)
+        caption = f"true {plain(true, 12)}\nsaid {plain(answer, 12)}"
+        axis.text(left + width / 2, top + height + 0.05 * width, caption, ha="center", va="top", fontsize=size_of_text)
     axis.imshow(sheet, interpolation="none", aspect="equal")
     axis.axis("off")
     _note(axis, note)
