@@ -6,6 +6,7 @@ needed, so that commands start fast.
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -86,8 +87,11 @@ class Difference:
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
     """Student's t-interval of the mean over seeds, in the values' unit; None below three values."""
-    if len(values) < FEWEST_SEEDS:
-        return None
+    return _students(tuple(values)) if len(values) >= FEWEST_SEEDS else None
+
+
+@functools.lru_cache(maxsize=4096)  # a page and a terminal show the same means
+def _students(values: tuple[float, ...]) -> Interval:
     from scipy import stats
 
     mean = float(np.mean(values))
