@@ -309,7 +309,11 @@ def learning_curves(
         ):
             drawn = _band(axis, runs, field, factor, look, dashes)
             losses += drawn if axis is below else []
-    note = "Solid: training images, with dropout; dashed: held-out images." if held_out else "With dropout."
+    note = (
+        "Solid: training images, with dropout; dashed: held-out images."
+        if held_out
+        else "Measured while training, with dropout."
+    )
     _note(above, f"{note} Mean of the seeds; band: lowest to highest." if several else note)
     above.set_ylabel("accuracy (%)")
     below.set(xlabel="epoch", ylabel="cross-entropy (nats)")

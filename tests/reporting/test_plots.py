@@ -232,7 +232,7 @@ def test_every_axis_says_what_it_shows_and_in_which_unit(gallery: dict[str, Figu
         "train-size": ("training images", "test accuracy (%)"),
     }
     for name, labels in expected.items():
-        written = texts(gallery[name])
+        written = " ".join(texts(gallery[name]).split())
         for label in labels:
             assert label in written, name
 
