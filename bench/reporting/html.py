@@ -86,19 +86,21 @@ class Findings:
     sentences: list[str]
 
 
-def write_report(store: Store, found: Found | None = None) -> Path:
+def write_report(store: Store, found: Found | None = None, swept: Sequence[Swept] | None = None) -> Path:
     """Draw all plots into results/plots/ and make results/report.html.
 
     Args:
         store: the results folder.
         found: what :func:`bench.reporting.summary.look` gave; None looks.
+        swept: what :func:`bench.reporting.tuning.read_swept` gave; None reads the sweeps.
 
     Raises:
         UserError: they cannot be written.
     """
     found = found or look(store)
     galleries = gallery.draw(store, found.records, found.comparisons)
-    swept = tuning.read_swept(store, [one for one in found.records if one.sweep_id or one.lr_source])
+    if swept is None:
+        swept = tuning.read_swept(store, found.records)
     return store.write_text(NAME, render(found, galleries, swept))
 
 
