@@ -102,18 +102,14 @@ def _students(values: tuple[float, ...]) -> Interval:
     return Interval(float(low), float(high))
 
 
+@functools.lru_cache(maxsize=4096)
 def wilson(right: int, images: int) -> Interval:
     """Wilson's interval of one checkpoint's accuracy over the test images, shares; NaN without images."""
-    return wilsons([right], [images])[0]
-
-
-def wilsons(right: Sequence[int], images: Sequence[int]) -> list[Interval]:
-    """:func:`wilson` of several checkpoints."""
     from statsmodels.stats.proportion import proportion_confint
 
     with np.errstate(invalid="ignore", divide="ignore"):
-        lows, highs = proportion_confint(np.asarray(right), np.asarray(images), alpha=ALPHA, method="wilson")
-    return [Interval(float(low), float(high)) for low, high in zip(lows, highs, strict=True)]
+        low, high = proportion_confint(np.int64(right), np.int64(images), alpha=ALPHA, method="wilson")
+    return Interval(float(low), float(high))
 
 
 def percentiles(seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, float | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from statistics import fmean
 
 from tabulate import tabulate
@@ -438,13 +439,26 @@ ENVIRONMENT: list[tuple[str, Callable[[Record], object]]] = [
 ]
 
 
+_WHERE = attrgetter(
+    *("device", "cpu", "cpu_cores", "memory_gb", "threads", "platform", "python_version", "torch_version"),
+    *("torchvision_version", "ray_version", "bench_version", "git_commit", "dataset", "dataset_sha256", "memory_kind"),
+    *("model", "weights", "weights_sha256"),
+)
+"""All that the table of the environment is about."""
+
+
+def environments(records: Iterable[Record]) -> list[Record]:
+    """One record of each environment: of ten thousand runs, most were measured in the same one."""
+    return list({_WHERE(record): record for record in records}.values())
+
+
 def environment_table(records: Sequence[Record]) -> str:
     """Everything that the finished runs say of where they ran; several values side by side where runs differ."""
     rows = []
+    records = environments(records)
     for header, read in ENVIRONMENT:
-        values = dict.fromkeys(read(record) for record in records)
-        shown = dict.fromkeys(str(value) for value in values if value is not None)
-        rows.append([header, "; ".join(shown) or MISSING])
+        values = dict.fromkeys(str(value) for record in records if (value := read(record)) is not None)
+        rows.append([header, "; ".join(values) or MISSING])
     for model in sorted({record.model for record in records}):
         labels = {
             f"{record.weights} (SHA-256 {record.weights_sha256[:16]}...)"
