@@ -18,14 +18,12 @@ from bench.cluster.session import ClusterLostError, Session, connect
 from bench.interrupts import INTERRUPTED, interruptible
 from bench.learning.datasets import Dataset
 from bench.options import Options
+from bench.pages import write_pages
 from bench.phases import Phases, within_runs
 from bench.plan import Plan, make_plan
 from bench.progress import ProgressView
 from bench.reporting import images, stats
 from bench.reporting.store import Store
-from bench.reporting.summary import look, write_summary
-from bench.reporting.terminal import print_results
-from bench.reporting.tuning import read_swept, sections, write_tuning
 from bench.spec import Begun, Event, Job, Outcome, Recipe, Record, Saved, Status
 
 RUNS = "runs"
@@ -87,10 +85,7 @@ class Benchmark:
         if options.dry_run:
             return 0
         self.phases.enter("reporting")
-        found = look(self.store)
-        swept = read_swept(self.store, found.records)
-        pages = [write_summary(self.store, found, sections(swept)), write_tuning(self.store, swept)]
-        print_results(self.store, *(page for page in pages if page is not None), found=found)
+        write_pages(self.store)
         self.phases.enter("ending")
         if interrupted:
             return INTERRUPTED

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import UserError, exit_code_of
+from bench.pages import write_pages
 from bench.reporting.store import Store
-from bench.reporting.summary import look, write_summary
-from bench.reporting.terminal import print_results
-from bench.reporting.tuning import read_swept, sections, write_tuning
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,12 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gc.freeze()  # of ten thousand records none is garbage, and looking for it takes a fifth of the time
         for problem in problems:
             print(f"warning: {problem}", file=sys.stderr)
-        from bench.reporting.html import write_report
-
-        found = look(store, records)
-        swept = read_swept(store, records)
-        pages = [write_summary(store, found, sections(swept)), write_tuning(store, swept), write_report(store, found)]
-        print_results(store, *(page for page in pages if page is not None), found=found)
+        write_pages(store, records)
         return 0
 
     return exit_code_of(command)

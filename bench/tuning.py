@@ -19,9 +19,9 @@ from bench.cluster.session import Session, connect
 from bench.errors import UserError
 from bench.interrupts import INTERRUPTED, interruptible
 from bench.learning.models import MODELS
+from bench.pages import write_pages
 from bench.plan import Plan, check_sizes, make_plan
 from bench.reporting.store import Store
-from bench.reporting.summary import write_summary
 from bench.reporting.tuning import (
     Sweep,
     Swept,
@@ -32,10 +32,8 @@ from bench.reporting.tuning import (
     found_table,
     read_sweeps,
     read_swept,
-    sections,
     trials_of,
     write_sweep,
-    write_tuning,
 )
 from bench.space import Space, Values, describe_values
 from bench.spec import Begun, EpochRecord, Event, Job, Outcome, Progress, Recipe, Record, Run, Saved, Status
@@ -238,15 +236,10 @@ class Search:
                 with interruptible():
                     self.search(session)
             except KeyboardInterrupt:
-                self._write_pages()
+                write_pages(self.store, show=False)
                 print("interrupted; finished trials are kept, and the same command goes on from here")
                 return INTERRUPTED
             return self._finish(session)
-
-    def _write_pages(self) -> None:
-        swept = read_swept(self.store)
-        write_summary(self.store, sections=sections(swept))
-        write_tuning(self.store, swept)
 
     def left(self) -> int:
         """How many trials are to be trained."""
@@ -365,7 +358,7 @@ class Search:
         swept = [one for one in read_swept(store) if one.sweep.sweep_id in self._ids()]
         print(f"\n{found_table(swept, 'simple')}\n", flush=True)
         if not winners:
-            self._write_pages()
+            write_pages(self.store, show=False)
             return 1
         self._say_where_from(winners)
         code = Benchmark(options, replace(self.plan, jobs=winners), store).run(session)

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.cluster.placement import Node
 from bench.errors import UserError
@@ -73,7 +74,7 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
     if address is None:
         with _on_loopback(), _without_monitors() if not verbose else contextlib.nullcontext():
             # "local": without it ray.init would join a cluster that somebody else started on this machine
-            ray.init(address="local", include_dashboard=False, _node_ip_address=_LOOPBACK, **common)
+            _start(address="local", include_dashboard=False, _node_ip_address=_LOOPBACK, **common)
     else:
         package = str(Path(__file__).parents[1])
         try:
@@ -94,6 +95,22 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
             yield Session(nodes, address is None, Path(storage))
     finally:
         ray.shutdown()
+
+
+def _start(**options: Any) -> None:
+    """Start Ray, a second time if need be: it gives a loaded machine 30 s to start its daemons."""
+    import ray
+
+    for last in (False, True):
+        try:
+            ray.init(**options)
+        except Exception as error:
+            ray.shutdown()
+            if last:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise UserError(f"Ray could not be started on this machine ({reason})") from None
+        else:
+            return
 
 
 @contextlib.contextmanager

@@ -25,9 +25,9 @@ from bench.learning.plugins import Plugin
 from bench.learning.precision import precision_on
 from bench.learning.preprocessing import DeviceSplit, as_tensor
 from bench.learning.splits import train_and_validation
-from bench.learning.training import DivergedError, Evaluation, evaluate, fit, on_features, on_images
+from bench.learning.training import DivergedError, Evaluation, FitState, evaluate, fit, on_features, on_images
 from bench.learning.weights import Weights
-from bench.spec import EpochRecord, Outcome, Progress, Record, Run, Status
+from bench.spec import EpochRecord, Outcome, Progress, Recipe, Record, Run, Status
 
 
 @dataclass(frozen=True)
@@ -145,24 +145,7 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
     last = fitted.epochs[-1]
     if tested is None and last.validation_loss is not None and not math.isfinite(last.validation_loss):
         raise DivergedError(f"the loss over the held-out images is {last.validation_loss}")
-    epochs = [
-        EpochRecord(
-            run_id=run.id,
-            epoch=number,
-            train_loss=epoch.train_loss,
-            train_accuracy=epoch.train_accuracy,
-            seconds=epoch.seconds,
-            images_per_second=epoch.images_per_second,
-            validation_accuracy=epoch.validation_accuracy,
-            validation_loss=epoch.validation_loss,
-        )
-        for number, epoch in enumerate(fitted.epochs, start=1)
-    ]
-    target_epoch = fitted.reached(recipe.target_accuracy)
-    target_seconds = None
-    if target_epoch is not None:
-        feature_seconds = features.seconds if features else 0.0
-        target_seconds = feature_seconds + sum(epoch.seconds for epoch in fitted.epochs[:target_epoch])
+    epochs = _epoch_records(run, fitted)
     record = Record.of(
         run,
         status=Status.OK,
@@ -173,8 +156,7 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
         precision_used=precision,
         epochs_done=len(fitted.epochs),
         images_per_epoch=len(positions),
-        target_epoch=target_epoch,
-        target_seconds=target_seconds,
+        **_target_figures(fitted, recipe, features),
         validation_accuracy=last.validation_accuracy,
         validation_seconds=sum(epoch.validation_seconds for epoch in fitted.epochs) if validate else None,
         train_accuracy=last.train_accuracy,
@@ -197,6 +179,25 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
     about = {"run_id": run.id, "dataset": run.dataset.name, "test_accuracy": repr(tested.accuracy)}
     checkpoint = to_safetensors(model, spec, inputs.dataset.class_names, **about)
     return Outcome(record, epochs, tested.predictions, checkpoint)
+
+
+def _target_figures(fitted: FitState, recipe: Recipe, features: Features | None) -> dict[str, float | None]:
+    """When the target was reached: evaluation is not counted, extracting features is."""
+    reached = fitted.reached(recipe.target_accuracy)
+    if reached is None:
+        return {}
+    seconds = sum(epoch.seconds for epoch in fitted.epochs[:reached])
+    return {"target_epoch": reached, "target_seconds": seconds + (features.seconds if features else 0.0)}
+
+
+def _epoch_records(run: Run, fitted: FitState) -> list[EpochRecord]:
+    return [
+        EpochRecord(run_id=run.id, epoch=number, **{name: getattr(epoch, name) for name in _EPOCH_FIGURES})
+        for number, epoch in enumerate(fitted.epochs, start=1)
+    ]
+
+
+_EPOCH_FIGURES = [name for name in EpochRecord.model_fields if name not in ("run_id", "epoch")]
 
 
 def spec_of(run: Run) -> ModelSpec:

@@ -1,0 +1,39 @@
+"""All pages of a results folder, made from what is stored; the same bytes when made again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.reporting.store import Store
+from bench.reporting.summary import look, write_summary
+from bench.reporting.terminal import print_results
+from bench.reporting.tuning import read_swept, sections, write_tuning
+from bench.spec import Record
+
+
+def write_pages(store: Store, records: Sequence[Record] | None = None, *, show: bool = True) -> None:
+    """Make summary.md, report.html with its plots, and tuning.md where there is a sweep.
+
+    Args:
+        store: the results folder.
+        records: what it holds, if that is known.
+        show: print the comparison, before the plots are drawn, which takes a few seconds.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    found = look(store, records)
+    swept = read_swept(store, found.records)
+    pages: list[Path | None] = [write_summary(store, found, sections(swept))]
+    if show:
+        print_results(store, found=found)
+        sys.stdout.flush()
+    from bench.reporting.html import write_report
+
+    pages.append(write_report(store, found, swept))
+    pages.append(write_tuning(store, swept))  # shows the plots that there are
+    for page in pages if show else ():
+        if page is not None:
+            print(f"written: {page}")
