@@ -183,16 +183,20 @@ def _latency(entries: Sequence[Entry], known: Mapping[str, Look], notes: list[st
 
 
 def _train_sizes(entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
-    """A line for each group of runs that differ in nothing but the seed and the number of training images."""
+    """A line for each group of runs that differ in nothing but the seed and the number of training images.
+
+    Fewer images may have been given more epochs and smaller batches, if each number of images has one recipe.
+    """
     records = [record for entry in entries for record in entry.records]
     if len({record.train_size for record in records}) < 2:
         return
-    same = (*(name for name in Recipe.model_fields if name != "train_size"), "model", "workers")
-    same += ("weights_sha256", "plugin_sha256")
     groups: dict[str, list[Record]] = {}
-    for record in records:
-        described = repr([getattr(record, name) for name in same])
-        groups.setdefault(_digest(described), []).append(record)
+    for group_id, group in _by(records, other_than=("train_size", "epochs", "batch_size")).items():
+        jobs = {(plots.trained_on(record), record.job_id) for record in group}
+        if len(jobs) == len({size for size, _ in jobs}):
+            groups[group_id] = group
+        else:
+            groups |= _by(group, other_than=("train_size",))
     curves = []
     for group_id, group in groups.items():
         if len({plots.trained_on(record) for record in group}) > 1:  # as jobs that have no size, for their labels
@@ -202,6 +206,17 @@ def _train_sizes(entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterato
         shown = _in_order(best_jobs(comparison.entries, MOST_JOBS), comparison.entries)
         looks = plots.with_jobs(known, comparison.entries)
         yield "accuracy-train-size", plots.accuracy_against_train_size(shown, looks, dataset=dataset)
+
+
+def _by(records: Sequence[Record], *, other_than: Sequence[str]) -> dict[str, list[Record]]:
+    """Records that agree in all that makes a job, but for these fields of the recipe."""
+    same = (*(name for name in Recipe.model_fields if name not in other_than), "model", "workers")
+    same += ("weights_sha256", "plugin_sha256")
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        described = repr([getattr(record, name) for name in same])
+        groups.setdefault(_digest(described), []).append(record)
+    return groups
 
 
 def _sweeps(store: Store, records: Sequence[Record], known: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:

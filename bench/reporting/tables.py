@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -99,6 +100,15 @@ def comparisons(records: Iterable[Record], store: Store | None = None) -> list[C
     return found
 
 
+def natural(label: str) -> list[tuple[str, float]]:
+    """A key that sorts labels as people do: 'epochs 5' before 'epochs 10', '300 images' before '1,000 images'."""
+    parts = re.split(r"(\d[\d,]*(?:\.\d+)?)", label)
+    return [
+        (text, float(number.replace(",", "") or 0))
+        for text, number in zip(parts[::2], [*parts[1::2], "0"], strict=True)
+    ]
+
+
 def _entries(records: Sequence[Record]) -> list[Entry]:
     jobs: dict[str, list[Record]] = {}
     for record in records:
@@ -113,7 +123,7 @@ def _entries(records: Sequence[Record]) -> list[Entry]:
         Entry(labels[job] if counts[labels[job]] == 1 else f"{labels[job]} [{job}]", sorted(runs, key=_seed))
         for job, runs in jobs.items()
     ]
-    return sorted(entries, key=lambda entry: entry.label)
+    return sorted(entries, key=lambda entry: natural(entry.label))
 
 
 def _seed(record: Record) -> int:
@@ -291,7 +301,7 @@ def _most_accurate(entries: Sequence[Entry]) -> Sequence[Entry]:
     if len(entries) <= MOST_JOBS:
         return entries
     best = sorted(entries, key=lambda entry: -fmean(entry.accuracies.values() or [0.0]))[:MOST_JOBS]
-    return sorted(best, key=lambda entry: entry.label)
+    return sorted(best, key=lambda entry: natural(entry.label))
 
 
 def _metrics(comparison: Comparison) -> list[tuple[str, Callable[[Entry], str]]]:

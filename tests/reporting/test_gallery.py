@@ -156,7 +156,7 @@ def test_sizes_of_the_training_set_make_a_curve(store: Store, make_record: Make)
 
 def test_runs_that_differ_in_more_than_their_size_are_no_curve(store: Store, make_record: Make) -> None:
     keep(store, make_record(recipe=Recipe(train_size=100)))
-    keep(store, make_record(recipe=Recipe(epochs=7)))
+    keep(store, make_record(recipe=Recipe(lr=0.5)))
 
     assert "accuracy-train-size" not in names(drawn(store))
 
