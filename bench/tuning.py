@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import itertools
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from tabulate import tabulate
 
 from bench.benchmark import Benchmark, git_commit, read_stored, save_images
 from bench.cluster.placement import Admission, Need, Node, place
-from bench.cluster.session import Session, connect
+from bench.cluster.session import ClusterLostError, Session, connect
 from bench.errors import UserError
 from bench.interrupts import INTERRUPTED, interruptible
 from bench.learning.models import MODELS
@@ -239,6 +240,11 @@ class Search:
                 write_pages(self.store, show=False)
                 print("interrupted; finished trials are kept, and the same command goes on from here")
                 return INTERRUPTED
+            except ClusterLostError as error:
+                write_pages(self.store, show=False)
+                lost = f"Ray was lost ({error}); finished trials are kept, and the same command goes on from here"
+                print(f"error: {lost}", file=sys.stderr)
+                return 1
             return self._finish(session)
 
     def left(self) -> int:

@@ -193,7 +193,7 @@ class Scheduler:
                 reason = f"not done after {limit:g} s (--timeout)"
                 ray.get(self._mailbox.end.remote(run, Status.TIMEOUT, reason))
                 # Ray Train then starts the group again, which goes on with its next run.
-                _kill(begun)
+                kill(begun)
 
     def _end(self, one: _Training) -> None:
         """Whatever a group that ended has not delivered becomes a failure record."""
@@ -207,7 +207,7 @@ class Scheduler:
             self._finish(Outcome(Record.of(run, status=status, started_at=started_at, ended_at=now, reason=reason)))
 
 
-def _kill(begun: Begun) -> None:
+def kill(begun: Begun) -> None:
     """End the worker that trains a run, on whichever node it is; it may be hung, so it is not asked."""
     on_node = NodeAffinitySchedulingStrategy(begun.node_id, soft=False)
     ray.remote(num_cpus=0, scheduling_strategy=on_node)(_kill_here).remote(begun.pid)

@@ -26,10 +26,9 @@ from ray.tune.search import Searcher
 
 from bench.cluster.mailbox import open_mailbox
 from bench.cluster.placement import Need
-from bench.cluster.schedule import Limits
-from bench.cluster.schedule import _kill as kill
-from bench.cluster.session import Session
-from bench.cluster.train import SharedInputs, classify, gpu_or_cpu
+from bench.cluster.schedule import Limits, kill
+from bench.cluster.session import ClusterLostError, Session
+from bench.cluster.train import SharedInputs, classify, first_line, gpu_or_cpu
 from bench.learning.datasets import Dataset
 from bench.learning.plugins import Plugin
 from bench.learning.weights import Weights
@@ -458,6 +457,7 @@ class SweepRunner:
 
         Raises:
             KeyboardInterrupt: passed on, after the trials that were being trained got their outcomes.
+            ClusterLostError: Ray ended or cannot be reached.
             Exception: Tune itself failed.
         """
         os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
@@ -483,6 +483,8 @@ class SweepRunner:
         except KeyboardInterrupt:
             self._interrupt("interrupted from the keyboard", switch, thread)
             raise
+        except ray.exceptions.RayError as error:  # trials under way are in the store as interrupted
+            raise ClusterLostError(first_line(error)) from None
         self._take(0)
         for run in self._active():  # Tune ended without a word on them
             self._end(run, Status.FAILED, "the trial ended without a result")
