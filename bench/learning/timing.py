@@ -28,10 +28,10 @@ from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor
 from bench.learning.training import Trainee, make_optimizer, on_features, on_images, training_step
 from bench.spec import Run, Timing
 
-ROUNDS = 3
-BLOCK_SECONDS = 0.4
+ROUNDS = 6
+BLOCK_SECONDS = 0.25
 """How long a block lasts at least, unless it has MOST_SAMPLES before."""
-WARM_UP_SECONDS = 0.15
+WARM_UP_SECONDS = 0.1
 FEWEST_SAMPLES, MOST_SAMPLES = 3, 50
 MOST_RETRIES = 6
 """How many blocks in all are timed again because something else was using the machine; it may never be free."""
