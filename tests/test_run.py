@@ -293,7 +293,8 @@ def test_a_running_cluster_is_used_and_results_come_to_the_driver(tmp_path: Path
 
 @pytest.mark.skipif(shutil.which("script") is None, reason="needs util-linux's script for a terminal")
 def test_a_terminal_shows_live_lines(tmp_path: Path) -> None:
-    script = f"cd {tmp_path} && {sys.executable} -m bench.run --models cnn mobilenet --dataset mnist-5k --epochs 1 --no-timing"
+    options = "--models cnn mobilenet --dataset mnist-5k --epochs 1 --no-timing"
+    script = f"cd {tmp_path} && {sys.executable} -m bench.run {options}"
     done = subprocess.run(
         ["script", "--quiet", "--return", "--command", script, "/dev/null"],
         capture_output=True,

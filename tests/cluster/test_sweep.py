@@ -102,6 +102,7 @@ def test_test_labels_change_nothing_and_what_diverges_is_never_chosen(
     assert [job.recipe for job in again.winners()] == [winner.recipe]
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_with_the_sweep_and_are_judged_by_the_earlier_ones(
     session: Session, tiny: Dataset, tmp_path: Path
 ) -> None:
