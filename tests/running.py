@@ -27,9 +27,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **proxy, **more}
 
 
-def command(
-    module: str, *arguments: object, cwd: Path, timeout: float = 240, timing: bool = False, **more: str
-) -> Ran:
+def command(module: str, *arguments: object, cwd: Path, timeout: float = 240, timing: bool = False, **more: str) -> Ran:
     """``python -m MODULE ARGUMENTS`` in ``cwd``; a benchmark without its timing unless ``timing`` asks for it."""
     if module == "bench.run" and not timing:
         arguments = (*arguments, "--no-timing")
