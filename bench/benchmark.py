@@ -76,9 +76,10 @@ class Benchmark:
     def run(self, session: Session | None = None) -> int:
         """Train what is missing, time it, report; returns the exit code. Without ``session`` in one of its own."""
         options = self.options
-        missing = _missing(self.jobs, self.stored, retry_failed=options.retry_failed)
+        # asked once: it notes the seeds that it adds
+        missing = _missing(self.jobs, self.stored, retry_failed=options.retry_failed) or self._too_wide()
         interrupted = False
-        if missing or options.dry_run or self._too_wide() or self._to_time():
+        if missing or options.dry_run or self._to_time():
             interrupted = self._with_ray(missing, session)
         else:
             print("every run that is asked for is already there; --fresh trains them again")

@@ -94,6 +94,19 @@ def test_seeds_are_added_until_the_interval_is_narrow(tmp_path: Path, capsys: py
     assert f"{count} seeds" in capsys.readouterr().out
 
 
+def test_seeds_are_added_to_runs_that_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"until_ci": 0.01, "max_seeds": 4, "no_timing": True}
+    earlier = benchmark_of(tmp_path, job_of(dataset=DIGITS, seeds=(0, 1, 2)), **options)
+    finish(earlier, [0.9, 0.95, 0.99])
+    benchmark = benchmark_of(tmp_path, job_of(dataset=DIGITS, seeds=(0, 1, 2)), **options)
+    asked_for: list[Job] = []
+    monkeypatch.setattr(benchmark, "_with_ray", lambda missing, session: asked_for.extend(missing))
+
+    benchmark.run()
+
+    assert [job.seeds for job in asked_for] == [(3,)]
+
+
 def test_seeds_end_at_the_most_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark = benchmark_of(tmp_path, job_of(dataset=DIGITS, seeds=(0, 1, 2)), until_ci=0.01, max_seeds=4)
 
