@@ -16,7 +16,6 @@ from tabulate import tabulate
 from bench.cluster.placement import Admission, Group, Node, place
 from bench.cluster.session import ClusterLostError, Session, connect
 from bench.interrupts import INTERRUPTED, interruptible
-from bench.learning.datasets import Dataset
 from bench.options import Options
 from bench.pages import write_pages
 from bench.phases import Phases, within_runs
@@ -38,6 +37,16 @@ def run_benchmark(options: Options, phases: Phases | None = None) -> int:
     """
     phases = phases or Phases("starting Python, reading options")
     phases.enter("finding data and weights")
+    store, plan = prepare(options)
+    return Benchmark(options, plan, store, phases).run()
+
+
+def prepare(options: Options) -> tuple[Store, Plan]:
+    """The results folder, ready to be written unless this is a dry run, and the plan; says what the user should know.
+
+    Raises:
+        UserError: wrong usage, or results that cannot be written.
+    """
     store = Store(options.results)
     if not options.dry_run:
         store.prepare()
@@ -48,15 +57,10 @@ def run_benchmark(options: Options, phases: Phases | None = None) -> int:
         print(f"note: {note}", flush=True)
     if options.question:
         print(f"question: {options.question}")
-    if not options.dry_run:
-        save_images(store.root, plan.dataset)
-    return Benchmark(options, plan, store, phases).run()
-
-
-def save_images(root: Path, dataset: Dataset) -> None:
-    """Keep the test images beside the results, so that a report can show what a model got wrong."""
-    test = dataset.test
-    images.save(root, dataset.sha256, test.images, test.labels, dataset.class_names, dataset=dataset.name)
+    if not options.dry_run:  # the test images, so that a report can show what a model got wrong
+        data = plan.dataset
+        images.save(store.root, data.sha256, data.test.images, data.test.labels, data.class_names, dataset=data.name)
+    return store, plan
 
 
 class Benchmark:
@@ -208,12 +212,12 @@ class Benchmark:
         """One finished run of each job that has no exclusive timing yet."""
         if self.options.no_timing or self.options.dry_run:
             return []
-        found, known = [], self._known()
+        found, known, timed = [], self._known(), self.store.timed()
         for job in self.jobs:
             records = [known[run.id] for run in job.runs() if run.id in known]
             done = [record for record in records if record.status is Status.OK and self._checkpoint(record).is_file()]
-            timed = any(self.store.timings(record.run_id) for record in done)
-            if done and (self.options.fresh or not timed):
+            readable = any(self.store.timings(record.run_id) for record in done if record.run_id in timed)
+            if done and (self.options.fresh or not readable):
                 found.append(done[0])
         return found
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from bench.benchmark import Benchmark, git_commit, read_stored, save_images
+from bench.benchmark import Benchmark, git_commit, prepare, read_stored
 from bench.cluster.placement import Admission, Need, Node, place
 from bench.cluster.session import ClusterLostError, Session, connect
 from bench.errors import UserError
 from bench.interrupts import INTERRUPTED, interruptible
 from bench.learning.models import MODELS
 from bench.pages import write_pages
-from bench.plan import Plan, check_sizes, make_plan
+from bench.plan import Plan, check_sizes
 from bench.reporting.store import Store
 from bench.reporting.tuning import (
     Sweep,
@@ -57,16 +57,7 @@ def run_tuning(options: TuneOptions) -> int:
     if options.search == "optuna" and importlib.util.find_spec("optuna") is None:
         raise UserError("--search optuna needs Optuna, which is not installed; pip install -e '.[tune]' installs it")
     space, fixed = options.searched()
-    store = Store(options.results)
-    if not options.dry_run:
-        store.prepare()
-    plan = make_plan(options)
-    if plan.dataset.note:
-        print(f"note: {plan.dataset.note}", flush=True)
-    if options.question:
-        print(f"question: {options.question}")
-    if not options.dry_run:
-        save_images(store.root, plan.dataset)
+    store, plan = prepare(options)
     return Search(options, plan, store, space, fixed).run()
 
 
