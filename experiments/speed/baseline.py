@@ -2,14 +2,15 @@
 
     python experiments/speed/baseline.py --data-dir DIR [--epochs 5] [--seed 0]
 
-DIR holds MNIST's four IDX files. The last line is JSON: test accuracies and seconds. Same models, recipe and weights as
-``python -m bench.run --models cnn mobilenet``; what differs is how: PIL transforms in a DataLoader, images in the usual
-memory order, the frozen backbone run in every epoch.
+DIR holds MNIST's four IDX files, compressed or not. The last line is JSON: test accuracies and seconds. Same models,
+recipe and weights as ``python -m bench.run --models cnn mobilenet``; what differs is how: PIL transforms in a DataLoader,
+images in the usual memory order, the frozen backbone run in every epoch.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import importlib.util
 import json
 import time
@@ -23,12 +24,20 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
 
+def read(folder: Path, name: str) -> np.ndarray:
+    """The bytes of a file, or of the same one compressed."""
+    packed = folder / f"{name}.gz"
+    return np.frombuffer(
+        gzip.decompress(packed.read_bytes()) if packed.exists() else (folder / name).read_bytes(), np.uint8
+    )
+
+
 class Digits(Dataset[tuple[torch.Tensor, int]]):
     """MNIST's IDX files as PIL images."""
 
     def __init__(self, folder: Path, part: str, transform: transforms.Compose) -> None:
-        self.images = np.fromfile(folder / f"{part}-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 28, 28)
-        self.labels = np.fromfile(folder / f"{part}-labels-idx1-ubyte", np.uint8)[8:]
+        self.images = read(folder, f"{part}-images-idx3-ubyte")[16:].reshape(-1, 28, 28)
+        self.labels = read(folder, f"{part}-labels-idx1-ubyte")[8:]
         self.transform = transform
 
     def __len__(self) -> int:
