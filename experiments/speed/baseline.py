@@ -3,7 +3,7 @@
     python experiments/speed/baseline.py --data-dir DIR [--epochs 5] [--seed 0]
 
 DIR holds MNIST's four IDX files, compressed or not. The last line is JSON: test accuracies and seconds. Same models,
-recipe and weights as ``python -m bench.run --models cnn mobilenet``; what differs is how: PIL transforms in a DataLoader,
+recipe and weights as ``python -m bench.run --models cnn mobilenet``; what differs is how: PIL transforms, DataLoader,
 images in the usual memory order, the frozen backbone run in every epoch.
 """
 
