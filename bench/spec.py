@@ -307,7 +307,10 @@ class Timing(BaseModel):
     batch_size: int = Field(description="images at once")
     sample: int = Field(description="0 for the first after the warm-up")
     seconds: float = Field(description="of this sample, device synchronised")
-    contended: bool = Field(description="something else of ours ran on the machine meanwhile")
+    yardstick_seconds: float | None = Field(
+        default=None, description="of a training step that never changes, timed right before and after"
+    )
+    contended: bool = Field(description="something else ran on the machine meanwhile")
     device: str = Field(description="'cpu' or the GPU's name")
     threads: int = Field(description="CPU threads computed with")
     precision: str = Field(description="fp32 or bf16")

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.signal import lfilter
 
 from bench.compare import main
 from bench.comparing import Pair, check, read_limits
@@ -35,20 +34,38 @@ Fill = Callable[..., Store]
 
 
 def blocks(
-    random: np.random.Generator, run_id: str, *, seconds: float = 0.01, noise: float = 0.02, count: int = 6
+    random: np.random.Generator,
+    run_id: str,
+    *,
+    seconds: float = 0.01,
+    noise: float = 0.015,
+    machine: float = 0.1,
+    count: int = 30,
 ) -> list[Timing]:
-    """Timings of a whole command: blocks in turns, samples alike within a block, the command faster or slower."""
+    """Timings of a whole command: blocks in turns, samples alike within a block.
+
+    Args:
+        random: for the noise.
+        run_id: that was timed.
+        seconds: an image takes about.
+        noise: relative standard deviation of the command, and six times that of a block, relative to the yardstick.
+        machine: by which the whole machine is faster or slower than at another time, which the yardstick shows.
+        count: of blocks.
+    """
     shared: dict[str, Any] = {"run_id": run_id, "contended": False, "device": "cpu", "threads": 2, "precision": "fp32"}
-    command = random.normal(0, noise)
+    pace = random.normal(0, machine)
     found = []
-    for kind, size, samples in (("training", 64, 14), ("inference", 1, 20), ("inference", 250, 7)):
+    for kind, size, samples in (("training", 64, 3), ("inference", 1, 20), ("inference", 250, 1)):
+        command = random.normal(0, noise)
+        sample = 0
         for block in range(count):
-            level = command + random.normal(0, noise / 2)
-            steps = random.normal(0, noise, samples)
-            drift = lfilter([1], [1, -0.8], steps)
-            for number, taken in enumerate(seconds * size**0.8 * np.exp(level + drift)):
-                row = {"kind": kind, "batch_size": size, "sample": block * samples + number, "seconds": taken}
-                found.append(Timing(**shared, **row, measured_at=MOMENT + timedelta(seconds=block)))
+            now = pace + random.normal(0, machine)
+            level = now + command + random.normal(0, 6 * noise)
+            for taken in seconds * size**0.8 * np.exp(level + random.normal(0, noise, samples)):
+                row = {"kind": kind, "batch_size": size, "sample": sample, "seconds": taken}
+                row |= {"yardstick_seconds": 0.008 * np.exp(now), "measured_at": MOMENT + timedelta(seconds=block)}
+                found.append(Timing(**shared, **row))
+                sample += 1
     return found
 
 

@@ -1,8 +1,11 @@
 """How fast a trained model is, alone on its machine: training steps and answers, raw samples kept.
 
 Several models are timed in turns, a short block of each in every round, so that a machine that slows down or warms up
-does so for all of them. Whether the machine was really free is measured, not assumed: a block during which other
-processes used more than a tenth of the machine's processor time is timed again, and marked if that does not help.
+does so for all of them. Right before and after each block a yardstick is timed: a few training steps of a small network
+that never changes. One session on a shared machine is often a tenth faster or slower than the next in everything at
+once; relative to the yardstick they agree to a few percent, so that two versions can be compared that were timed a week
+apart. Whether the machine was free is measured, not assumed: a round during which other processes used more than a
+tenth of the machine's processor time is timed again, and marked if that does not help.
 """
 
 from __future__ import annotations
@@ -11,12 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from statistics import fmean
 from typing import Literal
 
 import psutil
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.learning import measure
 from bench.learning.build import build
@@ -28,13 +32,17 @@ from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor
 from bench.learning.training import Trainee, make_optimizer, on_features, on_images, training_step
 from bench.spec import Run, Timing
 
-ROUNDS = 6
-BLOCK_SECONDS = 0.25
-"""How long a block lasts at least, unless it has MOST_SAMPLES before."""
-WARM_UP_SECONDS = 0.1
-FEWEST_SAMPLES, MOST_SAMPLES = 3, 50
+ROUNDS, FEWEST_ROUNDS = 40, 6
+LONGEST_SECONDS = 60
+"""After this no further round begins, if there were FEWEST_ROUNDS."""
+BLOCK_SECONDS = 0.03
+"""How long a block lasts at least."""
+WARM_UP_SECONDS = 0.3
+"""Of every call, before the first round; in the rounds one call warms up."""
+YARDSTICK_CALLS = 2
+"""Before and after each block."""
 MOST_RETRIES = 6
-"""How many blocks in all are timed again because something else was using the machine; it may never be free."""
+"""How many rounds in all are timed again because something else was using the machine; it may never be free."""
 CONTENDED_SHARE = 0.1
 """Of the machine's processor time, used by others: more than that disturbs."""
 _TRAINING_BATCHES = 8
@@ -73,14 +81,25 @@ def time_models(subjects: Sequence[Subject], *, device: str, threads: int) -> li
     postpone_compiler()
     torch.set_num_threads(threads)
     calls = [call for subject in subjects for call in _calls(subject, device)]
-    found: list[Timing] = []
+    yardstick = make_yardstick(device)
+    for once in (yardstick, *(call.once for call in calls)):
+        _repeat(once, device, seconds=WARM_UP_SECONDS)
+    name = str(measure.machine(device, threads)["device"])
     counts = [0] * len(calls)
-    retries = _Retries()
-    for round_number in range(ROUNDS):
-        for position, call in enumerate(calls):
-            samples, memory, contended = _block(call, device, retries, first=round_number == 0)
-            measured_at = datetime.now(UTC)
-            for seconds in samples:
+    found: list[Timing] = []
+    retries = MOST_RETRIES
+    end = time.perf_counter() + LONGEST_SECONDS
+    for number in range(ROUNDS):
+        if number >= FEWEST_ROUNDS and time.perf_counter() > end:
+            break
+        blocks, share = _round(calls, yardstick, device)
+        while share > CONTENDED_SHARE and retries > 0:
+            retries -= 1
+            again, others = _round(calls, yardstick, device)
+            if others < share:
+                blocks, share = again, others
+        for position, (call, block) in enumerate(zip(calls, blocks, strict=True)):
+            for seconds in block.samples:
                 found.append(
                     Timing(
                         run_id=call.run.id,
@@ -88,16 +107,40 @@ def time_models(subjects: Sequence[Subject], *, device: str, threads: int) -> li
                         batch_size=call.batch_size,
                         sample=counts[position],
                         seconds=seconds,
-                        contended=contended,
-                        device=str(measure.machine(device, threads)["device"]),
+                        yardstick_seconds=block.yardstick,
+                        contended=share > CONTENDED_SHARE,
+                        device=name,
                         threads=threads,
                         precision=call.precision,
-                        peak_memory_mb=memory,
-                        measured_at=measured_at,
+                        peak_memory_mb=block.memory,
+                        measured_at=block.measured_at,
                     )
                 )
                 counts[position] += 1
     return found
+
+
+def make_yardstick(device: str) -> Callable[[], object]:
+    """A training step that is the same in every session: convolutions, as in what is timed, 36 MFLOP an image.
+
+    Two timings relative to it can only be compared if both were taken with the same version of torch.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)),
+            *(nn.Flatten(), nn.Linear(64, 10)),
+        )
+        images = torch.randn(16, 16, 28, 28)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = images.to(device, memory_format=torch.channels_last)
+
+    def once() -> None:
+        network.zero_grad()
+        network(images).sum().backward()
+
+    return once
 
 
 def _calls(subject: Subject, device: str) -> list[_Call]:
@@ -156,36 +199,40 @@ def _step(trainee: Trainee, run: Run, precision: str) -> Callable[[], object]:
     return once
 
 
-@dataclass
-class _Retries:
-    left: int = MOST_RETRIES
+@dataclass(frozen=True)
+class _Block:
+    """Samples of one call that follow each other."""
 
-    def take(self) -> bool:
-        self.left -= 1
-        return self.left >= 0
+    samples: list[float]
+    """Seconds."""
+    yardstick: float
+    """Its mean seconds, right before and after."""
+    memory: float | None
+    """Peak, 10^6 bytes."""
+    measured_at: datetime
 
 
-def _block(call: _Call, device: str, retries: _Retries, *, first: bool) -> tuple[list[float], float | None, bool]:
-    """(seconds of each sample, peak memory in 10^6 bytes, whether something else used the machine)."""
-    _repeat(call.once, device, seconds=2 * WARM_UP_SECONDS if first else 0)
-    best: tuple[list[float], float | None, float] | None = None
-    while True:
+def _round(calls: Sequence[_Call], yardstick: Callable[[], object], device: str) -> tuple[list[_Block], float]:
+    """(a block of each call, how much of the machine other processes used)."""
+    watch = _OthersShare()
+    blocks = []
+    before = _repeat(yardstick, device, fewest=YARDSTICK_CALLS)
+    for call in calls:
         memory = measure.PeakMemory(device)
-        _repeat(call.once, device, seconds=WARM_UP_SECONDS)
-        watch = _OthersShare()
+        _repeat(call.once, device)
         samples = _repeat(call.once, device, seconds=BLOCK_SECONDS)
-        share = watch.share()
-        if best is None or share < best[2]:
-            best = samples, memory.megabytes(), share
-        if best[2] <= CONTENDED_SHARE or not retries.take():
-            return best[0], best[1], best[2] > CONTENDED_SHARE
+        after = _repeat(yardstick, device, fewest=YARDSTICK_CALLS)
+        blocks.append(_Block(samples, fmean(before + after), memory.megabytes(), datetime.now(UTC)))
+        before = after
+    return blocks, watch.share()
 
 
-def _repeat(once: Callable[[], object], device: str, *, seconds: float) -> list[float]:
+def _repeat(once: Callable[[], object], device: str, *, seconds: float = 0.0, fewest: int = 1) -> list[float]:
+    """Seconds of each call, called so often and so long at least."""
     samples: list[float] = []
     on_gpu = device.startswith("cuda")
     end = time.perf_counter() + seconds
-    while len(samples) < FEWEST_SAMPLES or (time.perf_counter() < end and len(samples) < MOST_SAMPLES):
+    while len(samples) < fewest or time.perf_counter() < end:
         if on_gpu:
             torch.cuda.synchronize(device)
         start = time.perf_counter()

@@ -34,6 +34,8 @@ class Speed:
     """fp32 or bf16."""
     sessions: tuple[Session, ...]
     """Seconds of each sample, by block, by run. Where some blocks were taken alone, only those."""
+    yardsticks: tuple[NDArray[np.float64], ...] | None
+    """Seconds of the yardstick beside each block of each session; None where it was not timed, in earlier versions."""
     contended: bool
     """No block was taken alone: the figures are not for ranking."""
     peak_memory_mb: float | None
@@ -60,9 +62,17 @@ class Speed:
         """'p50', 'p95' and 'p99' in seconds; p99 is None below 100 samples."""
         return percentiles(self.seconds)
 
-    def rates(self) -> list[Session]:
-        """The sessions in images per second."""
-        return [[self.batch_size / block for block in session] for session in self.sessions]
+    @property
+    def yardstick_seconds(self) -> float | None:
+        """Median over the blocks."""
+        return None if self.yardsticks is None else float(np.median(np.concatenate(self.yardsticks)))
+
+    def in_yardsticks(self) -> list[Session] | None:
+        """The sessions with the yardstick beside each block as the unit of time; None where it was not timed."""
+        if self.yardsticks is None:
+            return None
+        pairs = zip(self.sessions, self.yardsticks, strict=True)
+        return [[block / unit for block, unit in zip(session, units, strict=True)] for session, units in pairs]
 
 
 @dataclass(frozen=True)
@@ -131,13 +141,14 @@ def _last_moment(sessions: dict[str, list[Timing]]) -> datetime:
 
 def _speed(runs: Sequence[Sequence[Timing]]) -> Speed:
     contended = all(sample.contended for taken in runs for sample in taken)
-    sessions = []
+    sessions, yardsticks = [], []
     for taken in runs:
         chosen = [sample for sample in taken if contended or not sample.contended]
         chosen.sort(key=lambda sample: (sample.measured_at, sample.sample))
-        blocks = itertools.groupby(chosen, key=lambda sample: sample.measured_at)
-        if chosen:
-            sessions.append([np.array([sample.seconds for sample in block]) for _, block in blocks])
+        blocks = [list(block) for _, block in itertools.groupby(chosen, key=lambda sample: sample.measured_at)]
+        if blocks:
+            sessions.append([np.array([sample.seconds for sample in block]) for block in blocks])
+            yardsticks.append(np.array([block[0].yardstick_seconds for block in blocks], np.float64))
     first = runs[0][0]
     memory = [sample.peak_memory_mb for taken in runs for sample in taken if sample.peak_memory_mb is not None]
     return Speed(
@@ -147,6 +158,7 @@ def _speed(runs: Sequence[Sequence[Timing]]) -> Speed:
         threads=first.threads,
         precision=first.precision,
         sessions=tuple(sessions),
+        yardsticks=None if any(np.isnan(units).any() for units in yardsticks) else tuple(yardsticks),
         contended=contended,
         peak_memory_mb=max(memory, default=None),
     )

@@ -26,9 +26,11 @@ FEWEST_SEEDS = 3
 """Below this, seeds say nothing of use about a recipe's spread."""
 FEWEST_FOR_P99 = 100
 """Samples from which the 99th percentile is given."""
-RUN_TO_RUN = 0.02
+SESSION_TO_SESSION = 0.1
 """Relative standard deviation of a timing from one session to the next that the samples within one session cannot
-show: clock, memory layout, neighbours on the same host."""
+show: clock, memory layout, above all neighbours on the same host."""
+RELATIVE_SESSION_TO_SESSION = 0.015
+"""The same of timings relative to the yardstick beside them, which all but the layout changes alike."""
 FEWEST_BLOCKS = 3
 """With fewer, the blocks of a timing are cut into parts"""
 _PARTS = 10
@@ -314,20 +316,24 @@ Session = Sequence[NDArray[np.float64]]
 
 
 def timings_difference(
-    first: Sequence[Session], second: Sequence[Session], *, percentile: float = 50
+    first: Sequence[Session],
+    second: Sequence[Session],
+    *,
+    percentile: float = 50,
+    session_to_session: float = SESSION_TO_SESSION,
 ) -> Difference | None:
     """How much larger the second's median (or other percentile) is, relative to the first's; None without samples.
 
     Samples that follow each other are alike, and one session as a whole is faster or slower than the next, so the
     number of samples is not what counts. With three sessions of each or more, the sessions' percentiles are compared
     as Welch does, on a logarithmic scale. With fewer, whole blocks are resampled (:func:`scipy.stats.bootstrap`,
-    always with the same random numbers). To both is added :data:`RUN_TO_RUN`, by which sessions differ and which
-    cannot be seen from within one.
+    always with the same random numbers). To both is added by what sessions differ that cannot be seen from within one.
 
     Args:
         first: sessions, in any unit above 0: seconds, or images per second.
         second: the same of the other.
         percentile: 50 for the median.
+        session_to_session: relative standard deviation from one session to the next that none shows by itself.
     """
     from scipy import stats
 
@@ -346,7 +352,7 @@ def timings_difference(
     else:
         parts = [_block_variance(side, percentile) for side in sides]
         method = "bootstrap over blocks of samples"
-    variance = sum(part for part, _ in parts) + sum(RUN_TO_RUN**2 / len(side) for side in sides)
+    variance = sum(part for part, _ in parts) + sum(session_to_session**2 / len(side) for side in sides)
     by_freedom = sum(part**2 / degrees for part, degrees in parts)
     spread = stats.t(df=variance**2 / max(by_freedom, variance**2 / 1e6), scale=math.sqrt(variance))
     reach = float(spread.ppf(1 - ALPHA / 2))

@@ -241,12 +241,36 @@ def speed(metric: Metric, first: Side, second: Side) -> Verdict:
         why = f"timed on different machines ({_machine(first, one)}; {_machine(second, other)})"
     elif metric is LATENCY_P95 and min(len(one.seconds), len(other.seconds)) < FEWEST_FOR_P95:
         why = f"a 95th percentile takes {FEWEST_FOR_P95} samples at least"
-    elif metric.higher_is_better:
-        found = stats.timings_difference(one.rates(), other.rates())
     else:
-        percentile = 50 if metric is LATENCY_P50 else 95
-        found = stats.timings_difference(one.sessions, other.sessions, percentile=percentile)
+        found = _speeds_difference(metric, (first, second), one, other)
     return Verdict(metric, first.name, second.name, values[0], values[1], found, why)
+
+
+def _speeds_difference(metric: Metric, sides: tuple[Side, Side], one: Speed, other: Speed) -> Difference | None:
+    """Relative to the yardstick timed beside each, if that was the same: so the machine's own pace does not count."""
+    first, second = one.in_yardsticks(), other.in_yardsticks()
+    percentile = 95 if metric is LATENCY_P95 else 50
+    versions = {side.entry.records[0].torch_version for side in sides}
+    if first is None or second is None or len(versions) > 1:
+        rates = [_rates(metric, speed.batch_size, speed.sessions) for speed in (one, other)]
+        return stats.timings_difference(*rates, percentile=percentile)
+    found = stats.timings_difference(
+        _rates(metric, one.batch_size, first),
+        _rates(metric, other.batch_size, second),
+        percentile=percentile,
+        session_to_session=stats.RELATIVE_SESSION_TO_SESSION,
+    )
+    if found is None:
+        return None
+    took = [speed.yardstick_seconds or 0.0 for speed in (one, other)]
+    beside = f"relative to a yardstick beside, which took {milliseconds(took[0])} and {milliseconds(took[1])}"
+    return replace(found, method=f"{found.method} {beside}")
+
+
+def _rates(metric: Metric, batch_size: int, sessions: Sequence[stats.Session]) -> list[stats.Session]:
+    if not metric.higher_is_better:
+        return list(sessions)
+    return [[batch_size / block for block in session] for session in sessions]
 
 
 def speed_value(metric: Metric, speed: Speed) -> float | None:

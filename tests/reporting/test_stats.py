@@ -253,7 +253,8 @@ def session(random: np.random.Generator, samples: int = 100, *, slower: float = 
 
 def compared(random: np.random.Generator, sessions: int, slower: float, blocks: int = 1) -> Difference:
     found = timings_difference(
-        *([np.array_split(session(random, slower=how), blocks) for _ in range(sessions)] for how in (1.0, slower))
+        *([np.array_split(session(random, slower=how), blocks) for _ in range(sessions)] for how in (1.0, slower)),
+        session_to_session=0.02,
     )
     assert found is not None
     return found
@@ -293,6 +294,15 @@ def test_few_samples_are_no_reason_to_be_sure(samples: int) -> None:
     assert not found.distinguishable
     assert found.interval is not None
     assert found.interval.half_width > 0.03
+
+
+def test_by_how_much_sessions_differ_is_part_of_the_interval() -> None:
+    one, other = ([[np.full(50, seconds)] * 5] for seconds in (0.01, 0.012))
+    wide, narrow = timings_difference(one, other), timings_difference(one, other, session_to_session=0.02)
+
+    assert wide is not None
+    assert narrow is not None
+    assert (wide.distinguishable, narrow.distinguishable) == (False, True)
 
 
 def test_without_samples_nothing_is_said() -> None:
