@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.learning import measure
+from bench.learning.allocation import keep_memory
 from bench.learning.build import build
 from bench.learning.eager import postpone_compiler
 from bench.learning.execute import Inputs, spec_of
@@ -32,7 +33,7 @@ from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor
 from bench.learning.training import Trainee, make_optimizer, on_features, on_images, training_step
 from bench.spec import Run, Timing
 
-ROUNDS, FEWEST_ROUNDS = 40, 6
+ROUNDS, FEWEST_ROUNDS = 30, 6
 LONGEST_SECONDS = 60
 """After this no further round begins, if there were FEWEST_ROUNDS."""
 BLOCK_SECONDS = 0.03
@@ -79,6 +80,7 @@ def time_models(subjects: Sequence[Subject], *, device: str, threads: int) -> li
         threads: CPU threads to compute with.
     """
     postpone_compiler()
+    keep_memory()
     torch.set_num_threads(threads)
     calls = [call for subject in subjects for call in _calls(subject, device)]
     yardstick = make_yardstick(device)

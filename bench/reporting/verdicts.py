@@ -263,8 +263,8 @@ def _speeds_difference(metric: Metric, sides: tuple[Side, Side], one: Speed, oth
     if found is None:
         return None
     took = [speed.yardstick_seconds or 0.0 for speed in (one, other)]
-    beside = f"relative to a yardstick beside, which took {milliseconds(took[0])} and {milliseconds(took[1])}"
-    return replace(found, method=f"{found.method} {beside}")
+    units = f"in yardsticks of {milliseconds(took[0])} and {milliseconds(took[1])}"
+    return replace(found, method=f"{found.method} {units}")
 
 
 def _rates(metric: Metric, batch_size: int, sessions: Sequence[stats.Session]) -> list[stats.Session]:
