@@ -32,7 +32,7 @@ class Mailbox:
         self._done: dict[str, Status] = {}
         self._stopped: set[str] = set()
         self._closed = False
-        self._controllers: list[ActorHandle] = []
+        self._controllers: list[bytes] = []
 
     async def put(self, event: Event) -> None:
         """Take an event. A run's first outcome is its only one."""
@@ -97,12 +97,12 @@ class Mailbox:
         """Let no further run begin."""
         self._closed = True
 
-    async def controller_started(self, controller: ActorHandle) -> None:
-        """A Ray Train run has begun."""
+    async def controller_started(self, controller: bytes) -> None:
+        """A Ray Train run has begun; its controller's handle, pickled."""
         self._controllers.append(controller)
 
-    async def controllers(self) -> list[ActorHandle]:
-        """Of all Ray Train runs so far."""
+    async def controllers(self) -> list[bytes]:
+        """Pickled handles of the controllers of all Ray Train runs so far."""
         return self._controllers
 
     async def state(self, run_id: str) -> bytes | None:

@@ -136,7 +136,7 @@ class Scheduler:
         if not all(one.ended for one in training):
             with contextlib.suppress(ray.exceptions.RayError):  # nothing to end where Ray was lost
                 for controller in ray.get(self._mailbox.controllers.remote()):
-                    ray.kill(controller)
+                    ray.kill(ray.cloudpickle.loads(controller))
         for one in training:  # a thread that still talks to Ray when the session ends would end the process
             if one.thread is not None:
                 one.thread.join(_GRACE_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import logging
 import os
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,6 +74,8 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
         "ignore_reinit_error": False,
     }
     if address is None:
+        # Ray Train takes more than a second to import, in which the driver would wait for Ray's daemons.
+        threading.Thread(target=_import_ray_train, daemon=True).start()
         with _on_loopback(), _without_monitors() if not verbose else contextlib.nullcontext():
             # "local": without it ray.init would join a cluster that somebody else started on this machine
             _start(address="local", include_dashboard=False, _node_ip_address=_LOOPBACK, **common)
@@ -95,6 +99,11 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
             yield Session(nodes, address is None, Path(storage))
     finally:
         ray.shutdown()
+
+
+def _import_ray_train() -> None:
+    with contextlib.suppress(ImportError):  # then it is imported, or fails, where it is needed
+        importlib.import_module("ray.train.v2.api.data_parallel_trainer")
 
 
 def _start(**options: Any) -> None:

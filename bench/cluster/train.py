@@ -131,7 +131,9 @@ class _Introduce(ControllerCallback):  # type: ignore[misc]
 
     def after_controller_start(self, *arguments: Any) -> None:
         """Before anything else."""
-        ray.get(self._mailbox.controller_started.remote(ray.get_runtime_context().current_actor))
+        # Packed: to unpack it the mailbox would import all of Ray Train, 0.8 s.
+        handle = ray.cloudpickle.dumps(ray.get_runtime_context().current_actor)
+        ray.get(self._mailbox.controller_started.remote(handle))
 
 
 def classify(worker_exceptions: Mapping[int, Exception]) -> tuple[Status | None, str]:
