@@ -247,6 +247,47 @@ def test_ten_jobs_two_at_a_time_one_of_them_broken(tmp_path: Path) -> None:
     assert "breaks in its third step" in summary
 
 
+SLOW_AND_QUICK = """
+import time
+from bench.learning.models import register
+
+
+def mlp(classes):
+    from torch import nn
+
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
+
+
+@register("slow")
+def slow(classes):
+    time.sleep(3)
+    return mlp(classes)
+
+
+@register("quick")
+def quick(classes):
+    return mlp(classes)
+"""
+
+
+def test_a_place_that_became_free_takes_waiting_seeds_of_the_other_job(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(SLOW_AND_QUICK)
+    share = max(1, (os.cpu_count() or 1) // 2)
+    ran = command(
+        "bench.run",
+        *("--models", "slow", "quick", "--plugin", "mine.py", "--dataset", "synthetic", "--epochs", 1, "--seeds", 6),
+        *("--cpus-per-worker", share, "--no-timing"),
+        cwd=tmp_path,
+    )
+    assert ran.code == 0, ran
+    found = records(tmp_path / "results")
+    assert (found.attempts == 1).all()
+    assert len(found) == 12
+    slow = found[found.model == "slow"]
+    at_once = [((slow.started_at <= start) & (slow.ended_at > start)).sum() for start in slow.started_at]
+    assert max(at_once) == 2
+
+
 def test_dry_run_prints_the_placement_and_trains_nothing(tmp_path: Path) -> None:
     preset = tmp_path / "mine.yaml"
     preset.write_text("models: [cnn]\ndataset: synthetic\nseeds: 3\nepochs: 7\nlr: 1e-2\nquestion: Is it quick?\n")

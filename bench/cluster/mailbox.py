@@ -28,6 +28,7 @@ class Mailbox:
         self._states = states
         self._max_failures = max_failures
         self._begun: dict[str, Begun] = {}
+        self._owners: dict[str, str] = {}
         self._losses: dict[str, str] = {}
         self._done: dict[str, Status] = {}
         self._stopped: set[str] = set()
@@ -46,9 +47,12 @@ class Mailbox:
         self._events.append(event)
         self._arrived.set()
 
-    async def begin(self, run: Run, node_id: str, pid: int) -> bool:
-        """A worker is about to train ``run``; False if it must not: it is done, or its workers were lost too often."""
-        if self._closed or run.id in self._done:
+    async def begin(self, run: Run, node_id: str, pid: int, group: str = "") -> bool:
+        """A worker of a group is about to train ``run``.
+
+        False if it must not: the run is done, another group's by now, or its workers were lost too often.
+        """
+        if self._closed or run.id in self._done or self._owners.setdefault(run.id, group) != group:
             return False
         before = self._begun.get(run.id)
         attempt = before.attempt + 1 if before else 1
@@ -59,6 +63,12 @@ class Mailbox:
         begun = self._begun[run.id] = Begun(run.id, attempt, datetime.now(UTC), node_id, pid)
         await self.put(begun)
         return True
+
+    async def hand_over(self, run_ids: Sequence[str]) -> list[str]:
+        """Take runs that nobody has begun from their group, for a group that has the first of them as its name."""
+        free = [run_id for run_id in run_ids if run_id not in self._owners and run_id not in self._done]
+        self._owners.update(dict.fromkeys(free, free[0] if free else ""))
+        return free
 
     async def end(self, run: Run, status: Status, reason: str) -> None:
         """End a run that its worker cannot end by itself."""
@@ -71,12 +81,13 @@ class Mailbox:
         """A worker of the Ray Train run that trains ``runs`` is gone.
 
         Args:
-            runs: of which at most one is being trained.
+            runs: of which at most one is being trained; others may be another group's by now.
             status: how that one ends; None if it is to be tried again because the worker was lost without its fault.
             reason: what happened, in one line.
         """
         for run in runs:
-            if run.id in self._begun and run.id not in self._done:
+            own = self._owners.get(run.id, "") in ("", runs[0].id)
+            if own and run.id in self._begun and run.id not in self._done:
                 self._losses[run.id] = reason
                 if status is not None:
                     await self.end(run, status, reason)

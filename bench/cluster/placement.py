@@ -39,6 +39,11 @@ class Group:
     runs: tuple[Run, ...]
     need: Need
 
+    @property
+    def name(self) -> str:
+        """Unique among the groups of a command."""
+        return self.runs[0].id
+
 
 def workers_that_fit(need: Need, nodes: Sequence[Node]) -> int:
     """How many workers of this size the empty cluster has room for; a worker stays on one node."""
@@ -117,6 +122,19 @@ def _chunks(jobs: Sequence[Job], at_once: int) -> list[tuple[Run, ...]]:
             chunks.append(tuple(runs[start:end]))
             start = end
     return chunks
+
+
+def worth_moving(waiting: int, seconds_each: float, start_seconds: float) -> int:
+    """How many of a group's waiting runs another place should train, so that both end at the same time.
+
+    Args:
+        waiting: runs of the group that have not begun.
+        seconds_each: what one takes.
+        start_seconds: what it takes until the other place begins.
+    """
+    if seconds_each <= 0:
+        return 0
+    return max(0, math.floor((waiting - start_seconds / seconds_each) / 2))
 
 
 def _describe(nodes: Sequence[Node]) -> str:

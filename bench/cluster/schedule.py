@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from statistics import fmean
 
 import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bench.cluster.mailbox import open_mailbox
-from bench.cluster.placement import Admission, Group
+from bench.cluster.placement import Admission, Group, worth_moving
 from bench.cluster.session import ClusterLostError, Session
 from bench.cluster.train import SharedInputs, classify, first_line, fit_group
 from bench.learning.datasets import Dataset
@@ -26,6 +27,8 @@ from bench.spec import Begun, Event, Outcome, Record, Run, Status
 
 _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 3.0
+_START_SECONDS = 5.0
+"""What it takes about to start a group when Ray is there."""
 
 Handler = Callable[[Event], None]
 
@@ -89,6 +92,7 @@ class Scheduler:
         self._begun: dict[str, Begun] = {}
         self._contended: set[str] = set()
         self._finished: set[str] = set()
+        self._seconds: dict[str, float] = {}
 
     def train(self, groups: Sequence[Group]) -> None:
         """Train all groups; they start in this order, as soon as there is room.
@@ -107,6 +111,8 @@ class Scheduler:
                 for group in [group for group in waiting if admission.admit(group.need)]:
                     waiting.remove(group)
                     training.append(self._start(group))
+                if not waiting:
+                    training += self._relieve(training, admission)
                 self._take(_POLL_SECONDS)
                 if len(training) > 1:
                     self._contended.update(run.id for one in training for run in self._active(one.group))
@@ -127,6 +133,24 @@ class Scheduler:
             raise ClusterLostError(first_line(error)) from None
         finally:
             self._stop(training)
+
+    def _relieve(self, training: Sequence[_Training], admission: Admission) -> list[_Training]:
+        """Where there is room for one more group, let it train some of what waits in the group that would end last."""
+        new = []
+        for one in training:
+            runs = self._unfinished(one.group)
+            unbegun = [run for run in runs if run.id not in self._begun]
+            took = [self._seconds[run.id] for run in one.group.runs if run.id in self._seconds]
+            count = worth_moving(len(unbegun), fmean(took), _START_SECONDS) if took else 0
+            if not count or not admission.admit(one.group.need):
+                continue
+            moved = set(ray.get(self._mailbox.hand_over.remote([run.id for run in unbegun[-count:]])))
+            if not moved:
+                admission.release(one.group.need)
+                continue
+            new.append(self._start(replace(one.group, runs=tuple(run for run in unbegun if run.id in moved))))
+            one.group = replace(one.group, runs=tuple(run for run in one.group.runs if run.id not in moved))
+        return new
 
     def _stop(self, training: Sequence[_Training]) -> None:
         """End what is still there: a group that is being started again for nothing, or that was interrupted."""
@@ -181,6 +205,7 @@ class Scheduler:
     def _finish(self, outcome: Outcome) -> None:
         run_id = outcome.record.run_id
         self._finished.add(run_id)
+        self._seconds[run_id] = (outcome.record.ended_at - outcome.record.started_at).total_seconds()
         begun = self._begun.get(run_id)
         known = {"attempts": begun.attempt if begun else 1, "contended": run_id in self._contended}
         self._handle(replace(outcome, record=outcome.record.model_copy(update=known)))

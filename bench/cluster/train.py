@@ -89,6 +89,7 @@ def fit_group(
         _train_loop,
         train_loop_config={
             "runs": group.runs,
+            "group": group.name,
             "inputs": inputs,
             "mailbox": mailbox,
             "threads": need.cpus,
@@ -100,7 +101,7 @@ def fit_group(
             resources_per_worker={"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})},
         ),
         run_config=RunConfig(
-            name=group.runs[0].id,
+            name=group.name,
             storage_path=str(session.storage),
             # The mailbox counts the failures of each run; together they may not stop the group before.
             failure_config=FailureConfig(max_failures=(max_failures + 1) * len(group.runs)),
@@ -196,7 +197,8 @@ def _train_loop(config: dict[str, Any]) -> None:
     node_id = ray.get_runtime_context().get_node_id()
     with _process_group(context):
         for run in config["runs"]:
-            goes = ray.get(mailbox.begin.remote(run, node_id, os.getpid())) if context.rank == 0 else None
+            asked = mailbox.begin.remote(run, node_id, os.getpid(), config["group"]) if context.rank == 0 else None
+            goes = ray.get(asked) if asked is not None else None
             if context.world_size > 1:
                 goes = train.collective.broadcast_from_rank_zero(goes)
             if goes:

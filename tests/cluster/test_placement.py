@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bench.cluster.placement import Admission, Group, Need, Node, place
+from bench.cluster.placement import Admission, Group, Need, Node, place, worth_moving
 from bench.errors import DoesNotFitError
 from bench.spec import Job
 
@@ -306,3 +306,13 @@ def test_refused_needs_book_nothing() -> None:
 )
 def test_a_need_in_words(need: Need, words: str) -> None:
     assert str(need) == words
+
+
+@given(st.integers(0, 1000), st.floats(0, 1e4), st.floats(0, 100))
+def test_what_is_moved_never_makes_the_end_later(waiting: int, seconds_each: float, start_seconds: float) -> None:
+    moved = worth_moving(waiting, seconds_each, start_seconds)
+
+    assert 0 <= moved <= waiting / 2
+    if moved:
+        before = waiting * seconds_each
+        assert max((waiting - moved) * seconds_each, start_seconds + moved * seconds_each) <= before * (1 + 1e-9)
