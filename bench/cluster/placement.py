@@ -132,7 +132,7 @@ def worth_moving(waiting: int, seconds_each: float, start_seconds: float) -> int
         seconds_each: what one takes.
         start_seconds: what it takes until the other place begins.
     """
-    if seconds_each <= 0:
+    if waiting * seconds_each <= start_seconds:  # also where a run took no time at all
         return 0
     return max(0, math.floor((waiting - start_seconds / seconds_each) / 2))
 
