@@ -53,4 +53,9 @@ def exit_code_of(command: Callable[[], int]) -> int:
 @functools.cache
 def _end_fast() -> None:
     """Let no garbage be looked for when the process ends: 0.7 s once matplotlib, pandas and Ray are imported."""
-    atexit.register(gc.freeze)
+
+    def skip_garbage() -> None:
+        if "torch" not in sys.modules:  # whose compiled parts would complain of what they find left
+            gc.freeze()
+
+    atexit.register(skip_garbage)

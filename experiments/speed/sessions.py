@@ -1,0 +1,162 @@
+"""By how much do timed sessions of the same models differ, in seconds and in yardsticks?
+
+    python experiments/speed/sessions.py [--sessions 11] [--out results/reference/speed]
+
+Each session is a new process that times both built-in models as bench.run does after the training. Then every session
+is compared with every other one, as ``bench.compare OLD NEW --fail "throughput:-5%"`` does: how often is there an
+alarm, and how often is a model found whose samples are made a tenth slower? What the last column of the table shows is
+where ``stats.RELATIVE_SESSION_TO_SESSION`` comes from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from compare import ROOT, cpu_name
+from tabulate import tabulate
+
+from bench.comparing import Pair, check, read_limits
+from bench.learning import datasets
+from bench.learning.build import build
+from bench.learning.execute import Inputs, spec_of
+from bench.learning.models import MODELS
+from bench.learning.timing import Subject, time_models
+from bench.learning.weights import find
+from bench.reporting import stats, verdicts
+from bench.reporting.speed import Speeds, summarise
+from bench.reporting.store import Store
+from bench.reporting.tables import Entry
+from bench.spec import Job, Recipe, Record, Status, Timing
+
+NAMES = ("cnn", "mobilenet")
+WAYS = ("training", "single", "batches")
+LIMITS = read_limits("throughput:-5%")
+SLOWER = 0.9
+
+
+def time_once(folder: Path, threads: int) -> None:
+    """One session: the samples of each model, in a results folder."""
+    data = datasets.load("mnist-5k")
+    subjects = []
+    for name in NAMES:
+        weights = find("bundled", name, MODELS[name].sources) if name == "mobilenet" else None
+        (run,) = Job(model=name, dataset=data.info, recipe=Recipe(epochs=1)).runs()
+        state = build(spec_of(run), data.info.classes, weights, run.seed).state_dict()
+        content = safetensors.torch.save({key: value.contiguous() for key, value in state.items()})
+        subjects.append(Subject(run, content, Inputs(data, weights)))
+    rows = time_models(subjects, device="cuda:0" if torch.cuda.is_available() else "cpu", threads=threads)
+    store = Store(folder)
+    store.prepare()
+    for subject in subjects:
+        store.write_timings(subject.run.id, [row for row in rows if row.run_id == subject.run.id])
+
+
+def read(folder: Path) -> dict[str, list[Timing]]:
+    """The samples of a session, by model."""
+    store = Store(folder)
+    return {run_id.split("-")[0]: store.timings(run_id) for run_id in store.timed()}
+
+
+def spreads(sessions: Sequence[dict[str, Speeds]]) -> list[list[str]]:
+    """Rows of the table: standard deviations over the sessions, in percent."""
+    rows = []
+    for name, way in itertools.product(NAMES, WAYS):
+        speeds = [getattr(session[name], way) for session in sessions]
+        units = [speed.in_yardsticks() for speed in speeds]
+        raw = np.log([np.median(speed.seconds) for speed in speeds]).std(ddof=1)
+        relative = np.log([np.median(np.concatenate(unit[0])) for unit in units]).std(ddof=1)
+        within = math.sqrt(float(np.mean([stats._block_variance(unit, 50)[0] for unit in units])))
+        left = math.sqrt(max(0.0, relative**2 - within**2))
+        rows.append([f"{name}, {way}", *(f"{100 * value:.1f} %" for value in (raw, relative, within, left))])
+    return rows
+
+
+def broken(old: dict[str, Speeds], new: dict[str, Speeds]) -> list[str]:
+    """The limits that ``new`` breaks."""
+    now = datetime.now(UTC)
+    data = datasets.load("synthetic").info
+    pairs = []
+    for name in NAMES:
+        (run,) = Job(model=name, dataset=data, recipe=Recipe()).runs()
+        record = Record.of(run, status=Status.OK, started_at=now, ended_at=now)
+        sides = [
+            verdicts.Side(version, Entry(name, [record], speeds[name]), Store(Path("nowhere")))
+            for version, speeds in (("OLD", old), ("NEW", new))
+        ]
+        pairs.append(Pair(name, name, [verdicts.speed(metric, *sides) for metric in LIMITS[0].metrics]))
+    return check(pairs, LIMITS).broken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sessions", type=int, default=11)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=ROOT / "results/reference/speed")
+    parser.add_argument("--once", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.once is not None:
+        time_once(options.once, options.threads)
+        return
+    taken: list[dict[str, list[Timing]]] = []
+    with tempfile.TemporaryDirectory(prefix="bench-sessions-") as folder:
+        for number in range(options.sessions):
+            results = Path(folder) / str(number)
+            command = [sys.executable, __file__, "--once", str(results), "--threads", str(options.threads)]
+            subprocess.run(command, check=True)
+            taken.append(read(results))
+            print(f"session {number + 1} of {options.sessions}", flush=True)
+    sessions = [{name: summarise([rows]) for name, rows in session.items()} for session in taken]
+    slowed = [
+        {
+            name: summarise([[row.model_copy(update={"seconds": row.seconds / SLOWER}) for row in rows]])
+            for name, rows in session.items()
+        }
+        for session in taken
+    ]
+    pairs = list(itertools.permutations(range(len(sessions)), 2))
+    alarms = sum(bool(broken(sessions[old], sessions[new])) for old, new in pairs)
+    found = {
+        name: sum(
+            any(line.startswith(name) for line in broken(sessions[old], sessions[new] | {name: slowed[new][name]}))
+            for old, new in pairs
+        )
+        for name in NAMES
+    }
+    headers = ["What", "In seconds", "In yardsticks", "Seen within a session", "Not seen within"]
+    text = [
+        "# How much timed sessions of the same models differ",
+        "",
+        f"Command: `python experiments/speed/sessions.py --sessions {len(sessions)}`",
+        "",
+        "Relative standard deviations over the sessions, each a new process.",
+        "",
+        tabulate(spreads(sessions), headers, tablefmt="github", disable_numparse=True),
+        "",
+        f'Of {len(pairs)} comparisons of a session with another one, `--fail "throughput:-5%"` gave a false alarm in '
+        f"{alarms}. With the samples of one model made a tenth slower it named that model in "
+        + " and ".join(f"{count} ({name})" for name, count in found.items())
+        + f" of {len(pairs)}.",
+        "",
+        f"Machine: {cpu_name()}, {options.threads} threads, "
+        f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}",
+    ]
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "sessions.md").write_text("\n".join(text) + "\n")
+    print("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
