@@ -406,6 +406,7 @@ def test_neither_torch_nor_ray_is_imported(modules_after: Callable[[str], set[st
 def no_power(monkeypatch: pytest.MonkeyPatch) -> None:
     """How many more sessions it would take is not asked here, and takes as long as all else."""
     monkeypatch.setattr(stats, "_solved", lambda *_, **__: 3.0)
+    monkeypatch.setattr(stats, "_RESAMPLES", 99)
 
 
 def pairs_of(random: np.random.Generator, make_record: Make, slower: dict[str, float]) -> list[Pair]:
