@@ -33,7 +33,7 @@ from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor
 from bench.learning.training import Trainee, make_optimizer, on_features, on_images, training_step
 from bench.spec import Run, Timing
 
-ROUNDS, FEWEST_ROUNDS = 30, 6
+ROUNDS, FEWEST_ROUNDS = 40, 6
 LONGEST_SECONDS = 60
 """After this no further round begins, if there were FEWEST_ROUNDS."""
 BLOCK_SECONDS = 0.03
