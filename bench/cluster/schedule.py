@@ -91,8 +91,7 @@ class Scheduler:
         self._inputs = {model: SharedInputs(data, ray.put(found), plugin) for model, found in weights.items()}
         self._begun: dict[str, Begun] = {}
         self._contended: set[str] = set()
-        self._finished: set[str] = set()
-        self._seconds: dict[str, float] = {}
+        self._finished: dict[str, float] = {}  # run id to what it took, seconds
 
     def train(self, groups: Sequence[Group]) -> None:
         """Train all groups; they start in this order, as soon as there is room.
@@ -107,7 +106,7 @@ class Scheduler:
         expected = {run.id for group in groups for run in group.runs}
         try:
             # Until the last outcome, not until Ray Train has tidied up: that goes with the session.
-            while not expected <= self._finished:
+            while not expected <= self._finished.keys():
                 for group in [group for group in waiting if admission.admit(group.need)]:
                     waiting.remove(group)
                     training.append(self._start(group))
@@ -135,12 +134,11 @@ class Scheduler:
             self._stop(training)
 
     def _relieve(self, training: Sequence[_Training], admission: Admission) -> list[_Training]:
-        """Where there is room for one more group, let it train some of what waits in the group that would end last."""
+        """Where there is room for one more group, let it train some of what waits in another that would end later."""
         new = []
         for one in training:
-            runs = self._unfinished(one.group)
-            unbegun = [run for run in runs if run.id not in self._begun]
-            took = [self._seconds[run.id] for run in one.group.runs if run.id in self._seconds]
+            unbegun = [run for run in self._unfinished(one.group) if run.id not in self._begun]
+            took = [self._finished[run.id] for run in one.group.runs if run.id in self._finished]
             count = worth_moving(len(unbegun), fmean(took), _START_SECONDS) if took else 0
             if not count or not admission.admit(one.group.need):
                 continue
@@ -204,8 +202,7 @@ class Scheduler:
 
     def _finish(self, outcome: Outcome) -> None:
         run_id = outcome.record.run_id
-        self._finished.add(run_id)
-        self._seconds[run_id] = (outcome.record.ended_at - outcome.record.started_at).total_seconds()
+        self._finished[run_id] = (outcome.record.ended_at - outcome.record.started_at).total_seconds()
         begun = self._begun.get(run_id)
         known = {"attempts": begun.attempt if begun else 1, "contended": run_id in self._contended}
         self._handle(replace(outcome, record=outcome.record.model_copy(update=known)))
