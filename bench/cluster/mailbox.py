@@ -47,8 +47,8 @@ class Mailbox:
         self._events.append(event)
         self._arrived.set()
 
-    async def begin(self, run: Run, node_id: str, pid: int, group: str = "") -> bool:
-        """A worker of a group is about to train ``run``.
+    async def begin(self, run: Run, node_id: str, pid: int, group: str) -> bool:
+        """A worker of a group, which has its first run's id as its name, is about to train ``run``.
 
         False if it must not: the run is done, another group's by now, or its workers were lost too often.
         """
@@ -86,7 +86,7 @@ class Mailbox:
             reason: what happened, in one line.
         """
         for run in runs:
-            own = self._owners.get(run.id, "") in ("", runs[0].id)
+            own = self._owners.get(run.id) == runs[0].id
             if own and run.id in self._begun and run.id not in self._done:
                 self._losses[run.id] = reason
                 if status is not None:

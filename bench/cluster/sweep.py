@@ -243,8 +243,9 @@ def _train_trial(
     read = Inputs(dataset, weights, shared.plugin)
     node_id = ray.get_runtime_context().get_node_id()
     scores = []
-    for run in job.runs():
-        if not ray.get(mailbox.begin.remote(run, node_id, os.getpid())):
+    runs = job.runs()
+    for run in runs:
+        if not ray.get(mailbox.begin.remote(run, node_id, os.getpid(), runs[0].id)):
             if ray.get(mailbox.status.remote(run.id)) is Status.OK:  # before this process replaced a lost one
                 continue
             break
