@@ -15,7 +15,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from bench.learning import measure
-from bench.learning.allocation import keep_memory
+from bench.learning.allocation import tune_allocator
 from bench.learning.build import build, to_safetensors
 from bench.learning.context import Context
 from bench.learning.datasets import Dataset
@@ -53,7 +53,7 @@ def execute(run: Run, inputs: Inputs, context: Context, *, oom_backoff: bool = F
         oom_backoff: when memory runs out, start again with half the batch instead of ending; one worker only.
     """
     postpone_compiler()
-    keep_memory()
+    tune_allocator()
     started_at = datetime.now(UTC)
     batch_size = run.recipe.batch_size
     try:

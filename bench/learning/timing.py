@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.learning import measure
-from bench.learning.allocation import keep_memory
+from bench.learning.allocation import tune_allocator
 from bench.learning.build import build
 from bench.learning.eager import postpone_compiler
 from bench.learning.execute import Inputs, spec_of
@@ -80,7 +80,7 @@ def time_models(subjects: Sequence[Subject], *, device: str, threads: int) -> li
         threads: CPU threads to compute with.
     """
     postpone_compiler()
-    keep_memory()
+    tune_allocator()
     torch.set_num_threads(threads)
     calls = [call for subject in subjects for call in _calls(subject, device)]
     yardstick = make_yardstick(device)

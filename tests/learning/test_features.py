@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,11 @@ def digits(images: int) -> DeviceSplit:
     return DeviceSplit(torch.from_numpy(train.images[every].copy()), torch.from_numpy(train.labels[every].copy()))
 
 
-def test_folding_does_not_change_the_function() -> None:
+@pytest.mark.parametrize("size", [32, 40, 96])
+@pytest.mark.parametrize("count", [1, 50])
+def test_folding_does_not_change_the_function(size: int, count: int) -> None:
     model = build(SPEC, 10, WEIGHTS, seed=0).eval()
-    images = Preprocessor(SPEC, "cpu")(digits(50).images)
+    images = Preprocessor(replace(SPEC, input_size=size), "cpu")(digits(count).images)
     with torch.inference_mode():
         plain, folded = model(images), fold(model, SPEC)(images)
     assert torch.allclose(plain, folded, atol=1e-4)
