@@ -97,7 +97,7 @@ class _Pointwise(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
-        if height * width > SMALL_MAP or torch.jit.is_tracing():  # an exported model says what it is
+        if height * width > SMALL_MAP or torch.onnx.is_in_onnx_export():  # there it stays what it is
             return super().forward(images)
         pixels = images.permute(0, 2, 3, 1)  # in channels-last order: nothing moves
         return F.linear(pixels, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
