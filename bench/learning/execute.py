@@ -15,16 +15,15 @@ import torch.distributed
 from torch import Tensor, nn
 
 from bench.learning import measure
-from bench.learning.allocation import tune_allocator
 from bench.learning.build import build, to_safetensors
 from bench.learning.context import Context
 from bench.learning.datasets import Dataset
-from bench.learning.eager import postpone_compiler
 from bench.learning.features import Features, features_of, fold, usable
 from bench.learning.models import MODELS, ModelSpec
 from bench.learning.plugins import Plugin
 from bench.learning.precision import precision_on
 from bench.learning.preprocessing import DeviceSplit, as_tensor
+from bench.learning.process import prepare
 from bench.learning.splits import train_and_validation
 from bench.learning.training import DivergedError, Evaluation, FitState, evaluate, fit, on_features, on_images
 from bench.learning.weights import Weights
@@ -52,8 +51,7 @@ def execute(run: Run, inputs: Inputs, context: Context, *, oom_backoff: bool = F
         context: where it runs.
         oom_backoff: when memory runs out, start again with half the batch instead of ending; one worker only.
     """
-    postpone_compiler()
-    tune_allocator()
+    prepare(context.threads)
     started_at = datetime.now(UTC)
     batch_size = run.recipe.batch_size
     try:
@@ -88,7 +86,6 @@ def status_of(error: BaseException) -> Status:
 
 
 def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, batch_size: int) -> Outcome:
-    torch.set_num_threads(context.threads)
     recipe = run.recipe.model_copy(update={"batch_size": batch_size})
     memory = measure.PeakMemory(context.device)
     setup_start = time.perf_counter()

@@ -23,13 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from bench.learning import measure
-from bench.learning.allocation import tune_allocator
 from bench.learning.build import build
-from bench.learning.eager import postpone_compiler
 from bench.learning.execute import Inputs, spec_of
 from bench.learning.features import fold, usable
 from bench.learning.precision import arithmetic, precision_on
 from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor
+from bench.learning.process import prepare
 from bench.learning.training import Trainee, make_optimizer, on_features, on_images, training_step
 from bench.spec import Run, Timing
 
@@ -79,9 +78,7 @@ def time_models(subjects: Sequence[Subject], *, device: str, threads: int) -> li
         device: as torch names it.
         threads: CPU threads to compute with.
     """
-    postpone_compiler()
-    tune_allocator()
-    torch.set_num_threads(threads)
+    prepare(threads)
     calls = [call for subject in subjects for call in _calls(subject, device)]
     yardstick = make_yardstick(device)
     for once in (yardstick, *(call.once for call in calls)):
