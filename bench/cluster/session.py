@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import io
 import logging
@@ -33,9 +32,6 @@ _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone, and do not warn about it
 }
-
-
-_LOOPBACK = "127.0.0.1"
 
 
 class ClusterLostError(Exception):
@@ -76,9 +72,11 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
     if address is None:
         # Ray Train takes more than a second to import, in which the driver would wait for Ray's daemons.
         threading.Thread(target=_import_ray_train, daemon=True).start()
-        with _on_loopback(), _without_monitors() if not verbose else contextlib.nullcontext():
+        from bench.cluster.daemons import LOOPBACK, on_loopback, only_what_trains
+
+        with on_loopback(), only_what_trains() if not verbose else contextlib.nullcontext():
             # "local": without it ray.init would join a cluster that somebody else started on this machine
-            _start(address="local", include_dashboard=False, _node_ip_address=_LOOPBACK, **common)
+            _start(address="local", include_dashboard=False, _node_ip_address=LOOPBACK, **common)
     else:
         package = str(Path(__file__).parents[1])
         try:
@@ -120,40 +118,6 @@ def _start(**options: Any) -> None:
                 raise UserError(f"Ray could not be started on this machine ({reason})") from None
         else:
             return
-
-
-@contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Let ray.init take 127.0.0.1 as it is.
-
-    Ray's servers listen on loopback alone when that is their node's address, but ray.init replaces it by an address
-    that other machines reach, and then anybody there can have code executed here.
-    """
-    from ray._private import services
-
-    replace = services.resolve_ip_for_localhost
-    services.resolve_ip_for_localhost = lambda host: host if host == _LOOPBACK else replace(host)
-    try:
-        yield
-    finally:
-        services.resolve_ip_for_localhost = replace
-
-
-@contextlib.contextmanager
-def _without_monitors() -> Iterator[None]:
-    """Let ray.init start neither the dashboard's server, nor an autoscaler, nor what copies logs to the driver.
-
-    Together they cost 3 s of processor time while the first workers start.
-    """
-    from ray._private import parameter, services
-
-    params, start_api_server = parameter.RayParams, services.start_api_server
-    parameter.RayParams = functools.partial(params, no_monitor=True, include_log_monitor=False)
-    services.start_api_server = lambda *arguments, **options: ("", None)
-    try:
-        yield
-    finally:
-        parameter.RayParams, services.start_api_server = params, start_api_server
 
 
 def _quieten(verbose: bool) -> None:
