@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -61,8 +62,7 @@ def _without_agents() -> Iterator[None]:
     One agent reports to the dashboard, the other makes the environments of workers that have one of their own; here
     none has. The raylet waits until each has written which ports it listens on: -1 says that there is none.
     """
-    from ray import _raylet
-
+    _raylet: Any = importlib.import_module("ray._raylet")  # compiled: its contents have no types
     build, start_raylet = services._build_python_executable_command_memory_profileable, services.start_raylet
     names = (
         _raylet.METRICS_AGENT_PORT_NAME,

@@ -33,7 +33,7 @@ class Mailbox:
         self._done: dict[str, Status] = {}
         self._stopped: set[str] = set()
         self._closed = False
-        self._controllers: list[bytes] = []
+        self._controllers: dict[str, bytes] = {}
 
     async def put(self, event: Event) -> None:
         """Take an event. A run's first outcome is its only one."""
@@ -108,13 +108,13 @@ class Mailbox:
         """Let no further run begin."""
         self._closed = True
 
-    async def controller_started(self, controller: bytes) -> None:
-        """A Ray Train run has begun; its controller's handle, pickled."""
-        self._controllers.append(controller)
+    async def controller_started(self, group: str, controller: bytes) -> None:
+        """A group's Ray Train run has begun; its controller's handle, pickled."""
+        self._controllers[group] = controller
 
-    async def controllers(self) -> list[bytes]:
-        """Pickled handles of the controllers of all Ray Train runs so far."""
-        return self._controllers
+    async def controller(self, group: str) -> bytes | None:
+        """The pickled handle of a group's controller; None if it has not started."""
+        return self._controllers.get(group)
 
     async def state(self, run_id: str) -> bytes | None:
         """What was saved last for a run."""

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from bench.cluster.mailbox import open_mailbox
 from bench.cluster.placement import Admission, Group, worth_moving
 from bench.cluster.session import ClusterLostError, Session
-from bench.cluster.train import SharedInputs, classify, first_line, fit_group
+from bench.cluster.train import SharedInputs, Trainer, classify, first_line, trainer_of
 from bench.learning.datasets import Dataset
 from bench.learning.plugins import Plugin
 from bench.learning.weights import Weights
@@ -38,6 +38,7 @@ class _Training:
     """A group that is training: a thread waits for its Ray Train run."""
 
     group: Group
+    trainer: Trainer
     thread: threading.Thread | None = None
     error: Exception | None = None
 
@@ -155,28 +156,28 @@ class Scheduler:
         end = time.monotonic() + (_GRACE_SECONDS if all(not self._unfinished(one.group) for one in training) else 0)
         while time.monotonic() < end and not all(one.ended for one in training):
             time.sleep(0.05)
-        if not all(one.ended for one in training):
+        for one in [one for one in training if not one.ended]:
             with contextlib.suppress(ray.exceptions.RayError):  # nothing to end where Ray was lost
-                for controller in ray.get(self._mailbox.controllers.remote()):
-                    ray.kill(ray.cloudpickle.loads(controller))
+                one.trainer.end()
         for one in training:  # a thread that still talks to Ray when the session ends would end the process
             if one.thread is not None:
                 one.thread.join(_GRACE_SECONDS)
 
     def _start(self, group: Group) -> _Training:
-        one = _Training(group)
         first = group.runs[0]
+        trainer = trainer_of(
+            group,
+            self._inputs[first.model],
+            self._mailbox,
+            session=self._session,
+            max_failures=self._limits.max_failures,
+            oom_backoff=self._limits.oom_backoff,
+        )
+        one = _Training(group, trainer)
 
         def work() -> None:
             try:
-                fit_group(
-                    group,
-                    self._inputs[first.model],
-                    self._mailbox,
-                    session=self._session,
-                    max_failures=self._limits.max_failures,
-                    oom_backoff=self._limits.oom_backoff,
-                )
+                trainer.fit()
             except Exception as error:
                 one.error = error
 

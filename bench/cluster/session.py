@@ -27,9 +27,11 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",  # two actors less in each Train run
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more, which would import torch
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # a controller in this process would log to the screen
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller looks after its workers this often; 2 s by default
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # a loaded machine takes its time to import torch
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_idle_worker_killing_time_threshold_ms": "30000",  # by default after a second, when they are about to be used
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone, and do not warn about it
 }
 
@@ -128,8 +130,9 @@ def _quieten(verbose: bool) -> None:
     import ray._private.worker as driver
 
     driver.print_worker_logs = lambda *arguments, **options: None
-    for name in ("ray", "ray.train", "ray.tune", "ray.data"):
+    for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # its errors end in records, with the reason
 
 
 _PROBE = """

@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
@@ -19,11 +19,6 @@ from bench.cluster.placement import Group
 from bench.cluster.session import Session
 from bench.learning.plugins import Plugin
 from bench.spec import Progress, Run, Saved, Status
-
-try:
-    from bench.cluster.lean import LeanTrainer as OwnTrainer
-except ImportError:  # another version of Ray has other private parts
-    OwnTrainer = DataParallelTrainer  # type: ignore[misc]
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -66,7 +61,44 @@ class TrainContext:
         return True
 
 
-def fit_group(
+class Trainer(Protocol):
+    """A group's Ray Train run."""
+
+    def fit(self) -> Any:
+        """Train the group; returns when its last run is done. Its workers' results are in the mailbox.
+
+        May be called from any thread.
+
+        Raises:
+            ray.train.TrainingFailedError: Ray Train gave up.
+        """
+
+    def end(self) -> None:
+        """Make :meth:`fit` raise soon, whatever its workers are doing; called from another thread."""
+
+
+class ClusterTrainer(DataParallelTrainer):  # type: ignore[misc]  # ray's types are not followed
+    """A data-parallel trainer as Ray has it: its controller is an actor, which outlives a driver that waits no more."""
+
+    def __init__(self, *arguments: Any, mailbox: ActorHandle, name: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._mailbox = mailbox
+        self._name = name
+
+    def end(self) -> None:
+        """See :class:`Trainer`."""
+        controller: bytes | None = ray.get(self._mailbox.controller.remote(self._name))
+        if controller is not None:
+            ray.kill(ray.cloudpickle.loads(controller))
+
+
+try:
+    from bench.cluster.lean import LeanTrainer
+except ImportError:  # another version of Ray has other private parts
+    LeanTrainer = None  # type: ignore[assignment, misc]
+
+
+def trainer_of(
     group: Group,
     inputs: SharedInputs,
     mailbox: ActorHandle,
@@ -74,44 +106,50 @@ def fit_group(
     session: Session,
     max_failures: int,
     oom_backoff: bool,
-) -> None:
-    """Train a group; returns when its last run is done. Its workers' results are in the mailbox.
-
-    May be called from any thread.
-
-    Raises:
-        ray.train.TrainingFailedError: Ray Train gave up.
-    """
+) -> Trainer:
+    """What trains a group."""
     need = group.need
-    # Not TorchTrainer: it imports torch in the controller too, 3 s and 600 MB that do nothing.
-    kind = OwnTrainer if session.own else DataParallelTrainer
-    trainer = kind(
-        _train_loop,
-        train_loop_config={
-            "runs": group.runs,
-            "group": group.name,
-            "inputs": inputs,
-            "mailbox": mailbox,
-            "threads": need.cpus,
-            "oom_backoff": oom_backoff,
-        },
-        scaling_config=ScalingConfig(
-            num_workers=need.workers,
-            use_gpu=need.gpus > 0,
-            resources_per_worker={"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})},
-        ),
-        run_config=RunConfig(
+    config = {
+        "runs": group.runs,
+        "group": group.name,
+        "inputs": inputs,
+        "mailbox": mailbox,
+        "threads": need.cpus,
+        "oom_backoff": oom_backoff,
+    }
+    scaling = ScalingConfig(
+        num_workers=need.workers,
+        use_gpu=need.gpus > 0,
+        resources_per_worker={"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})},
+    )
+
+    def settings(*callbacks: UserCallback) -> RunConfig:
+        return RunConfig(
             name=group.name,
             storage_path=str(session.storage),
             # The mailbox counts the failures of each run; together they may not stop the group before.
             failure_config=FailureConfig(max_failures=(max_failures + 1) * len(group.runs)),
-            callbacks=[_TellMailbox(group.runs, mailbox), _Introduce(mailbox)],
-        ),
+            callbacks=[_TellMailbox(group.runs, mailbox), *callbacks],
+        )
+
+    # Not TorchTrainer: it imports torch in the controller too, 3 s and 600 MB that do nothing.
+    if session.own and LeanTrainer is not None:
+        lean: Trainer = LeanTrainer(
+            _train_loop, train_loop_config=config, scaling_config=scaling, run_config=settings()
+        )
+        return lean
+    whole: Trainer = ClusterTrainer(
+        _train_loop,
+        train_loop_config=config,
+        scaling_config=scaling,
+        run_config=settings(_Introduce(mailbox, group.name)),
+        mailbox=mailbox,
+        name=group.name,
     )
-    trainer.fit()
+    return whole
 
 
-class _TellMailbox(UserCallback):  # type: ignore[misc]  # ray's types are not followed
+class _TellMailbox(UserCallback):  # type: ignore[misc]
     """In Ray Train's controller: tell apart a lost worker, which is started again, and an error, which is not."""
 
     def __init__(self, runs: Sequence[Run], mailbox: ActorHandle) -> None:
@@ -127,14 +165,15 @@ class _TellMailbox(UserCallback):  # type: ignore[misc]  # ray's types are not f
 class _Introduce(ControllerCallback):  # type: ignore[misc]
     """In Ray Train's controller: leave its handle in the mailbox, so that the driver can end the run at once."""
 
-    def __init__(self, mailbox: ActorHandle) -> None:
+    def __init__(self, mailbox: ActorHandle, group: str) -> None:
         self._mailbox = mailbox
+        self._group = group
 
     def after_controller_start(self, *arguments: Any) -> None:
         """Before anything else."""
         # Packed: to unpack it the mailbox would import all of Ray Train, 0.8 s.
         handle = ray.cloudpickle.dumps(ray.get_runtime_context().current_actor)
-        ray.get(self._mailbox.controller_started.remote(handle))
+        ray.get(self._mailbox.controller_started.remote(self._group, handle))
 
 
 def classify(worker_exceptions: Mapping[int, Exception]) -> tuple[Status | None, str]:

@@ -23,7 +23,7 @@ from bench.learning.models import MODELS, ModelSpec
 from bench.learning.plugins import Plugin
 from bench.learning.precision import precision_on
 from bench.learning.preprocessing import DeviceSplit, as_tensor
-from bench.learning.process import prepare
+from bench.learning.process import prepare_process
 from bench.learning.splits import train_and_validation
 from bench.learning.training import DivergedError, Evaluation, FitState, evaluate, fit, on_features, on_images
 from bench.learning.weights import Weights
@@ -51,7 +51,7 @@ def execute(run: Run, inputs: Inputs, context: Context, *, oom_backoff: bool = F
         context: where it runs.
         oom_backoff: when memory runs out, start again with half the batch instead of ending; one worker only.
     """
-    prepare(context.threads)
+    prepare_process(context.threads)
     started_at = datetime.now(UTC)
     batch_size = run.recipe.batch_size
     try:

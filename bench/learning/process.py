@@ -15,7 +15,7 @@ from bench.learning.eager import postpone_compiler
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def prepare(threads: int) -> None:
+def prepare_process(threads: int) -> None:
     """Set up what PyTorch leaves to its user, before the first tensor is made.
 
     Numbers too small for a normalised float (below 1.2e-38) count as zero. Adam's averages of gradients that have

@@ -28,7 +28,7 @@ from bench.learning.execute import Inputs, spec_of
 from bench.learning.features import fold, usable
 from bench.learning.precision import arithmetic, precision_on
 from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor
-from bench.learning.process import prepare
+from bench.learning.process import prepare_process
 from bench.learning.training import Trainee, make_optimizer, on_features, on_images, training_step
 from bench.spec import Run, Timing
 
@@ -78,7 +78,7 @@ def time_models(subjects: Sequence[Subject], *, device: str, threads: int) -> li
         device: as torch names it.
         threads: CPU threads to compute with.
     """
-    prepare(threads)
+    prepare_process(threads)
     calls = [call for subject in subjects for call in _calls(subject, device)]
     yardstick = make_yardstick(device)
     for once in (yardstick, *(call.once for call in calls)):

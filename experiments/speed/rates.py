@@ -27,7 +27,7 @@ from bench.learning.features import fold
 from bench.learning.models import MODELS
 from bench.learning.precision import arithmetic, native_bf16
 from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor
-from bench.learning.process import prepare
+from bench.learning.process import prepare_process
 from bench.learning.training import make_optimizer, on_images, training_step
 from bench.learning.weights import find
 from bench.spec import Recipe
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=ROOT / "results/reference/speed")
     options = parser.parse_args()
-    prepare(options.threads)
+    prepare_process(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = DeviceSplit.of(datasets.load("mnist", options.data_dir).train, device)
     rows = []

@@ -12,9 +12,9 @@ SIZES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 _HUGE_PAGES = """
 import torch
-from bench.learning.process import prepare
+from bench.learning.process import prepare_process
 
-prepare(1)
+prepare_process(1)
 kept = torch.ones(20_000_000)
 for line in open("/proc/self/smaps_rollup"):
     if line.startswith("AnonHugePages:"):
@@ -32,9 +32,9 @@ def test_large_tensors_are_on_huge_pages() -> None:
 
 _SMALL_NUMBERS = """
 import torch
-from bench.learning.process import prepare
+from bench.learning.process import prepare_process
 
-prepare(2)
+prepare_process(2)
 small = torch.full((1_000_000,), 1e-38)  # so many that both threads have some
 print((small * 0.1).count_nonzero().item(), (small * 100).count_nonzero().item())
 """
