@@ -219,7 +219,7 @@ class Search:
         if not self.left() and not self.options.dry_run:
             print("every trial that is asked for is already there; --fresh trains them again", flush=True)
             return self._finish(None)
-        with connect(self.options.address, verbose=self.options.verbose) as session:
+        with connect(self.options.address, verbose=self.options.verbose, for_tune=True) as session:
             if self.options.dry_run:
                 need = self._need(session)
                 print(f"{self._describe(need, session.nodes)}\n\n{self._dry()}\n\ndry run: nothing was trained")

@@ -52,8 +52,13 @@ class Session:
 
 
 @contextlib.contextmanager
-def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
+def connect(address: str | None, *, verbose: bool = False, for_tune: bool = False) -> Iterator[Session]:
     """Connect to the cluster at ``address``, or start one on this machine.
+
+    Args:
+        address: 'HOST:PORT' or 'auto'; None starts one.
+        verbose: show what Ray prints, and leave nothing out that would print.
+        for_tune: Ray Tune will be used, whose workers have environments of their own.
 
     Raises:
         UserError: nothing answers at ``address``.
@@ -76,7 +81,7 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
         threading.Thread(target=_import_ray_train, daemon=True).start()
         from bench.cluster.daemons import LOOPBACK, on_loopback, only_what_trains
 
-        with on_loopback(), only_what_trains() if not verbose else contextlib.nullcontext():
+        with on_loopback(), only_what_trains(agents=for_tune) if not verbose else contextlib.nullcontext():
             # "local": without it ray.init would join a cluster that somebody else started on this machine
             _start(address="local", include_dashboard=False, _node_ip_address=LOOPBACK, **common)
     else:
