@@ -76,6 +76,12 @@ class _Controller(TrainController):  # type: ignore[misc]
             raise EndedError
         await super()._run_control_loop_iteration()
 
+    def _start_worker_group(self, *arguments: Any, **options: Any) -> None:
+        if not any(node["Alive"] for node in ray.nodes()):  # Ray would end this process, which has results to write
+            self._ending.set()
+            raise EndedError
+        super()._start_worker_group(*arguments, **options)
+
 
 class _Workers(worker_group.WorkerGroup):  # type: ignore[misc]
     """Workers of a controller that is no actor. They have the cluster's environment, so that idle processes do."""
