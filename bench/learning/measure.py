@@ -81,7 +81,7 @@ def machine(device: str, threads: int) -> dict[str, object]:
 @functools.cache
 def _host() -> dict[str, object]:
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -100,7 +100,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's name."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,11 +21,10 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import torch
+from machine import ROOT, machine_line
 from tabulate import tabulate
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 
 
 def run_baseline(options: argparse.Namespace, seed: int) -> tuple[float, dict[str, float]]:
@@ -110,19 +108,9 @@ def write(options: argparse.Namespace, rows: list[dict[str, float]]) -> None:
         f"Median ratio of {len(rows)} pair{'s' if len(rows) != 1 else ''}: "
         f"{statistics.median(row['ratio'] for row in rows):.2f}",
         "",
-        f"Machine: {cpu_name()}, {os.cpu_count()} CPUs, "
-        f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}",
+        machine_line(),
     ]
     (options.out / f"{name}.md").write_text("\n".join(text) + "\n")
-
-
-def cpu_name() -> str:
-    """The processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

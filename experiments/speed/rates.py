@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from compare import ROOT, cpu_name
+from machine import ROOT, machine_line
 from tabulate import tabulate
 
 from bench.learning import datasets, measure
@@ -113,16 +112,11 @@ def main() -> None:
             )
     headers = ["What", "Precision", "Rate", "Matrix-product peak", "Share of the peak"]
     table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-    machine = (
-        f"{cpu_name()}, {options.threads} threads"
-        f"{', ' + torch.cuda.get_device_name() if device == 'cuda' else ''}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}"
-    )
     text = (
         f"# Rates beside the machine's peak\n\nCommand: `python experiments/speed/rates.py --data-dir DIR`\n\n{table}\n"
     )
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "rates.md").write_text(f"{text}\nMachine: {machine}\n")
+    (options.out / "rates.md").write_text(f"{text}\n{machine_line(options.threads)}\n")
     print(table)
 
 

@@ -14,7 +14,6 @@ import argparse
 import functools
 import itertools
 import math
-import platform
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from compare import ROOT, cpu_name
+from machine import ROOT, machine_line
 from tabulate import tabulate
 
 from bench.comparing import Pair, check, read_limits
@@ -155,9 +154,7 @@ def main() -> None:
         + " and ".join(f"{count} ({name})" for name, count in found.items())
         + f" of {len(pairs)}.",
         "",
-        f"Machine: {cpu_name()}, {options.threads} threads, "
-        f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}",
+        machine_line(options.threads),
     ]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "sessions.md").write_text("\n".join(text) + "\n")

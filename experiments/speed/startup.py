@@ -1,0 +1,72 @@
+"""How long from the start of the command until both jobs train?
+
+    python experiments/speed/startup.py [--times 5] [--out results/reference/speed]
+
+Runs ``python -m bench.run --models cnn mobilenet`` on mnist-5k for one epoch, several times, each with empty results,
+the machine otherwise idle. A job trains from when its model is built and its data are on the device: what follows is
+the first step of the CNN, and the first batch through MobileNetV2's frozen backbone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from machine import ROOT, machine_line
+from tabulate import tabulate
+
+
+def run_once() -> dict[str, float]:
+    """Seconds from the start of the process: until each job trains, and until the end of the command."""
+    with tempfile.TemporaryDirectory(prefix="bench-startup-") as folder:
+        command = [sys.executable, "-m", "bench.run", "--models", "cnn", "mobilenet", "--dataset", "mnist-5k"]
+        command += ["--weights", "bundled", "--epochs", "1", "--no-timing", "--results", f"{folder}/results"]
+        environment = {**os.environ, "BENCH_CACHE": f"{folder}/cache", "PYTHONPATH": str(ROOT)}
+        start, clock = time.time(), time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True, env=environment, cwd=folder)
+        whole = time.perf_counter() - clock
+        columns = ["model", "started_at", "setup_seconds"]
+        rows = pq.read_table(f"{folder}/results/runs", columns=columns).to_pylist()
+    begun = {row["model"]: row["started_at"].timestamp() - start + row["setup_seconds"] for row in rows}
+    return {"both": max(begun.values()), **begun, "whole": whole}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=ROOT / "results/reference/speed")
+    options = parser.parse_args()
+    found = []
+    for number in range(options.times):
+        found.append(run_once())
+        print(
+            f"{number + 1}: {', '.join(f'{name} {seconds:.1f} s' for name, seconds in found[-1].items())}", flush=True
+        )
+    names = {"cnn": "CNN trains", "mobilenet": "MobileNetV2 trains", "both": "both train", "whole": "the command ends"}
+    rows = []
+    for key, name in names.items():
+        values = [one[key] for one in found]
+        rows.append([name, f"{statistics.median(values):.1f} s", f"{min(values):.1f} s", f"{max(values):.1f} s"])
+    text = [
+        "# From the start of the command until the jobs train",
+        "",
+        f"Command: `python experiments/speed/startup.py --times {options.times}`; {options.times} runs",
+        "",
+        tabulate(rows, ["Until", "Median", "Least", "Most"], tablefmt="github", disable_numparse=True),
+        "",
+        machine_line(),
+    ]
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "startup.md").write_text("\n".join(text) + "\n")
+    print("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
