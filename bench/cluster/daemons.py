@@ -9,7 +9,9 @@ import contextlib
 import functools
 import importlib
 import inspect
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,8 +22,8 @@ LOOPBACK = "127.0.0.1"
 _WITHOUT_AGENTS = ("2.60",)
 """Versions of Ray that are known to need no agents. Others get them: 2 s more until the first worker begins."""
 
-_INSTEAD_OF_AGENT = ("/bin/sh", "-c", "while kill -0 $PPID; do sleep 1; done 2>/dev/null")
-"""Ends soon after the raylet, its parent, which ends itself when an agent does."""
+_INSTEAD_OF_AGENT = (sys.executable, "-I", "-S", str(Path(__file__).with_name("no_agent.py")))
+"""A raylet ends itself when an agent does, so something has to be there."""
 
 
 @contextlib.contextmanager
@@ -80,7 +82,7 @@ def _without_agents() -> Iterator[None]:
         given = inspect.signature(start_raylet).bind(*arguments, **options).arguments
         for name in names:
             _raylet.persist_port(given["session_dir"], given["node_id"], name, -1)
-        # the raylet hands the agent's own arguments to the shell, which does not look at them
+        # the agent's own arguments follow; nobody looks at them
         services._build_python_executable_command_memory_profileable = lambda *kind, **options: [*_INSTEAD_OF_AGENT]
         try:
             return start_raylet(*arguments, **options)

@@ -23,7 +23,7 @@ from bench.learning.models import MODELS, ModelSpec
 from bench.learning.plugins import Plugin
 from bench.learning.precision import precision_on
 from bench.learning.preprocessing import DeviceSplit, as_tensor
-from bench.learning.process import prepare_process
+from bench.learning.process import prepare_process, small_numbers_are_zero
 from bench.learning.splits import train_and_validation
 from bench.learning.training import DivergedError, Evaluation, FitState, evaluate, fit, on_features, on_images
 from bench.learning.weights import Weights
@@ -85,6 +85,7 @@ def status_of(error: BaseException) -> Status:
     return Status.FAILED
 
 
+@small_numbers_are_zero()
 def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, batch_size: int) -> Outcome:
     recipe = run.recipe.model_copy(update={"batch_size": batch_size})
     memory = measure.PeakMemory(context.device)

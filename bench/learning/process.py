@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import functools
 import os
+import sys
+from collections.abc import Iterator
 
 import torch
 
@@ -18,17 +20,27 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def prepare_process(threads: int) -> None:
     """Set up what PyTorch leaves to its user, before the first tensor is made.
 
-    Numbers too small for a normalised float (below 1.2e-38) count as zero. Adam's averages of gradients that have
-    become zero, as those of units that no image excites any more, end there, and most processors take a hundred
-    times as long for each: a quarter of the time of training a head on features.
-
     Args:
         threads: CPU threads to compute with.
     """
     postpone_compiler()
     _tune_allocator()
-    torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def small_numbers_are_zero() -> Iterator[None]:
+    """Numbers too small for a normalised float (below 1.2e-38) count as zero meanwhile.
+
+    Adam's averages of gradients that have become zero, as those of units that no image excites any more, end there,
+    and most processors take a hundred times as long for each: a quarter of the time of training a head on features.
+    """
+    already = sys.float_info.min / 2 == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(already)
 
 
 @functools.cache

@@ -28,7 +28,7 @@ from bench.learning.execute import Inputs, spec_of
 from bench.learning.features import fold, usable
 from bench.learning.precision import arithmetic, precision_on
 from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor
-from bench.learning.process import prepare_process
+from bench.learning.process import prepare_process, small_numbers_are_zero
 from bench.learning.training import Trainee, make_optimizer, on_features, on_images, training_step
 from bench.spec import Run, Timing
 
@@ -68,6 +68,7 @@ class _Call:
     precision: str
 
 
+@small_numbers_are_zero()
 def time_models(subjects: Sequence[Subject], *, device: str, threads: int) -> list[Timing]:
     """Time every subject's training step, and its answers to one image and to a batch of 250.
 
