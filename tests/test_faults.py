@@ -170,6 +170,7 @@ def ok(folder: Path, ran: Ran, runs: int) -> pd.DataFrame:
 def test_ray_killed_during_training(folder: Path, start: Callable[..., Running]) -> None:
     running = start(arguments("slow", epochs=4))
     running.wait_for(lambda log: "epoch 2/4" in log)
+    time.sleep(0.5)  # what it takes to go on from there follows the line at once; the next epoch takes a second
     (raylet,) = (one for one in running.family() if one.name() == "raylet")
     raylet.kill()
 
