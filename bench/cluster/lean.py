@@ -18,6 +18,7 @@ from ray.train.v2._internal.execution.checkpoint.sync_actor import Synchronizati
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import worker_group
+from ray.train.v2._internal.util import ObjectRefWrapper
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 _NOT_NEEDED = ("PlacementGroupCleanerCallback", "DatasetsCallback")
@@ -43,6 +44,7 @@ class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]  # ray's types are
             ray.kill(worker.actor)
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        parts["train_fn_ref"] = _Carried.instead_of(parts["train_fn_ref"])
         parts["callbacks"] = [one for one in parts["callbacks"] if type(one).__name__ not in _NOT_NEEDED]
         if type(parts["scaling_policy"]) is FixedScalingPolicy:
             parts["scaling_policy"] = _FixedWorkers(self.scaling_config)
@@ -52,6 +54,22 @@ class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]  # ray's types are
         controller = self._controller = _Controller(self._ending, **parts)
         asyncio.run(controller.run())
         return controller.get_result()
+
+
+class _Carried:
+    """The training function, sent with each call rather than by way of the object store: see bench.cluster.shared."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    @staticmethod
+    def instead_of(reference: ObjectRefWrapper[Any]) -> _Carried:
+        carried = _Carried(reference.get())
+        reference._ref = None  # whoever called still has the wrapper
+        return carried
+
+    def get(self) -> Any:
+        return self._function
 
 
 class _Controller(TrainController):  # type: ignore[misc]

@@ -34,6 +34,7 @@ class Mailbox:
         self._stopped: set[str] = set()
         self._closed = False
         self._controllers: dict[str, bytes] = {}
+        self._kept: list[ray.ObjectRef] = []
 
     async def put(self, event: Event) -> None:
         """Take an event. A run's first outcome is its only one."""
@@ -115,6 +116,11 @@ class Mailbox:
     async def controller(self, group: str) -> bytes | None:
         """The pickled handle of a group's controller; None if it has not started."""
         return self._controllers.get(group)
+
+    async def keep(self, content: bytes, arrays: Sequence[object]) -> list[ray.ObjectRef]:
+        """Put a value into Ray's object store in the name of this actor; see :class:`bench.cluster.shared.Shared`."""
+        self._kept.append(ray.put((content, arrays)))
+        return self._kept[-1:]
 
     async def state(self, run_id: str) -> bytes | None:
         """What was saved last for a run."""

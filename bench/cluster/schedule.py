@@ -88,8 +88,7 @@ class Scheduler:
         self._limits = limits
         self._handle = handle
         self._mailbox: ActorHandle = open_mailbox(states, limits.max_failures)
-        data = ray.put(dataset)
-        self._inputs = {model: SharedInputs(data, ray.put(found), plugin) for model, found in weights.items()}
+        self._inputs = SharedInputs.of_models(dataset, weights, plugin, self._mailbox)
         self._begun: dict[str, Begun] = {}
         self._contended: set[str] = set()
         self._finished: dict[str, float] = {}  # run id to what it took, seconds

@@ -239,8 +239,7 @@ def _train_trial(
 
     job = Job.model_validate_json(config["job"])
     shared = inputs[job.model]
-    dataset, weights = ray.get([shared.dataset, shared.weights])
-    read = Inputs(dataset, weights, shared.plugin)
+    read = Inputs(shared.dataset.get(), shared.weights.get(), shared.plugin)
     node_id = ray.get_runtime_context().get_node_id()
     scores = []
     runs = job.runs()
@@ -445,8 +444,7 @@ class SweepRunner:
         self._session, self._limits, self._need, self._handle = session, limits, need, handle
         self._verbose = verbose
         self._mailbox: ActorHandle = open_mailbox(states, limits.max_failures)
-        data = ray.put(dataset)
-        self._inputs = {model: SharedInputs(data, ray.put(found), plugin) for model, found in weights.items()}
+        self._inputs = SharedInputs.of_models(dataset, weights, plugin, self._mailbox)
         self._from_tune: queue.SimpleQueue[EpochRecord | Job | _Lost] = queue.SimpleQueue()
         self._runs: dict[str, Run] = {}
         self._begun: dict[str, Begun] = {}

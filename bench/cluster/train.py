@@ -17,20 +17,32 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from bench.cluster.placement import Group
 from bench.cluster.session import Session
+from bench.cluster.shared import Shared
 from bench.learning.plugins import Plugin
 from bench.spec import Progress, Run, Saved, Status
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
+    from bench.learning.datasets import Dataset
+    from bench.learning.weights import Weights
+
 
 @dataclass(frozen=True)
 class SharedInputs:
-    """What runs read, in Ray's object store: held once per machine, mapped into each worker."""
+    """What runs read."""
 
-    dataset: ray.ObjectRef
-    weights: ray.ObjectRef
+    dataset: Shared
+    weights: Shared
     plugin: Plugin | None
+
+    @staticmethod
+    def of_models(
+        dataset: Dataset, weights: Mapping[str, Weights | None], plugin: Plugin | None, mailbox: ActorHandle
+    ) -> dict[str, SharedInputs]:
+        """By model: the data is shared once, each model's weights once."""
+        data = Shared.put(dataset, mailbox)
+        return {model: SharedInputs(data, Shared.put(found, mailbox), plugin) for model, found in weights.items()}
 
 
 @dataclass
@@ -80,10 +92,11 @@ class Trainer(Protocol):
 class ClusterTrainer(DataParallelTrainer):  # type: ignore[misc]  # ray's types are not followed
     """A data-parallel trainer as Ray has it: its controller is an actor, which outlives a driver that waits no more."""
 
-    def __init__(self, *arguments: Any, mailbox: ActorHandle, name: str, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._mailbox = mailbox
-        self._name = name
+    def __init__(self, loop: Any, *, train_loop_config: dict[str, Any], run_config: RunConfig, **options: Any) -> None:
+        self._mailbox: ActorHandle = train_loop_config["mailbox"]
+        self._name: str = train_loop_config["group"]
+        run_config.callbacks.append(_Introduce(self._mailbox, self._name))
+        super().__init__(loop, train_loop_config=train_loop_config, run_config=run_config, **options)
 
     def end(self) -> None:
         """See :class:`Trainer`."""
@@ -92,10 +105,11 @@ class ClusterTrainer(DataParallelTrainer):  # type: ignore[misc]  # ray's types 
             ray.kill(ray.cloudpickle.loads(controller))
 
 
+OwnTrainer: type[DataParallelTrainer]
 try:
-    from bench.cluster.lean import LeanTrainer
+    from bench.cluster.lean import LeanTrainer as OwnTrainer
 except ImportError:  # another version of Ray has other private parts
-    LeanTrainer = None  # type: ignore[assignment, misc]
+    OwnTrainer = ClusterTrainer
 
 
 def trainer_of(
@@ -109,44 +123,32 @@ def trainer_of(
 ) -> Trainer:
     """What trains a group."""
     need = group.need
-    config = {
-        "runs": group.runs,
-        "group": group.name,
-        "inputs": inputs,
-        "mailbox": mailbox,
-        "threads": need.cpus,
-        "oom_backoff": oom_backoff,
-    }
-    scaling = ScalingConfig(
-        num_workers=need.workers,
-        use_gpu=need.gpus > 0,
-        resources_per_worker={"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})},
-    )
-
-    def settings(*callbacks: UserCallback) -> RunConfig:
-        return RunConfig(
+    # Not TorchTrainer: it imports torch in the controller too, 3 s and 600 MB that do nothing.
+    kind = OwnTrainer if session.own else ClusterTrainer
+    trainer: Trainer = kind(
+        _train_loop,
+        train_loop_config={
+            "runs": Shared.put(group.runs, mailbox),
+            "group": group.name,
+            "inputs": inputs,
+            "mailbox": mailbox,
+            "threads": need.cpus,
+            "oom_backoff": oom_backoff,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=need.workers,
+            use_gpu=need.gpus > 0,
+            resources_per_worker={"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})},
+        ),
+        run_config=RunConfig(
             name=group.name,
             storage_path=str(session.storage),
             # The mailbox counts the failures of each run; together they may not stop the group before.
             failure_config=FailureConfig(max_failures=(max_failures + 1) * len(group.runs)),
-            callbacks=[_TellMailbox(group.runs, mailbox), *callbacks],
-        )
-
-    # Not TorchTrainer: it imports torch in the controller too, 3 s and 600 MB that do nothing.
-    if session.own and LeanTrainer is not None:
-        lean: Trainer = LeanTrainer(
-            _train_loop, train_loop_config=config, scaling_config=scaling, run_config=settings()
-        )
-        return lean
-    whole: Trainer = ClusterTrainer(
-        _train_loop,
-        train_loop_config=config,
-        scaling_config=scaling,
-        run_config=settings(_Introduce(mailbox, group.name)),
-        mailbox=mailbox,
-        name=group.name,
+            callbacks=[_TellMailbox(group.runs, mailbox)],
+        ),
     )
-    return whole
+    return trainer
 
 
 class _TellMailbox(UserCallback):  # type: ignore[misc]
@@ -224,8 +226,7 @@ def _train_loop(config: dict[str, Any]) -> None:
     worker = train.get_context()
     mailbox: ActorHandle = config["mailbox"]
     shared: SharedInputs = config["inputs"]
-    dataset, weights = ray.get([shared.dataset, shared.weights])
-    inputs = Inputs(dataset, weights, shared.plugin)
+    inputs = Inputs(shared.dataset.get(), shared.weights.get(), shared.plugin)
     context = TrainContext(
         mailbox=mailbox,
         rank=worker.get_world_rank(),
@@ -235,7 +236,7 @@ def _train_loop(config: dict[str, Any]) -> None:
     )
     node_id = ray.get_runtime_context().get_node_id()
     with _process_group(context):
-        for run in config["runs"]:
+        for run in config["runs"].get():
             asked = mailbox.begin.remote(run, node_id, os.getpid(), config["group"]) if context.rank == 0 else None
             goes = ray.get(asked) if asked is not None else None
             if context.world_size > 1:
