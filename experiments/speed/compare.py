@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
-from machine import ROOT, machine_line
+from measuring import ROOT, machine_line, run_bench
 from tabulate import tabulate
 
 HERE = Path(__file__).parent
@@ -38,20 +35,6 @@ def run_baseline(options: argparse.Namespace, seed: int) -> tuple[float, dict[st
     return seconds, {name: said[name] for name in ("cnn", "mobilenet")}
 
 
-def run_bench(options: argparse.Namespace) -> tuple[float, dict[str, float]]:
-    """(seconds of the whole process, accuracies)."""
-    with tempfile.TemporaryDirectory(prefix="bench-speed-") as folder:
-        command = [sys.executable, "-m", "bench.run", "--models", "cnn", "mobilenet", "--dataset", "mnist"]
-        command += ["--data-dir", str(options.data_dir), "--epochs", str(options.epochs), "--weights", "bundled"]
-        command += ["--precision", options.precision, "--no-timing", "--results", f"{folder}/results"]
-        environment = {**os.environ, "BENCH_CACHE": f"{folder}/cache", "PYTHONPATH": str(ROOT)}
-        start = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=folder)
-        seconds = time.perf_counter() - start
-        rows = pq.read_table(f"{folder}/results/runs", columns=["model", "test_accuracy"]).to_pylist()
-    return seconds, {row["model"]: row["test_accuracy"] for row in rows}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True)
@@ -62,11 +45,17 @@ def main() -> None:
     options = parser.parse_args()
     options.data_dir = options.data_dir.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
+    arguments = ["--dataset", "mnist", "--data-dir", str(options.data_dir), "--epochs", str(options.epochs)]
+    arguments += ["--precision", options.precision]
     rows: list[dict[str, float]] = []
     for pair in range(options.pairs):
         found: dict[str, tuple[float, dict[str, float]]] = {}
         for which in ("script", "bench") if pair % 2 == 0 else ("bench", "script"):
-            found[which] = run_baseline(options, seed=pair) if which == "script" else run_bench(options)
+            if which == "script":
+                found[which] = run_baseline(options, seed=pair)
+            else:
+                whole = run_bench(*arguments)
+                found[which] = whole.seconds, {row["model"]: row["test_accuracy"] for row in whole.rows}
             print(f"pair {pair + 1}: {which} {found[which][0]:.1f} s {found[which][1]}", flush=True)
         rows.append(
             {

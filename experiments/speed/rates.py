@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from machine import ROOT, machine_line
+from measuring import ROOT, machine_line
 from tabulate import tabulate
 
 from bench.learning import datasets, measure

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from machine import ROOT, machine_line
+from measuring import ROOT, machine_line
 from tabulate import tabulate
 
 from bench.comparing import Pair, check, read_limits

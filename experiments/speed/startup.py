@@ -10,32 +10,18 @@ the first step of the CNN, and the first batch through MobileNetV2's frozen back
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
-from machine import ROOT, machine_line
+from measuring import ROOT, machine_line, run_bench
 from tabulate import tabulate
 
 
 def run_once() -> dict[str, float]:
     """Seconds from the start of the process: until each job trains, and until the end of the command."""
-    with tempfile.TemporaryDirectory(prefix="bench-startup-") as folder:
-        command = [sys.executable, "-m", "bench.run", "--models", "cnn", "mobilenet", "--dataset", "mnist-5k"]
-        command += ["--weights", "bundled", "--epochs", "1", "--no-timing", "--results", f"{folder}/results"]
-        environment = {**os.environ, "BENCH_CACHE": f"{folder}/cache", "PYTHONPATH": str(ROOT)}
-        start, clock = time.time(), time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True, env=environment, cwd=folder)
-        whole = time.perf_counter() - clock
-        columns = ["model", "started_at", "setup_seconds"]
-        rows = pq.read_table(f"{folder}/results/runs", columns=columns).to_pylist()
-    begun = {row["model"]: row["started_at"].timestamp() - start + row["setup_seconds"] for row in rows}
-    return {"both": max(begun.values()), **begun, "whole": whole}
+    whole = run_bench("--dataset", "mnist-5k", "--epochs", "1")
+    begun = {row["model"]: row["started_at"].timestamp() - whole.began + row["setup_seconds"] for row in whole.rows}
+    return {"both": max(begun.values()), **begun, "whole": whole.seconds}
 
 
 def main() -> None:

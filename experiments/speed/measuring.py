@@ -1,0 +1,51 @@
+"""What the scripts here share: whole commands timed from the outside, and where that was."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+
+from bench.learning.measure import cpu_name
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A command from the start of its process to the end."""
+
+    began: float
+    """Seconds since the epoch."""
+    seconds: float
+    rows: list[dict[str, Any]]
+    """The runs that it stored."""
+
+
+def run_bench(*options: str) -> Whole:
+    """``python -m bench.run`` for both built-in models without timing, with empty results and an empty cache."""
+    with tempfile.TemporaryDirectory(prefix="bench-speed-") as folder:
+        command = [sys.executable, "-m", "bench.run", "--models", "cnn", "mobilenet", "--weights", "bundled"]
+        command += ["--no-timing", "--results", f"{folder}/results", *options]
+        environment = {**os.environ, "BENCH_CACHE": f"{folder}/cache", "PYTHONPATH": str(ROOT)}
+        began, start = time.time(), time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True, env=environment, cwd=folder)
+        seconds = time.perf_counter() - start
+        return Whole(began, seconds, pq.read_table(f"{folder}/results/runs").to_pylist())
+
+
+def machine_line(threads: int | None = None) -> str:
+    """'Machine: ...'; ``threads`` where PyTorch's computed in this process."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    used = f", {threads} threads" if threads is not None else ""
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"Machine: {cpu_name()}, {os.cpu_count()} CPUs{used}, {gpu}, {versions}"
