@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
+import math
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,40 +127,48 @@ def features_of(
     folder = cache.cache_dir() / "features"
     key = _key(folded, spec, f"{data_key} {precision}", split.images.device)
     file = folder / f"{key}.npy"
+    images = len(split.labels)
     try:
         with cache.locked(folder, name=file.stem):  # a second process waits and then finds them there
             kept = _read(file)
             if kept is not None:
                 return Features(as_tensor(kept), 0.0, cached=True)
             start = time.perf_counter()
-            values = _extract(split, folded, spec, precision, report)
-            seconds = time.perf_counter() - start
-            if _write(file, values):
-                kept = _read(file)  # mapped from the file: processes share it
-                return Features(values if kept is None else as_tensor(kept), seconds, cached=False)
-            return Features(values, seconds, cached=False)
+            parts = _extract(split, folded, spec, precision, report)
+            first = next(parts)
+            shape = (images, first.shape[1])
+            if _make_room(folder, first.element_size() * math.prod(shape)):
+                # Straight into the file and then mapped: processes share that memory, and none holds it alone.
+                _write(file, shape, itertools.chain([first], parts))
+                kept = _read(file)
+                if kept is not None:
+                    return Features(as_tensor(kept), time.perf_counter() - start, cached=False)
     except (OSError, filelock.Timeout):  # a cache that cannot be written is no reason not to train
-        start = time.perf_counter()
-        values = _extract(split, folded, spec, precision, report)
-        return Features(values, time.perf_counter() - start, cached=False)
+        pass
+    start = time.perf_counter()
+    values = torch.empty(0)
+    done = 0
+    for part in _extract(split, folded, spec, precision, report):
+        if done == 0:  # room for all at once: joining parts in the end would take twice the memory
+            values = torch.empty(images, part.shape[1])
+        values[done : done + len(part)] = part
+        done += len(part)
+    return Features(values, time.perf_counter() - start, cached=False)
 
 
-@torch.no_grad()  # not inference_mode: autograd refuses its tensors
 def _extract(
     split: DeviceSplit, folded: nn.Module, spec: ModelSpec, precision: str, report: Callable[[float], None]
-) -> Tensor:
+) -> Iterator[Tensor]:
+    """The features of one batch after the other, float32 on the CPU."""
     preprocess = Preprocessor(spec, split.images.device)
     embed = folded.embed
     images = len(split.labels)
-    values = torch.empty(0)
     for first in range(0, images, BATCH):
-        with arithmetic(split.images.device, precision):
+        # not inference_mode: autograd refuses its tensors
+        with torch.no_grad(), arithmetic(split.images.device, precision):
             found: Tensor = embed(preprocess(split.images[first : first + BATCH])).float().cpu()  # type: ignore[operator]
-        if first == 0:  # room for all at once: joining parts in the end would take twice the memory
-            values = torch.empty(images, found.shape[1])
-        values[first : first + BATCH] = found
         report(min(1.0, (first + BATCH) / images))
-    return values
+        yield found
 
 
 def _key(folded: nn.Module, spec: ModelSpec, data_key: str, device: torch.device) -> str:
@@ -187,27 +197,33 @@ def _limit_bytes() -> float:
         return DEFAULT_LIMIT_GB * 1e9
 
 
-def _write(file: Path, values: Tensor) -> bool:
-    for torn in file.parent.glob("*.tmp"):  # of a process that was killed
+def _make_room(folder: Path, size: int) -> bool:
+    """Remove the features that were not used for longest; False if so many bytes are more than the limit."""
+    for torn in folder.glob("*.tmp"):  # of a process that was killed
         if time.time() - torn.stat().st_mtime > 3600:
             torn.unlink(missing_ok=True)
     limit = _limit_bytes()
-    size = values.numel() * values.element_size()
     if size > limit:
         return False
-    others = sorted((other for other in file.parent.glob("*.npy")), key=lambda other: other.stat().st_mtime)
+    others = sorted(folder.glob("*.npy"), key=lambda other: other.stat().st_mtime)
     used = sum(other.stat().st_size for other in others)
     for oldest in others:
         if used + size <= limit:
             break
         used -= oldest.stat().st_size
         oldest.unlink(missing_ok=True)  # whoever has it mapped keeps it until the mapping ends
+    return True
+
+
+def _write(file: Path, shape: tuple[int, int], parts: Iterable[Tensor]) -> None:
     handle, name = tempfile.mkstemp(suffix=".tmp", dir=file.parent)
     try:
         with os.fdopen(handle, "wb") as out:
-            np.save(out, values.numpy())
+            about = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(out, {**about, "shape": shape})
+            for part in parts:
+                out.write(part.numpy().tobytes())
         Path(name).replace(file)
-    except OSError:
+    except BaseException:
         Path(name).unlink(missing_ok=True)
-        return False
-    return True
+        raise
