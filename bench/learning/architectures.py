@@ -36,19 +36,23 @@ class CNN(nn.Module):
         return logits
 
 
-class QuickCNN(nn.Module):
-    """A smaller CNN that reaches 99 % on MNIST after one epoch; 215,194 parameters with ten classes."""
+class FastCNN(nn.Module):
+    """A smaller CNN that reaches 99 % on MNIST after one epoch; 317,578 parameters with ten classes.
+
+    Its first convolution has stride 2: that of 28 x 28 positions and the pooling after it would be memory traffic more
+    than arithmetic, and take as long as all the rest.
+    """
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 24, 5)
-        self.conv2 = nn.Conv2d(24, 32, 3)
-        self.fc1 = nn.Linear(32 * 5 * 5, 256)
+        self.conv1 = nn.Conv2d(1, 16, 6, stride=2)
+        self.conv2 = nn.Conv2d(16, 48, 3)
+        self.fc1 = nn.Linear(48 * 5 * 5, 256)
         self.fc2 = nn.Linear(256, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Float [batch, 1, 28, 28] to logits [batch, classes]."""
-        x = F.relu(F.max_pool2d(self.conv1(images), 2))
+        x = F.relu(self.conv1(images))
         x = F.relu(F.max_pool2d(self.conv2(x), 2))
         logits: Tensor = self.fc2(F.relu(self.fc1(torch.flatten(x, 1))))
         return logits

@@ -78,11 +78,11 @@ def _cnn(classes: int) -> nn.Module:
     return CNN(classes)
 
 
-@register("quick-cnn")
-def _quick_cnn(classes: int) -> nn.Module:
-    from bench.learning.architectures import QuickCNN
+@register("fast-cnn")
+def _fast_cnn(classes: int) -> nn.Module:
+    from bench.learning.architectures import FastCNN
 
-    return QuickCNN(classes)
+    return FastCNN(classes)
 
 
 @register(
