@@ -7,16 +7,19 @@ ARGS ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Two processes: the tests that start Ray in one, the others beside them (tests/conftest.py).
+TWO_AT_A_TIME := -n 2 --no-loadscope-reorder
+
 .PHONY: run test test-all browser lint format clean
 
 run: .venv/.installed-run
 	$(BIN)/python -m bench.run --models cnn mobilenet $(ARGS)
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) $(ARGS)
 
 test-all: .venv/.installed-test
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "slow or not slow" $(ARGS)
 
 # The browser that draws on the page in the tests (Debian, as root); without one those tests are skipped.
 browser:

@@ -23,6 +23,9 @@ from bench.spec import DatasetInfo, EpochRecord, Job, Outcome, Predictions, Reci
 settings.register_profile("bench", deadline=None)  # machines are shared: time says nothing
 settings.load_profile("bench")
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # two processes compute at once: a thread that waits shall let the others work
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ROOT = Path(__file__).parents[1]
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 DIGITS = DatasetInfo(name="mnist-5k", sha256="d" * 64, train_images=4000, test_images=1000, classes=10)
@@ -125,6 +128,27 @@ def outcome_of(record: Record) -> Outcome:
         probability=np.array([0.5, 0.25, 0.125, 1.0], dtype=np.float32),
     )
     return Outcome(record, epochs, predictions, b"a checkpoint")
+
+
+USES_RAY = ("test_run.py", "test_tune.py", "test_faults.py", "test_session.py", "test_sweep.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where tests run in two processes: all that start Ray in one, as each takes the whole machine; the rest beside."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class RayInOne(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if Path(file).name in USES_RAY else file
+
+    return RayInOne(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts Ray begins first: it takes as long as all the rest."""
+    items.sort(key=lambda item: item.path.name not in USES_RAY)
 
 
 @pytest.fixture(scope="session", autouse=True)

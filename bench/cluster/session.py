@@ -31,6 +31,7 @@ _SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller looks after its workers this often; 2 s by default
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # a loaded machine takes its time to import torch
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_health_check_period_ms": "1000",  # a raylet that was killed is noticed after five of them, of 3 s by default
     "RAY_idle_worker_killing_time_threshold_ms": "30000",  # by default after a second, when they are about to be used
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone, and do not warn about it
 }

@@ -153,7 +153,7 @@ def test_mnist_digits_stay_what_they_are(read: Reader, results: Results) -> None
         Image.new("L", (1, 1), 128),
         Image.new("1", (50, 50), 1),
     ],
-    ids=str,
+    ids=lambda image: f"{image.mode}-{image.width}x{image.height}",
 )
 def test_an_empty_canvas_is_no_digit(empty: Image.Image) -> None:
     assert to_mnist(empty) is None
