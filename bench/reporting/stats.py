@@ -352,7 +352,7 @@ def timings_difference(
         parts = [(float(logs.var(ddof=1)) / len(logs), len(logs) - 1) for logs in each]
         method = f"Welch's t-test over {len(sides[0])} and {len(sides[1])} timed sessions"
     else:
-        parts = [_block_variance(side, percentile) for side in sides]
+        parts = [block_variance(side, percentile) for side in sides]
         method = "bootstrap over blocks of samples"
     variance = sum(part for part, _ in parts) + sum(session_to_session**2 / len(side) for side in sides)
     by_freedom = sum(part**2 / degrees for part, degrees in parts)
@@ -369,7 +369,7 @@ def timings_difference(
     return Difference(math.expm1(value), interval, float(2 * spread.sf(abs(value))), method, needed)
 
 
-def _block_variance(sessions: Sequence[Session], percentile: float) -> tuple[float, int]:
+def block_variance(sessions: Sequence[Session], percentile: float) -> tuple[float, int]:
     """(variance of the logarithm of the percentile, degrees of freedom), from resampling blocks of samples."""
     from scipy import stats
 

@@ -77,7 +77,7 @@ def spreads(sessions: Sequence[dict[str, Speeds]]) -> list[list[str]]:
         units = [speed.in_yardsticks() for speed in speeds]
         raw = np.log([np.median(speed.seconds) for speed in speeds]).std(ddof=1)
         relative = np.log([np.median(np.concatenate(unit[0])) for unit in units]).std(ddof=1)
-        within = math.sqrt(float(np.mean([stats._block_variance(unit, 50)[0] for unit in units])))
+        within = math.sqrt(float(np.mean([stats.block_variance(unit, 50)[0] for unit in units])))
         left = math.sqrt(max(0.0, relative**2 - within**2))
         rows.append([f"{name}, {way}", *(f"{100 * value:.1f} %" for value in (raw, relative, within, left))])
     return rows
