@@ -119,8 +119,9 @@ class Mailbox:
 
     async def keep(self, content: bytes, arrays: Sequence[object]) -> list[ray.ObjectRef]:
         """Put a value into Ray's object store in the name of this actor; see :class:`bench.cluster.shared.Shared`."""
-        self._kept.append(ray.put((content, arrays)))
-        return self._kept[-1:]
+        reference = ray.put((content, arrays))
+        self._kept.append(reference)
+        return [reference]
 
     async def state(self, run_id: str) -> bytes | None:
         """What was saved last for a run."""

@@ -235,11 +235,10 @@ def _train_trial(
     oom_backoff: bool,
 ) -> None:
     """One trial: the runs of a job, one after the other, until one is not ok."""
-    from bench.learning.execute import Inputs, execute
+    from bench.learning.execute import execute
 
     job = Job.model_validate_json(config["job"])
-    shared = inputs[job.model]
-    read = Inputs(shared.dataset.get(), shared.weights.get(), shared.plugin)
+    read = inputs[job.model].read()
     node_id = ray.get_runtime_context().get_node_id()
     scores = []
     runs = job.runs()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
     from bench.learning.datasets import Dataset
+    from bench.learning.execute import Inputs
     from bench.learning.weights import Weights
 
 
@@ -43,6 +44,12 @@ class SharedInputs:
         """By model: the data is shared once, each model's weights once."""
         data = Shared.put(dataset, mailbox)
         return {model: SharedInputs(data, Shared.put(found, mailbox), plugin) for model, found in weights.items()}
+
+    def read(self) -> Inputs:
+        """What a worker trains with. This imports torch, as training does; so it is not for the driver."""
+        from bench.learning.execute import Inputs
+
+        return Inputs(self.dataset.get(), self.weights.get(), self.plugin)
 
 
 @dataclass
@@ -218,15 +225,15 @@ def first_line(error: BaseException) -> str:
 
 
 def _train_loop(config: dict[str, Any]) -> None:
-    """Runs in each worker. torch is imported here and nowhere else in this room."""
+    """Runs in each worker."""
     from ray import train
 
-    from bench.learning.execute import Inputs, execute
+    from bench.learning.execute import execute
 
     worker = train.get_context()
     mailbox: ActorHandle = config["mailbox"]
     shared: SharedInputs = config["inputs"]
-    inputs = Inputs(shared.dataset.get(), shared.weights.get(), shared.plugin)
+    inputs = shared.read()
     context = TrainContext(
         mailbox=mailbox,
         rank=worker.get_world_rank(),

@@ -61,7 +61,7 @@ def serving(results: Path) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            rest, _ = process.communicate(timeout=120)
+            rest, _ = process.communicate(timeout=20)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
