@@ -254,6 +254,9 @@ class Record(BaseModel):
     cpu_cores: int | None = Field(default=None, description="processors that the system shows")
     memory_gb: float | None = Field(default=None, description="memory of the machine, 10^9 bytes")
     threads: int | None = Field(default=None, description="threads that each worker computed with")
+    last_threads: int | None = Field(
+        default=None, description="the same in the last epoch: more, where other runs had left their CPUs"
+    )
     platform: str | None = Field(default=None, description="operating system")
     python_version: str | None = None
     torch_version: str | None = None
@@ -361,6 +364,24 @@ class Progress:
     """Extracting a frozen backbone's features, or training."""
     phase_share: float = 0.0
     """How much of the features is extracted."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run costs, in multiply-accumulates, before it is trained."""
+
+    before: float
+    """Until the first epoch: extracting features."""
+    epoch: float
+    """An epoch."""
+    epochs: int
+    after: float
+    """Testing."""
+
+    @staticmethod
+    def nothing() -> Cost:
+        """Of a run that ended before it was known."""
+        return Cost(0.0, 0.0, 0, 0.0)
 
 
 @dataclass(frozen=True)

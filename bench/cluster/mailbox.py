@@ -7,13 +7,14 @@ share; this small actor needs neither, so results reach the driver's machine fro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import ray
 from ray.actor import ActorHandle
 
-from bench.spec import Begun, Event, Outcome, Record, Run, Saved, Status
+from bench.cluster.lending import Lending
+from bench.spec import Begun, Cost, Event, Outcome, Record, Run, Saved, Status
 
 
 class Mailbox:
@@ -35,6 +36,8 @@ class Mailbox:
         self._closed = False
         self._controllers: dict[str, bytes] = {}
         self._kept: list[ray.ObjectRef] = []
+        self._lending = Lending({})
+        self._lent = asyncio.Condition()
 
     async def put(self, event: Event) -> None:
         """Take an event. A run's first outcome is its only one."""
@@ -45,6 +48,7 @@ class Mailbox:
                 return
             self._done[event.record.run_id] = event.record.status
             self._states.pop(event.record.run_id, None)
+            await self._note(self._lending.end, event.record.run_id)
         self._events.append(event)
         self._arrived.set()
 
@@ -61,6 +65,7 @@ class Mailbox:
             times = f", {before.attempt} times" if before.attempt > 1 else ""
             await self.end(run, Status.FAILED, f"its worker was lost{times}: {self._losses.get(run.id, 'unknown why')}")
             return False
+        await self._note(self._lending.begin, run.id)
         begun = self._begun[run.id] = Begun(run.id, attempt, datetime.now(UTC), node_id, pid)
         await self.put(begun)
         return True
@@ -92,6 +97,30 @@ class Mailbox:
                 self._losses[run.id] = reason
                 if status is not None:
                     await self.end(run, status, reason)
+
+    async def lend(self, cpus: Mapping[str, int]) -> None:
+        """The runs with these ids lend each other CPUs; each has so many at first."""
+        self._lending = Lending(cpus)
+
+    async def costs(self, run_id: str, cost: Cost) -> None:
+        """What a run will cost."""
+        await self._note(self._lending.tell, run_id, cost)
+
+    async def threads_in(self, run_id: str, epoch: int) -> int:
+        """Threads for an epoch of a run that lends; waits until it may have them."""
+        async with self._lent:
+            threads = self._lending.ask(run_id, epoch)
+            if threads is None:
+                self._lent.notify_all()  # that this one waits too may be what another waits for
+            while threads is None:
+                await self._lent.wait()
+                threads = self._lending.ask(run_id, epoch)
+        return threads
+
+    async def _note(self, happened: Callable[..., None], *arguments: object) -> None:
+        async with self._lent:
+            happened(*arguments)
+            self._lent.notify_all()
 
     async def stop(self, run_id: str) -> None:
         """A trial shall end after the epoch that it has just reported."""

@@ -38,6 +38,8 @@ class Group:
 
     runs: tuple[Run, ...]
     need: Need
+    lends: bool = False
+    """Whether its CPUs go to the other groups when it ends, and theirs to it: see bench.cluster.lending."""
 
     @property
     def name(self) -> str:
@@ -67,8 +69,9 @@ def place(
 ) -> list[Group]:
     """Share out the machine: as many groups at the same time as fit, a job's seeds spread over what would be idle.
 
-    Without ``cpus_per_worker`` the CPUs are shared out so that the machine is full; without ``gpus_per_worker``
-    each worker has a GPU if there are any.
+    Without ``cpus_per_worker`` the CPUs are shared out so that the machine is full, and on a single one where every run
+    has a place of its own from the start, they lend each other CPUs; without ``gpus_per_worker`` each worker has a GPU
+    if there are any.
 
     Raises:
         DoesNotFitError: not even one group fits into the empty cluster.
@@ -89,6 +92,7 @@ def place(
         )
     at_once = min(slots, sum(len(job.seeds) for job in jobs))
     chunks = _chunks(jobs, at_once)
+    lends = False
     if cpus_per_worker is not None:
         shares = [cpus_per_worker] * len(chunks)
     elif gpus:
@@ -101,7 +105,9 @@ def place(
             even -= 1
         left_over = (all_cpus - even * at_once * workers) // workers if len(nodes) == 1 else 0
         shares = [even + left_over // len(chunks) + (i < left_over % len(chunks)) for i in range(len(chunks))]
-    return [Group(runs, Need(workers, cpus, gpus)) for runs, cpus in zip(chunks, shares, strict=True)]
+        # where seeds wait, they move to what became free instead
+        lends = len(nodes) == 1 and workers == 1 and 1 < len(chunks) <= at_once and all(len(c) == 1 for c in chunks)
+    return [Group(runs, Need(workers, cpus, gpus), lends) for runs, cpus in zip(chunks, shares, strict=True)]
 
 
 def _chunks(jobs: Sequence[Job], at_once: int) -> list[tuple[Run, ...]]:

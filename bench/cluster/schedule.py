@@ -104,6 +104,8 @@ class Scheduler:
         waiting = list(groups)
         training: list[_Training] = []
         expected = {run.id for group in groups for run in group.runs}
+        if cpus := {group.name: group.need.cpus for group in groups if group.lends}:
+            self._mailbox.lend.remote(cpus)
         try:
             # Until the last outcome, not until Ray Train has tidied up: that goes with the session.
             while not expected <= self._finished.keys():

@@ -33,7 +33,7 @@ from bench.learning.datasets import Dataset
 from bench.learning.plugins import Plugin
 from bench.learning.weights import Weights
 from bench.space import Space, Values
-from bench.spec import Begun, EpochRecord, Event, Job, Outcome, Progress, Run, Saved, Status
+from bench.spec import Begun, Cost, EpochRecord, Event, Job, Outcome, Progress, Run, Saved, Status
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -220,6 +220,13 @@ class TuneContext:
             return True
         self.stopped_after = epoch
         return False
+
+    def costs(self, run_id: str, cost: Cost) -> None:
+        """Nobody asks: Tune decides what is trained next."""
+
+    def threads_in(self, run_id: str, epoch: int) -> int:
+        """The same in every epoch."""
+        return self.threads
 
 
 def _seconds(progress: Progress) -> float:

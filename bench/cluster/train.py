@@ -19,7 +19,7 @@ from bench.cluster.placement import Group
 from bench.cluster.session import Session
 from bench.cluster.shared import Shared
 from bench.learning.plugins import Plugin
-from bench.spec import Progress, Run, Saved, Status
+from bench.spec import Cost, Progress, Run, Saved, Status
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -61,6 +61,8 @@ class TrainContext:
     world_size: int
     device: str
     threads: int
+    lends: bool
+    """Whether this run's threads may change."""
 
     def report(self, progress: Progress) -> None:
         """Send and go on."""
@@ -78,6 +80,18 @@ class TrainContext:
     def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
         """Always: a benchmark trains what was asked for."""
         return True
+
+    def costs(self, run_id: str, cost: Cost) -> None:
+        """Send and go on."""
+        if self.lends:
+            self.mailbox.costs.remote(run_id, cost)
+
+    def threads_in(self, run_id: str, epoch: int) -> int:
+        """After the first epoch it is asked for, when the others have surely said what they cost."""
+        if epoch == 1 or not self.lends:
+            return self.threads
+        threads: int = ray.get(self.mailbox.threads_in.remote(run_id, epoch))
+        return threads
 
 
 class Trainer(Protocol):
@@ -140,6 +154,7 @@ def trainer_of(
             "inputs": inputs,
             "mailbox": mailbox,
             "threads": need.cpus,
+            "lends": group.lends,
             "oom_backoff": oom_backoff,
         },
         scaling_config=ScalingConfig(
@@ -240,6 +255,7 @@ def _train_loop(config: dict[str, Any]) -> None:
         world_size=worker.get_world_size(),
         device=gpu_or_cpu(),
         threads=config["threads"],
+        lends=config["lends"],
     )
     node_id = ray.get_runtime_context().get_node_id()
     with _process_group(context):

@@ -107,8 +107,20 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
     precision = precision_on(context.device, recipe.precision)
     setup_seconds = time.perf_counter() - setup_start
 
-    features = None
-    if usable(model, spec, run.recipe.bn_mode):
+    features, on_head = None, usable(model, spec, run.recipe.bn_mode)
+    context.costs(
+        run.id,
+        measure.cost(
+            recipe,
+            images=len(positions),
+            held_out=len(held_out),
+            tested=run.dataset.test_images if run.judged_on == "test" else 0,
+            macs=macs,
+            trainable_parameters=trainable_parameters,
+            on_features=on_head,
+        ),
+    )
+    if on_head:
         features = _features(run, train, model, spec, precision, context)
         trainee = on_features(model, spec, train, features.values, as_tensor(positions))
     else:
@@ -125,6 +137,7 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
         held_features = features.values[held.cpu()] if features else None
         validate = functools.partial(evaluate_on, held_split, held_features)
     fitted = fit(trainee, recipe, seed=run.seed, run_id=run.id, context=context, validate=validate)
+    last_threads = torch.get_num_threads()
     train_seconds = fitted.seconds + (features.seconds if features else 0.0)
     if context.world_size > 1:
         _agree(model)
@@ -173,6 +186,7 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
         peak_memory_mb=memory.megabytes(),
         memory_kind=memory.kind,
         **measure.machine(context.device, context.threads),
+        last_threads=last_threads,
     )
     if tested is None:  # a trial: its score is what is wanted, not the model
         return Outcome(record, epochs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import math
 import os
 import platform
 import resource
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import bench
 from bench.learning.models import ModelSpec
+from bench.spec import Cost, Recipe
 
 
 def parameters(model: nn.Module) -> tuple[int, int]:
@@ -35,6 +37,33 @@ def macs(model: nn.Module, spec: ModelSpec) -> int:
         model(image)
     model.train(was_training)
     return int(counter.get_total_flops()) // 2
+
+
+_STEP_MACS = 5e7
+"""What a training step costs beside its arithmetic: 2.5 ms where 2e10 of them take a second."""
+
+
+def cost(
+    recipe: Recipe, *, images: int, held_out: int, tested: int, macs: int, trainable_parameters: int, on_features: bool
+) -> Cost:
+    """What a run will cost, roughly: the gradients of inputs and of weights cost as much as the forward pass each.
+
+    Args:
+        recipe: of the run.
+        images: trained on in each epoch.
+        held_out: images validated on after each epoch.
+        tested: test images.
+        macs: of classifying one image.
+        trainable_parameters: of the model; a head of linear layers takes one multiply-accumulate for each.
+        on_features: whether its head alone is trained, on features that are extracted once.
+    """
+    each = trainable_parameters if on_features else macs
+    return Cost(
+        before=float(images * macs) if on_features else 0.0,  # also if they are cached, which is no property of the run
+        epoch=float((3 * images + held_out) * each) + _STEP_MACS * math.ceil(images / recipe.batch_size),
+        epochs=recipe.epochs,
+        after=float(tested * macs),
+    )
 
 
 class PeakMemory:

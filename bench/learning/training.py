@@ -181,6 +181,7 @@ def fit(
     precision = precision_on(device, recipe.precision)
     for epoch in range(len(state.epochs) + 1, recipe.epochs + 1):
         trainee.training_mode()
+        torch.set_num_threads(context.threads_in(run_id, epoch))
 
         def report(done: int, loss: float, accuracy: float, seconds: float, epoch: int = epoch) -> None:
             progress = Progress(

@@ -404,8 +404,11 @@ def _time_of_day(record: Record) -> str:
 
 
 def _placement(record: Record) -> str:
-    threads = MISSING if record.threads is None else f"{record.threads} thread{'s' if record.threads != 1 else ''}"
-    return f"{record.workers} x {threads}"
+    if record.threads is None:
+        return f"{record.workers} x {MISSING}"
+    last = record.last_threads or record.threads
+    grown = f", then {last}" if last != record.threads else ""
+    return f"{record.workers} x {record.threads}{grown} thread{'s' if last != 1 else ''}"
 
 
 RUN_COLUMNS: list[tuple[str, Callable[[Record], str]]] = [

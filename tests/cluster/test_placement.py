@@ -73,6 +73,30 @@ def test_cpus_are_shared_out_among_the_workers_of_a_run(
     assert in_short(place(jobs_of(1, workers=workers), CPUS[cpus])) == expected
 
 
+@pytest.mark.parametrize(
+    ("seeds", "nodes", "asked", "lend"),
+    [
+        ([1, 1], [Node(2, 0)], {}, True),
+        ([1], [Node(2, 0)], {}, False),
+        ([2], [Node(2, 0)], {}, True),
+        ([2, 1], [Node(2, 0)], {}, False),
+        ([1, 1], [Node(1, 0)], {}, False),
+        ([1, 1], [Node(2, 0), Node(2, 0)], {}, False),
+        ([1, 1], [Node(2, 0)], {"cpus_per_worker": 1}, False),
+        ([1, 1], [Node(8, 2)], {}, False),
+        ([1, 1], [Node(8, 2)], {"gpus_per_worker": 0}, True),
+    ],
+)
+def test_runs_lend_each_other_cpus_where_nothing_waits_for_them(
+    seeds: list[int], nodes: list[Node], asked: dict[str, Any], lend: bool, jobs_of: Callable[..., list[Job]]
+) -> None:
+    assert {group.lends for group in place(jobs_of(*seeds), nodes, **asked)} == {lend}
+
+
+def test_the_workers_of_a_run_lend_nothing(jobs_of: Callable[..., list[Job]]) -> None:
+    assert not any(group.lends for group in place(jobs_of(1, 1, workers=2), CPUS[8]))
+
+
 def test_cpus_that_were_asked_for_are_given(jobs_of: Callable[..., list[Job]]) -> None:
     groups = place(jobs_of(1, 1, 1), CPUS[8], cpus_per_worker=3)
 

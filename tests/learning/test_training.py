@@ -26,7 +26,7 @@ from bench.learning.models import MODELS, ModelSpec
 from bench.learning.preprocessing import DeviceSplit, Preprocessor
 from bench.learning.training import DivergedError, FitState, epoch_order, evaluate, fit, on_features, on_images
 from bench.learning.weights import Weights
-from bench.spec import Job, Outcome, Progress, Recipe
+from bench.spec import Cost, Job, Outcome, Progress, Recipe
 
 SPEC, MOBILENET = MODELS["cnn"], MODELS["mobilenet"]
 
@@ -503,6 +503,12 @@ class Worker:
 
     def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
         return True
+
+    def costs(self, run_id: str, cost: Cost) -> None:
+        pass
+
+    def threads_in(self, run_id: str, epoch: int) -> int:
+        return self.threads
 
 
 CASES = {"an odd last batch": 151, "a last batch of one image": 129}

@@ -1,0 +1,98 @@
+"""Which CPUs go where when a run ends before others. Plain arithmetic: nothing here imports ray.
+
+Decided from what the runs cost, not from when they really end: sums over two threads differ in their last digits from
+those over one, so that a seed gives the same weights again only if it changes its threads at the same place again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+
+from bench.spec import Cost
+
+MOST = 4
+"""Threads that a run is brought to at the most: a batch of small images has no work for many."""
+
+
+def threads_by_epoch(costs: Mapping[str, Cost], cpus: Mapping[str, int], *, most: int = MOST) -> dict[str, list[int]]:
+    """How many threads each run has in each of its epochs.
+
+    As if all began at the same moment and twice the threads took half the time: whoever ends gives each of its CPUs to
+    the run that would be the last to end, which uses it from its next epoch on.
+
+    Args:
+        costs: of the runs that share a machine, by name.
+        cpus: what each has at first, which is what it has in its first epoch too.
+        most: beyond this no run grows.
+    """
+    held = dict(cpus)
+    threads: dict[str, list[int]] = {name: [] for name in costs}
+
+    def left(name: str) -> float:
+        """What remains of a run after the epoch that it is in."""
+        return costs[name].epoch * (costs[name].epochs - len(threads[name]))
+
+    # (when, whether a run's next epoch begins then, the run); of the same moment first the runs that have ended
+    moments = [(cost.before / cpus[name], cost.epochs > 0, name) for name, cost in costs.items()]
+    heapq.heapify(moments)
+    while moments:
+        now, begins, name = heapq.heappop(moments)
+        if begins:
+            done, cost = len(threads[name]), costs[name]
+            threads[name].append(held[name] if done else cpus[name])
+            last = done + 1 == cost.epochs
+            length = cost.epoch + (cost.after if last else 0.0)
+            heapq.heappush(moments, (now + length / threads[name][-1], not last, name))
+            continue
+        for _ in range(held.pop(name)):
+            takers = [other for other in held if held[other] < most and left(other) > 0]
+            if takers:
+                held[max(takers, key=lambda other: (left(other) / held[other], other))] += 1
+    return threads
+
+
+class Lending:
+    """The runs of a command that lend each other CPUs: who may have what, as they tell what they cost and end."""
+
+    def __init__(self, cpus: Mapping[str, int]) -> None:
+        """Args: what each run has at first, by id."""
+        self._cpus = cpus
+        self._costs: dict[str, Cost] = {}
+        self._used = dict(cpus)
+        self._waiting: set[str] = set()
+
+    def tell(self, run_id: str, cost: Cost) -> None:
+        """What a run costs. What it says first counts: the others go by it."""
+        if run_id in self._cpus:
+            self._costs.setdefault(run_id, cost)
+
+    def begin(self, run_id: str) -> None:
+        """A worker begins a run, perhaps again."""
+        if run_id in self._cpus:
+            self._used[run_id] = self._cpus[run_id]
+            self._waiting.discard(run_id)
+
+    def end(self, run_id: str) -> None:
+        """A run has ended; if it never told what it costs, it cost nothing."""
+        self.tell(run_id, Cost.nothing())
+        self._used.pop(run_id, None)
+        self._waiting.discard(run_id)
+
+    def ask(self, run_id: str, epoch: int) -> int | None:
+        """The threads for an epoch of a run, from 1; None while it has to wait.
+
+        It waits until all have told what they cost, and if others take longer than was thought, for their end: two
+        threads that wait for each other on one CPU would be slower than none.
+        """
+        self._waiting.add(run_id)
+        if self._costs.keys() != self._cpus.keys():
+            return None
+        threads = threads_by_epoch(self._costs, self._cpus)[run_id][epoch - 1]
+        others = {name: used for name, used in self._used.items() if name != run_id}
+        # if all that are left wait, then for each other, as their ends came in another order
+        if threads + sum(others.values()) > sum(self._cpus.values()) and not others.keys() <= self._waiting:
+            return None
+        self._waiting.discard(run_id)
+        self._used[run_id] = threads
+        return threads
