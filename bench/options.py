@@ -94,6 +94,9 @@ class Options(BaseModel):
     schedule: Literal["constant", "one-cycle", "cosine"] = option(
         "constant", "how the learning rate changes from step to step", group="training"
     )
+    label_smoothing: float = option(
+        0.0, "share of each label that is spread evenly over all classes", group="training", metavar="X", ge=0, lt=1
+    )
     precision: Literal["fp32", "bf16", "auto"] = option(
         "fp32",
         "what matrix products are computed in; auto is bf16 where the hardware has it natively",

@@ -54,6 +54,8 @@ class Recipe(BaseModel):
     beta2: float = Field(default=0.999, ge=0, lt=1)
     """Adam's second beta."""
     schedule: Literal["constant", "one-cycle", "cosine"] = "constant"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each label that is spread evenly over all classes (Szegedy et al., CVPR 2016, section 7)."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """What matrix products are computed in; auto is bf16 where the hardware has it natively."""
     trainable: Literal["head", "all"] = "head"
@@ -188,6 +190,7 @@ class Record(BaseModel):
     momentum: float = Field(default=0.9, description="SGD's momentum, Adam's beta1")
     beta2: float = Field(default=0.999, description="Adam's second beta")
     schedule: str = Field(default="constant", description="how the learning rate changes: constant, one-cycle, cosine")
+    label_smoothing: float = Field(default=0.0, description="share of each label spread evenly over all classes")
     precision: str = Field(default="fp32", description="fp32, bf16 or auto, as asked for")
     precision_used: str | None = Field(default=None, description="fp32 or bf16")
     bn_mode: str = Field(description="mode of a frozen backbone's batch-norm layers")
@@ -223,7 +226,9 @@ class Record(BaseModel):
     train_accuracy: float | None = Field(
         default=None, description="share classified right while training, last epoch, with dropout"
     )
-    train_loss: float | None = Field(default=None, description="mean cross-entropy of the last epoch, nats")
+    train_loss: float | None = Field(
+        default=None, description="mean cross-entropy of the last epoch, with label smoothing as asked for, nats"
+    )
     predictions_sha256: str | None = Field(default=None, description="digest of the predicted classes")
     model_sha256: str | None = Field(default=None, description="digest of the trained weights")
 
@@ -292,7 +297,7 @@ class EpochRecord(BaseModel):
 
     run_id: str
     epoch: int = Field(description="1 for the first")
-    train_loss: float = Field(description="mean cross-entropy, nats")
+    train_loss: float = Field(description="mean cross-entropy, with label smoothing as asked for, nats")
     train_accuracy: float = Field(description="share of training images classified right")
     seconds: float = Field(description="training time of this epoch")
     images_per_second: float

@@ -90,6 +90,7 @@ def record_of(
             "cpu_cores": 2,
             "memory_gb": 25.3,
             "threads": 2,
+            "last_threads": 2,
             "platform": "Linux 6.1 x86_64",
             "python_version": "3.11.7",
             "torch_version": "2.15.0",

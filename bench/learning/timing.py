@@ -193,7 +193,8 @@ def _step(trainee: Trainee, run: Run, precision: str) -> Callable[[], object]:
         nonlocal next_batch
         batch = batches[next_batch % len(batches)]
         next_batch += 1
-        return training_step(trainee.module, optimizer, trainee, batch, precision=precision)
+        smoothing = run.recipe.label_smoothing
+        return training_step(trainee.module, optimizer, trainee, batch, precision=precision, label_smoothing=smoothing)
 
     trainee.training_mode()
     return once

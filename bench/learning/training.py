@@ -36,7 +36,7 @@ class EpochResult:
     """One epoch's training figures, over all workers."""
 
     train_loss: float
-    """Mean cross-entropy, nats."""
+    """Mean cross-entropy, with the recipe's label smoothing, nats."""
     train_accuracy: float
     seconds: float
     images_per_second: float
@@ -197,9 +197,7 @@ def fit(
             context.report(progress)
 
         order = trainee.positions[epoch_order(images, seed, epoch).to(device)]
-        result = _train_epoch(
-            trained, optimizer, schedule, trainee, order, recipe.batch_size, precision, context, report
-        )
+        result = _train_epoch(trained, optimizer, schedule, trainee, order, recipe, precision, context, report)
         if not math.isfinite(result.train_loss):
             raise DivergedError(f"the training loss is {result.train_loss} in epoch {epoch} of {recipe.epochs}")
         if validate is not None:
@@ -231,7 +229,7 @@ def _train_epoch(
     schedule: torch.optim.lr_scheduler.LRScheduler | None,
     trainee: Trainee,
     order: Tensor,
-    batch_size: int,
+    recipe: Recipe,
     precision: str,
     context: Context,
     report: Callable[[int, float, float, float], None],
@@ -243,14 +241,16 @@ def _train_epoch(
     _synchronise(order.device)
     start = time.perf_counter()
     next_report = start + REPORT_SECONDS
-    for batch in torch.split(order, batch_size):
+    for batch in torch.split(order, recipe.batch_size):
         own = batch[rank::world]
         empty = len(own) == 0  # a last batch smaller than the number of workers: take part with weight 0
         if empty:
             own = batch[:1]
         # DistributedDataParallel averages over workers: scaled so that the result is the mean over the batch.
         scale = 0.0 if empty else world / len(batch)
-        summed, right = training_step(model, optimizer, trainee, own, precision=precision, scale=scale)
+        summed, right = training_step(
+            model, optimizer, trainee, own, precision=precision, scale=scale, label_smoothing=recipe.label_smoothing
+        )
         if schedule is not None:
             schedule.step()
         if not empty:
@@ -279,6 +279,7 @@ def training_step(
     *,
     precision: str,
     scale: float | None = None,
+    label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """One step of the optimiser; (summed cross-entropy in nats, images classified right), both on the device.
 
@@ -289,11 +290,12 @@ def training_step(
         batch: positions in the trainee's inputs, int64 [images].
         precision: 'fp32' or 'bf16'.
         scale: what the summed loss is multiplied by before its gradient is taken; None gives the mean.
+        label_smoothing: share of each label that is spread evenly over all classes.
     """
     labels = trainee.labels[batch]
     with arithmetic(labels.device, precision):
         logits = model(trainee.prepare(trainee.inputs[batch])).float()
-    summed = F.cross_entropy(logits, labels, reduction="sum")
+    summed = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(summed * (1 / len(batch) if scale is None else scale))
     optimizer.step()

@@ -26,6 +26,7 @@ DISTINGUISHING = (
     "momentum",
     "beta2",
     "schedule",
+    "label_smoothing",
     "precision",
     "bn_mode",
     "trainable",

@@ -357,6 +357,7 @@ def test_training_ends_at_its_target_when_asked_to(tiny: Dataset) -> None:
         {"schedule": "cosine"},
         {"momentum": 0.5},
         {"beta2": 0.9},
+        {"label_smoothing": 0.1},
         {"precision": "bf16"},
         {"train_size": 100},
     ],

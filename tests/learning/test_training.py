@@ -378,16 +378,21 @@ def test_each_image_is_seen_once_an_epoch_with_a_smaller_batch_at_the_end(
     assert all(epoch.images_per_second == pytest.approx(images / epoch.seconds) for epoch in state.epochs)
 
 
-def test_an_epochs_figures_are_means_over_its_images(tiny: Dataset) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_an_epochs_figures_are_means_over_its_images(smoothing: float, tiny: Dataset) -> None:
     """With a learning rate that changes nothing and without dropout they are those of the untrained model."""
     model = build(SPEC, 10, None, seed=0)
     model.dropout.p = 0.0
     data = some(tiny, 150)
     logits = model(Preprocessor(SPEC, "cpu")(data.images)).detach()
 
-    state = fit_images(model, SPEC, data, Recipe(epochs=1, lr=1e-30), seed=0, run_id="a", context=LocalContext())
+    targets = (1 - smoothing) * F.one_hot(data.labels, 10) + smoothing / 10
+    expected = -(targets * logits.log_softmax(1)).sum(1).mean()
+    recipe = Recipe(epochs=1, lr=1e-30, label_smoothing=smoothing)
 
-    assert state.epochs[0].train_loss == pytest.approx(float(F.cross_entropy(logits, data.labels)), rel=1e-5)
+    state = fit_images(model, SPEC, data, recipe, seed=0, run_id="a", context=LocalContext())
+
+    assert state.epochs[0].train_loss == pytest.approx(float(expected), rel=1e-5)
     assert state.epochs[0].train_accuracy == float((logits.argmax(1) == data.labels).double().mean())
 
 

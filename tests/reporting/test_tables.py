@@ -115,6 +115,7 @@ OTHER_RECIPES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"momentum": 0.5}),
     ({}, {"beta2": 0.5}),
     ({}, {"schedule": "cosine"}),
+    ({}, {"label_smoothing": 0.1}),
     ({}, {"precision": "bf16"}),
     ({}, {"trainable": "all"}),
     ({"image_size": 32}, {"image_size": 64}),
