@@ -37,17 +37,17 @@ class CNN(nn.Module):
 
 
 class FastCNN(nn.Module):
-    """A smaller CNN that reaches 99 % on MNIST after one epoch; 317,578 parameters with ten classes.
+    """A smaller CNN that reaches 99 % on MNIST after one epoch; 160,362 parameters with ten classes.
 
-    Its first convolution has stride 2: that of 28 x 28 positions and the pooling after it would be memory traffic more
-    than arithmetic, and take as long as all the rest.
+    Its first convolution has stride 3: one of stride 1 and the pooling after it would be memory traffic more than
+    arithmetic, and take as long as all the rest.
     """
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 16, 6, stride=2)
-        self.conv2 = nn.Conv2d(16, 48, 3)
-        self.fc1 = nn.Linear(48 * 5 * 5, 256)
+        self.conv1 = nn.Conv2d(1, 16, 7, stride=3)
+        self.conv2 = nn.Conv2d(16, 64, 3)
+        self.fc1 = nn.Linear(64 * 3 * 3, 256)
         self.fc2 = nn.Linear(256, classes)
 
     def forward(self, images: Tensor) -> Tensor:
