@@ -56,11 +56,12 @@ class Lending:
     """The runs of a command that lend each other CPUs: who may have what, as they tell what they cost and end."""
 
     def __init__(self, cpus: Mapping[str, int]) -> None:
-        """Args: what each run has at first, by id."""
+        """Of the runs with these ids; each has so many CPUs at first."""
         self._cpus = cpus
         self._costs: dict[str, Cost] = {}
         self._used = dict(cpus)
         self._waiting: set[str] = set()
+        self._waits_no_more: set[str] = set()
 
     def tell(self, run_id: str, cost: Cost) -> None:
         """What a run costs. What it says first counts: the others go by it."""
@@ -87,12 +88,21 @@ class Lending:
         """
         self._waiting.add(run_id)
         if self._costs.keys() != self._cpus.keys():
-            return None
+            return self.stop_waiting(run_id) if run_id in self._waits_no_more else None
         threads = threads_by_epoch(self._costs, self._cpus)[run_id][epoch - 1]
         others = {name: used for name, used in self._used.items() if name != run_id}
         # if all that are left wait, then for each other, as their ends came in another order
         if threads + sum(others.values()) > sum(self._cpus.values()) and not others.keys() <= self._waiting:
-            return None
+            return self.stop_waiting(run_id) if run_id in self._waits_no_more else None
         self._waiting.discard(run_id)
         self._used[run_id] = threads
         return threads
+
+    def stop_waiting(self, run_id: str) -> int:
+        """A run has waited long enough, perhaps for one that hangs: the threads it has, with which it goes on.
+
+        It never waits again, so that no more than this wait is lost.
+        """
+        self._waits_no_more.add(run_id)
+        self._waiting.discard(run_id)
+        return self._used[run_id]

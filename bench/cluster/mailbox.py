@@ -106,8 +106,14 @@ class Mailbox:
         """What a run will cost."""
         await self._note(self._lending.tell, run_id, cost)
 
-    async def threads_in(self, run_id: str, epoch: int) -> int:
-        """Threads for an epoch of a run that lends; waits until it may have them."""
+    async def threads_in(self, run_id: str, epoch: int, patience: float) -> int:
+        """Threads for an epoch of a run that lends; waits until it may have them, at most so many seconds."""
+        try:
+            return await asyncio.wait_for(self._granted(run_id, epoch), patience)
+        except TimeoutError:
+            return self._lending.stop_waiting(run_id)
+
+    async def _granted(self, run_id: str, epoch: int) -> int:
         async with self._lent:
             threads = self._lending.ask(run_id, epoch)
             if threads is None:

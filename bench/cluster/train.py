@@ -6,8 +6,9 @@ import contextlib
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
@@ -63,6 +64,7 @@ class TrainContext:
     threads: int
     lends: bool
     """Whether this run's threads may change."""
+    epoch_began: float = field(default_factory=time.monotonic)
 
     def report(self, progress: Progress) -> None:
         """Send and go on."""
@@ -87,10 +89,15 @@ class TrainContext:
             self.mailbox.costs.remote(run_id, cost)
 
     def threads_in(self, run_id: str, epoch: int) -> int:
-        """After the first epoch it is asked for, when the others have surely said what they cost."""
-        if epoch == 1 or not self.lends:
-            return self.threads
-        threads: int = ray.get(self.mailbox.threads_in.remote(run_id, epoch))
+        """Asked for after the first epoch, when the others have surely said what they cost.
+
+        It waits no longer than the epoch before took: one that hangs must not stop the others.
+        """
+        threads = self.threads
+        if epoch > 1 and self.lends:
+            patience = time.monotonic() - self.epoch_began
+            threads = ray.get(self.mailbox.threads_in.remote(run_id, epoch, patience))
+        self.epoch_began = time.monotonic()
         return threads
 
 

@@ -31,12 +31,12 @@ class Whole:
     """The runs that it stored."""
 
 
-def run_bench(*options: str) -> Whole:
-    """``python -m bench.run`` for both built-in models without timing, with empty results and an empty cache."""
+def run_bench(*options: str, cache: str | None = None) -> Whole:
+    """``python -m bench.run`` for both built-in models, untimed, with empty results, and an empty cache or this one."""
     with tempfile.TemporaryDirectory(prefix="bench-speed-") as folder:
         command = [sys.executable, "-m", "bench.run", "--models", "cnn", "mobilenet", "--weights", "bundled"]
         command += ["--no-timing", "--results", f"{folder}/results", *options]
-        environment = {**os.environ, "BENCH_CACHE": f"{folder}/cache", "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "BENCH_CACHE": cache or f"{folder}/cache", "PYTHONPATH": str(ROOT)}
         began, start = time.time(), time.perf_counter()
         subprocess.run(command, check=True, capture_output=True, env=environment, cwd=folder)
         seconds = time.perf_counter() - start

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bench.cluster.lending import Lending, threads_by_epoch
 from bench.cluster.mailbox import Mailbox
-from bench.spec import Cost, Job, Outcome, Record, Status
+from bench.spec import Cost, Job, Outcome, Record, Run, Status
 
 
 def cost(epochs: int, epoch: float = 1.0, *, before: float = 0.0, after: float = 0.0) -> Cost:
@@ -84,6 +84,11 @@ def in_use(one: Cost, used: list[int], cpus: int, moment: float) -> int:
     return 0
 
 
+def failed(run: Run) -> Record:
+    now = datetime.now(UTC)
+    return Record.of(run, status=Status.FAILED, started_at=now, ended_at=now)
+
+
 def test_a_run_that_fails_before_its_cost_is_known_holds_up_nobody(make_job: Callable[..., Job]) -> None:
     first, second = (make_job(model).runs()[0] for model in ("cnn", "mobilenet"))
 
@@ -91,14 +96,29 @@ def test_a_run_that_fails_before_its_cost_is_known_holds_up_nobody(make_job: Cal
         mailbox = Mailbox({}, 2)
         await mailbox.lend({first.id: 1, second.id: 1})
         await mailbox.costs(first.id, cost(3))
-        asked = asyncio.create_task(mailbox.threads_in(first.id, 2))
+        asked = asyncio.create_task(mailbox.threads_in(first.id, 2, 60.0))
         await asyncio.sleep(0.01)
         assert not asked.done()
-        now = datetime.now(UTC)
-        await mailbox.put(Outcome(Record.of(second, status=Status.FAILED, started_at=now, ended_at=now)))
+        await mailbox.put(Outcome(failed(second)))
         return await asyncio.wait_for(asked, 5)
 
     assert asyncio.run(story()) == 2
+
+
+def test_a_run_waits_only_so_long_for_one_that_hangs_and_never_again(make_job: Callable[..., Job]) -> None:
+    first, second = (make_job(model).runs()[0] for model in ("cnn", "mobilenet"))
+
+    async def story() -> tuple[list[int], int]:
+        mailbox = Mailbox({}, 2)
+        await mailbox.lend({first.id: 1, second.id: 1})
+        await mailbox.costs(first.id, cost(5))
+        await mailbox.costs(second.id, cost(1))
+        waited = await mailbox.threads_in(first.id, 2, 0.05)
+        at_once = await asyncio.wait_for(mailbox.threads_in(first.id, 3, 3600.0), 5)
+        await mailbox.put(Outcome(failed(second)))
+        return [waited, at_once], await asyncio.wait_for(mailbox.threads_in(first.id, 4, 3600.0), 5)
+
+    assert asyncio.run(story()) == ([1, 1], 2)
 
 
 def test_what_a_run_says_first_counts() -> None:

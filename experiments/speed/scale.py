@@ -1,0 +1,134 @@
+"""Many runs: a command that trains a hundred, and the report over ten thousand that are stored.
+
+    python experiments/speed/scale.py [--seeds 50] [--stored 10000] [--out results/reference/speed]
+
+The first is ``bench.run --models cnn mobilenet`` with so many seeds of each on mnist-5k, one epoch, untimed: its
+seconds beside what its runs took themselves, divided by the CPUs. Then the same again at another learning rate, which
+should extract no features. The second is ``bench.report`` over runs with epochs and predictions like those, of fifty
+jobs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+from measuring import ROOT, machine_line, run_bench
+from tabulate import tabulate
+
+from bench.reporting.store import Store
+from bench.spec import DatasetInfo, EpochRecord, Job, Outcome, Predictions, Recipe, Record, Status
+
+JOBS = 50
+
+
+def train_many(seeds: int) -> list[list[str]]:
+    """Rows of (what, figure) for two commands, one after the other, with one cache."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="bench-cache-") as cache:
+        for lr in ("0.001", "0.002"):
+            whole = run_bench("--dataset", "mnist-5k", "--epochs", "1", "--seeds", str(seeds), "--lr", lr, cache=cache)
+            own = sum((row["train_seconds"] or 0) + (row["test_seconds"] or 0) for row in whole.rows)
+            bound = 1.5 * own / (os.cpu_count() or 1) + 20
+            extracted = sum(row["features_cached"] is False for row in whole.rows)
+            rows += [
+                [f"{len(whole.rows)} runs at lr {lr}, the whole command", f"{whole.seconds:.1f} s"],
+                ["their own training and evaluation, all together", f"{own:.1f} s"],
+                ["1.5 times that divided by the CPUs, and 20 s", f"{bound:.1f} s"],
+                ["runs that extracted features", str(extracted)],
+            ]
+    return rows
+
+
+def fill(results: Path, runs: int) -> None:
+    """So many finished runs of :data:`JOBS` jobs, as a store of mnist-5k has them, with a sound share of errors."""
+    store, random = Store(results), np.random.default_rng(0)
+    store.prepare()
+    data = DatasetInfo(name="mnist-5k", sha256="0" * 64, train_images=4000, test_images=1000, classes=10)
+    labels = np.arange(1000, dtype=np.int16) % 10
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    for number in range(JOBS):
+        recipe = Recipe(lr=1e-4 * (1 + number // 2))
+        seeds = tuple(range(runs // JOBS))
+        for run in Job(model=("cnn", "mobilenet")[number % 2], dataset=data, recipe=recipe, seeds=seeds).runs():
+            wrong = random.random(1000) < 0.02 + 0.002 * number
+            predicted = np.where(wrong, (labels + 1) % 10, labels).astype(np.int16)
+            began += timedelta(seconds=10)
+            record = Record.of(
+                run,
+                status=Status.OK,
+                started_at=began,
+                ended_at=began + timedelta(seconds=9),
+                test_accuracy=float((~wrong).mean()),
+                test_correct=int((~wrong).sum()),
+                epochs_done=5,
+                train_seconds=8.0,
+                total_parameters=225_034,
+                trainable_parameters=225_034,
+            )
+            epochs = [
+                EpochRecord(
+                    run_id=run.id,
+                    epoch=epoch,
+                    train_loss=1 / epoch,
+                    train_accuracy=0.9,
+                    seconds=1.6,
+                    images_per_second=2500,
+                )
+                for epoch in range(1, 6)
+            ]
+            probability = np.full(1000, 0.9, dtype=np.float32)
+            store.write(Outcome(record, epochs, Predictions(labels, predicted, probability)))
+
+
+def report(results: Path) -> tuple[float, float, float]:
+    """(seconds on the clock, seconds of CPU, peak memory in 10^6 bytes) of bench.report."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "bench.report", "--results", str(results)]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # the largest child so far: nothing larger is started before
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, after.ru_maxrss * 1024 / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--stored", type=int, default=10_000)
+    parser.add_argument("--out", type=Path, default=ROOT / "results/reference/speed")
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="bench-scale-") as folder:
+        fill(Path(folder), options.stored)
+        for which in ("first", "second"):
+            seconds, cpu, memory = report(Path(folder))
+            figures = f"{seconds:.1f} s, {cpu:.1f} s of CPU, {memory:,.0f} MB at the most"
+            rows.append([f"report over {options.stored:,} runs, {which} time", figures])
+            print(rows[-1], flush=True)
+    rows += train_many(options.seeds)
+    text = [
+        "# Many runs",
+        "",
+        f"Command: `python experiments/speed/scale.py --seeds {options.seeds} --stored {options.stored}`",
+        "",
+        tabulate(rows, ["What", "Figure"], tablefmt="github", disable_numparse=True),
+        "",
+        machine_line(),
+    ]
+    print("\n".join(text))
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "scale.md").write_text("\n".join(text) + "\n")
+
+
+if __name__ == "__main__":
+    main()
