@@ -11,7 +11,7 @@ import psutil
 
 from bench.spec import Record
 
-OTHER = "handing over, saving, loading"
+OTHER = "handing over, saving, waiting for CPUs"
 """What of a run is none of the phases that its record names."""
 
 

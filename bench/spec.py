@@ -258,7 +258,7 @@ class Record(BaseModel):
     cpu: str | None = Field(default=None, description="the processor's name")
     cpu_cores: int | None = Field(default=None, description="processors that the system shows")
     memory_gb: float | None = Field(default=None, description="memory of the machine, 10^9 bytes")
-    threads: int | None = Field(default=None, description="threads that each worker computed with")
+    threads: int | None = Field(default=None, description="threads that each worker had at first")
     last_threads: int | None = Field(
         default=None, description="the same in the last epoch: more, where other runs had left their CPUs"
     )
@@ -303,6 +303,7 @@ class EpochRecord(BaseModel):
     images_per_second: float
     validation_accuracy: float | None = Field(default=None, description="share of held-out images classified right")
     validation_loss: float | None = Field(default=None, description="mean cross-entropy over them, nats")
+    threads: int | None = Field(default=None, description="CPU threads that each worker computed with")
 
 
 class Timing(BaseModel):

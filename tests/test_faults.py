@@ -219,7 +219,7 @@ def finished_runs(folder: Path) -> dict[str, int]:
 @pytest.mark.timeout(2400)
 def test_driver_killed_at_twenty_moments(folder: Path, start: Callable[..., Running]) -> None:
     """Kill a six-run command and start it again, twenty times; whenever it gets through, begin anew."""
-    words = arguments("slow", "cnn", epochs=2, seeds=3)
+    words = [*arguments("slow", "cnn", epochs=2, seeds=3), "--cpus-per-worker", "1"]
     chance = random.Random(1)  # noqa: S311 - moments, not secrets
     whole = ok(folder, command("bench.run", *words, cwd=folder), 6)
     shutil.rmtree(folder / "results")

@@ -1,7 +1,9 @@
 """Which CPUs go where when a run ends before others. Plain arithmetic: nothing here imports ray.
 
-Decided from what the runs cost, not from when they really end: sums over two threads differ in their last digits from
-those over one, so that a seed gives the same weights again only if it changes its threads at the same place again.
+Planned from what the runs cost, not from when they really end: sums over two threads differ in their last digits from
+those over one, so that a seed gives the same weights again only if it changes its threads at the same place again. So a
+run that ends earlier than planned leaves its CPUs idle for a while, and for one that takes longer the others wait, as
+long as they have trained themselves at the most.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ def threads_by_epoch(costs: Mapping[str, Cost], cpus: Mapping[str, int], *, most
     """How many threads each run has in each of its epochs.
 
     As if all began at the same moment and twice the threads took half the time: whoever ends gives each of its CPUs to
-    the run that would be the last to end, which uses it from its next epoch on.
+    the run with most left to do after the epoch that it is in, which uses it from its next epoch on.
 
     Args:
         costs: of the runs that share a machine, by name.
@@ -30,8 +32,8 @@ def threads_by_epoch(costs: Mapping[str, Cost], cpus: Mapping[str, int], *, most
     threads: dict[str, list[int]] = {name: [] for name in costs}
 
     def left(name: str) -> float:
-        """What remains of a run after the epoch that it is in."""
-        return costs[name].epoch * (costs[name].epochs - len(threads[name]))
+        """What remains of a run after the epoch that it is in, or after its first."""
+        return costs[name].epoch * (costs[name].epochs - max(1, len(threads[name])))
 
     # (when, whether a run's next epoch begins then, the run); of the same moment first the runs that have ended
     moments = [(cost.before / cpus[name], cost.epochs > 0, name) for name, cost in costs.items()]
@@ -60,8 +62,10 @@ class Lending:
         self._cpus = cpus
         self._costs: dict[str, Cost] = {}
         self._used = dict(cpus)
+        """Of the runs that have not ended."""
         self._waiting: set[str] = set()
-        self._waits_no_more: set[str] = set()
+        self._impatient: set[str] = set()
+        """Runs that have waited long enough and never wait again."""
 
     def tell(self, run_id: str, cost: Cost) -> None:
         """What a run costs. What it says first counts: the others go by it."""
@@ -70,7 +74,7 @@ class Lending:
 
     def begin(self, run_id: str) -> None:
         """A worker begins a run, perhaps again."""
-        if run_id in self._cpus:
+        if run_id in self._used:
             self._used[run_id] = self._cpus[run_id]
             self._waiting.discard(run_id)
 
@@ -81,28 +85,25 @@ class Lending:
         self._waiting.discard(run_id)
 
     def ask(self, run_id: str, epoch: int) -> int | None:
-        """The threads for an epoch of a run, from 1; None while it has to wait.
+        """The threads for an epoch of a run that has not ended, from 1; None while it has to wait.
 
-        It waits until all have told what they cost, and if others take longer than was thought, for their end: two
-        threads that wait for each other on one CPU would be slower than none.
+        It waits until all have told what they cost, and if others take longer than planned, for their end: two threads
+        that wait for each other on one CPU would be slower than none.
         """
-        self._waiting.add(run_id)
-        if self._costs.keys() != self._cpus.keys():
-            return self.stop_waiting(run_id) if run_id in self._waits_no_more else None
-        threads = threads_by_epoch(self._costs, self._cpus)[run_id][epoch - 1]
         others = {name: used for name, used in self._used.items() if name != run_id}
-        # if all that are left wait, then for each other, as their ends came in another order
-        if threads + sum(others.values()) > sum(self._cpus.values()) and not others.keys() <= self._waiting:
-            return self.stop_waiting(run_id) if run_id in self._waits_no_more else None
-        self._waiting.discard(run_id)
-        self._used[run_id] = threads
-        return threads
+        if self._costs.keys() == self._cpus.keys():
+            threads = threads_by_epoch(self._costs, self._cpus)[run_id][epoch - 1]
+            # if all that are left wait, then for each other, as their ends came in another order
+            if threads + sum(others.values()) <= sum(self._cpus.values()) or others.keys() <= self._waiting:
+                self._used[run_id] = threads
+                self._waiting.discard(run_id)
+                return threads
+        if run_id in self._impatient:
+            return self._used[run_id]
+        self._waiting.add(run_id)
+        return None
 
-    def stop_waiting(self, run_id: str) -> int:
-        """A run has waited long enough, perhaps for one that hangs: the threads it has, with which it goes on.
-
-        It never waits again, so that no more than this wait is lost.
-        """
-        self._waits_no_more.add(run_id)
+    def lose_patience(self, run_id: str) -> None:
+        """A run has waited long enough, perhaps for one that hangs: from now on it goes on with the threads it has."""
+        self._impatient.add(run_id)
         self._waiting.discard(run_id)
-        return self._used[run_id]

@@ -7,7 +7,8 @@ share; this small actor needs neither, so results reach the driver's machine fro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import ray
@@ -37,7 +38,8 @@ class Mailbox:
         self._controllers: dict[str, bytes] = {}
         self._kept: list[ray.ObjectRef] = []
         self._lending = Lending({})
-        self._lent = asyncio.Condition()
+        self._asking: dict[str, object] = {}
+        self._changed = asyncio.Event()
 
     async def put(self, event: Event) -> None:
         """Take an event. A run's first outcome is its only one."""
@@ -48,7 +50,9 @@ class Mailbox:
                 return
             self._done[event.record.run_id] = event.record.status
             self._states.pop(event.record.run_id, None)
-            await self._note(self._lending.end, event.record.run_id)
+            self._asking.pop(event.record.run_id, None)
+            self._lending.end(event.record.run_id)
+            self._look_again()
         self._events.append(event)
         self._arrived.set()
 
@@ -65,7 +69,9 @@ class Mailbox:
             times = f", {before.attempt} times" if before.attempt > 1 else ""
             await self.end(run, Status.FAILED, f"its worker was lost{times}: {self._losses.get(run.id, 'unknown why')}")
             return False
-        await self._note(self._lending.begin, run.id)
+        self._asking.pop(run.id, None)
+        self._lending.begin(run.id)
+        self._look_again()
         begun = self._begun[run.id] = Begun(run.id, attempt, datetime.now(UTC), node_id, pid)
         await self.put(begun)
         return True
@@ -104,29 +110,34 @@ class Mailbox:
 
     async def costs(self, run_id: str, cost: Cost) -> None:
         """What a run will cost."""
-        await self._note(self._lending.tell, run_id, cost)
+        self._lending.tell(run_id, cost)
+        self._look_again()
 
-    async def threads_in(self, run_id: str, epoch: int, patience: float) -> int:
-        """Threads for an epoch of a run that lends; waits until it may have them, at most so many seconds."""
-        try:
-            return await asyncio.wait_for(self._granted(run_id, epoch), patience)
-        except TimeoutError:
-            return self._lending.stop_waiting(run_id)
+    async def threads_in(self, run_id: str, epoch: int, patience: float) -> int | None:
+        """Threads for an epoch of a run that lends; waits until it may have them, at most so many seconds.
 
-    async def _granted(self, run_id: str, epoch: int) -> int:
-        async with self._lent:
+        None if whoever asked was lost meanwhile.
+        """
+        asking = self._asking[run_id] = object()  # what a worker asked before it was lost is void
+        end = time.monotonic() + patience
+        threads = self._lending.ask(run_id, epoch)
+        if threads is None:
+            self._look_again()  # that this one waits too may be what another waits for
+        while threads is None:
+            try:
+                await asyncio.wait_for(self._changed.wait(), end - time.monotonic())
+            except TimeoutError:
+                if self._asking.get(run_id) is asking:
+                    self._lending.lose_patience(run_id)
+            if self._asking.get(run_id) is not asking:
+                return None
             threads = self._lending.ask(run_id, epoch)
-            if threads is None:
-                self._lent.notify_all()  # that this one waits too may be what another waits for
-            while threads is None:
-                await self._lent.wait()
-                threads = self._lending.ask(run_id, epoch)
         return threads
 
-    async def _note(self, happened: Callable[..., None], *arguments: object) -> None:
-        async with self._lent:
-            happened(*arguments)
-            self._lent.notify_all()
+    def _look_again(self) -> None:
+        """Wake the runs that wait for CPUs."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def stop(self, run_id: str) -> None:
         """A trial shall end after the epoch that it has just reported."""

@@ -220,8 +220,10 @@ class Scheduler:
                 kill(begun)
 
     def _end(self, one: _Training) -> None:
-        """Whatever a group that ended has not delivered becomes a failure record."""
-        self._fail(self._unfinished(one.group), Status.FAILED, _reason(one.error))
+        """Whatever a group that ended has not delivered becomes a failure; by way of the mailbox, which others ask."""
+        for run in self._unfinished(one.group):
+            ray.get(self._mailbox.end.remote(run, Status.FAILED, _reason(one.error)))
+        self._take(0)
 
     def _fail(self, runs: Sequence[Run], status: Status, reason: str) -> None:
         now = datetime.now(UTC)

@@ -224,7 +224,7 @@ class TuneContext:
     def costs(self, run_id: str, cost: Cost) -> None:
         """Nobody asks: Tune decides what is trained next."""
 
-    def threads_in(self, run_id: str, epoch: int) -> int:
+    def threads_in(self, run_id: str, epoch: int, trained_seconds: float) -> int:
         """The same in every epoch."""
         return self.threads
 

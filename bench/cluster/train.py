@@ -6,9 +6,8 @@ import contextlib
 import os
 import re
 import socket
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
@@ -64,7 +63,6 @@ class TrainContext:
     threads: int
     lends: bool
     """Whether this run's threads may change."""
-    epoch_began: float = field(default_factory=time.monotonic)
 
     def report(self, progress: Progress) -> None:
         """Send and go on."""
@@ -88,17 +86,17 @@ class TrainContext:
         if self.lends:
             self.mailbox.costs.remote(run_id, cost)
 
-    def threads_in(self, run_id: str, epoch: int) -> int:
-        """Asked for after the first epoch, when the others have surely said what they cost.
+    def threads_in(self, run_id: str, epoch: int, trained_seconds: float) -> int:
+        """It waits no longer than it has trained: a run that hangs must not stop the others."""
+        if epoch == 1 or not self.lends:
+            return self.threads
+        patience = max(_PATIENCE_SECONDS, trained_seconds)
+        threads: int | None = ray.get(self.mailbox.threads_in.remote(run_id, epoch, patience))
+        return self.threads if threads is None else threads
 
-        It waits no longer than the epoch before took: one that hangs must not stop the others.
-        """
-        threads = self.threads
-        if epoch > 1 and self.lends:
-            patience = time.monotonic() - self.epoch_began
-            threads = ray.get(self.mailbox.threads_in.remote(run_id, epoch, patience))
-        self.epoch_began = time.monotonic()
-        return threads
+
+_PATIENCE_SECONDS = 10.0
+"""How long a run waits at least for CPUs that another still uses, and until that one has said what it costs."""
 
 
 class Trainer(Protocol):

@@ -36,7 +36,7 @@ class CNN(nn.Module):
         return logits
 
 
-class FastCNN(nn.Module):
+class StridedCNN(nn.Module):
     """A smaller CNN that reaches 99 % on MNIST after one epoch; 160,362 parameters with ten classes.
 
     Its first convolution has stride 3: one of stride 1 and the pooling after it would be memory traffic more than

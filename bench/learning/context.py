@@ -34,8 +34,8 @@ class Context(Protocol):
     def costs(self, run_id: str, cost: Cost) -> None:
         """What the run will cost. Called on every rank, before :meth:`threads_in`; must not wait."""
 
-    def threads_in(self, run_id: str, epoch: int) -> int:
-        """CPU threads for an epoch, from 1: more than ``threads`` where others have left theirs."""
+    def threads_in(self, run_id: str, epoch: int, trained_seconds: float) -> int:
+        """CPU threads for an epoch, from 1, of a run that has trained so long: more where others have left theirs."""
 
 
 class LocalContext:
@@ -69,6 +69,6 @@ class LocalContext:
     def costs(self, run_id: str, cost: Cost) -> None:
         """Nobody asks."""
 
-    def threads_in(self, run_id: str, epoch: int) -> int:
+    def threads_in(self, run_id: str, epoch: int, trained_seconds: float) -> int:
         """The same in every epoch."""
         return self.threads

@@ -137,7 +137,6 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
         held_features = features.values[held.cpu()] if features else None
         validate = functools.partial(evaluate_on, held_split, held_features)
     fitted = fit(trainee, recipe, seed=run.seed, run_id=run.id, context=context, validate=validate)
-    last_threads = torch.get_num_threads()
     train_seconds = fitted.seconds + (features.seconds if features else 0.0)
     if context.world_size > 1:
         _agree(model)
@@ -186,7 +185,7 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
         peak_memory_mb=memory.megabytes(),
         memory_kind=memory.kind,
         **measure.machine(context.device, context.threads),
-        last_threads=last_threads,
+        last_threads=last.threads,
     )
     if tested is None:  # a trial: its score is what is wanted, not the model
         return Outcome(record, epochs)

@@ -78,11 +78,11 @@ def _cnn(classes: int) -> nn.Module:
     return CNN(classes)
 
 
-@register("fast-cnn")
-def _fast_cnn(classes: int) -> nn.Module:
-    from bench.learning.architectures import FastCNN
+@register("strided-cnn")
+def _strided_cnn(classes: int) -> nn.Module:
+    from bench.learning.architectures import StridedCNN
 
-    return FastCNN(classes)
+    return StridedCNN(classes)
 
 
 @register(

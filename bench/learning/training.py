@@ -44,6 +44,8 @@ class EpochResult:
     """Share of the held-out images classified right."""
     validation_loss: float | None = None
     validation_seconds: float = 0.0
+    threads: int | None = None
+    """CPU threads of each worker."""
 
 
 @dataclass
@@ -181,7 +183,7 @@ def fit(
     precision = precision_on(device, recipe.precision)
     for epoch in range(len(state.epochs) + 1, recipe.epochs + 1):
         trainee.training_mode()
-        torch.set_num_threads(context.threads_in(run_id, epoch))
+        torch.set_num_threads(context.threads_in(run_id, epoch, state.seconds))
 
         def report(done: int, loss: float, accuracy: float, seconds: float, epoch: int = epoch) -> None:
             progress = Progress(
@@ -268,7 +270,8 @@ def _train_epoch(
     _synchronise(order.device)
     seconds = time.perf_counter() - start
     images = len(order)
-    return EpochResult(float(loss_sum) / images, float(correct) / images, seconds, images / seconds)
+    figures = float(loss_sum) / images, float(correct) / images, seconds, images / seconds
+    return EpochResult(*figures, threads=torch.get_num_threads())
 
 
 def training_step(

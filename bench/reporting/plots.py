@@ -314,6 +314,8 @@ def learning_curves(
         if held_out
         else "Measured while training, with dropout."
     )
+    if any(record.label_smoothing for entry in entries for record in entry.records):
+        note += " Training loss with label smoothing."
     _note(above, f"{note} Mean of the seeds; band: lowest to highest." if several else note)
     above.set_ylabel("accuracy (%)")
     below.set(xlabel="epoch", ylabel="cross-entropy (nats)")

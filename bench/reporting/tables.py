@@ -405,11 +405,19 @@ def _time_of_day(record: Record) -> str:
 
 
 def _placement(record: Record) -> str:
+    threads = _threads(record)
+    return f"{record.workers} x {threads or MISSING}{_THREADS.get(threads, ' threads')}"
+
+
+_THREADS = {None: "", "1": " thread"}
+
+
+def _threads(record: Record) -> str | None:
+    """Of each worker: at first, and in the last epoch if that is another number."""
     if record.threads is None:
-        return f"{record.workers} x {MISSING}"
-    last = record.last_threads or record.threads
-    grown = f", then {last}" if last != record.threads else ""
-    return f"{record.workers} x {record.threads}{grown} thread{'s' if last != 1 else ''}"
+        return None
+    grown = record.last_threads not in (None, record.threads)
+    return f"{record.threads}, then {record.last_threads}" if grown else str(record.threads)
 
 
 RUN_COLUMNS: list[tuple[str, Callable[[Record], str]]] = [
@@ -440,7 +448,7 @@ ENVIRONMENT: list[tuple[str, Callable[[Record], object]]] = [
     ("CPU", lambda record: record.cpu),
     ("CPU cores", lambda record: record.cpu_cores),
     ("Memory", lambda record: record.memory_gb and f"{record.memory_gb:g} GB"),
-    ("Threads per worker", lambda record: record.threads),
+    ("Threads per worker", _threads),
     ("System", lambda record: record.platform),
     ("Python", lambda record: record.python_version),
     ("PyTorch", lambda record: record.torch_version),
@@ -454,7 +462,17 @@ ENVIRONMENT: list[tuple[str, Callable[[Record], object]]] = [
 
 
 _WHERE = attrgetter(
-    *("device", "cpu", "cpu_cores", "memory_gb", "threads", "platform", "python_version", "torch_version"),
+    *(
+        "device",
+        "cpu",
+        "cpu_cores",
+        "memory_gb",
+        "threads",
+        "last_threads",
+        "platform",
+        "python_version",
+        "torch_version",
+    ),
     *("torchvision_version", "ray_version", "bench_version", "git_commit", "dataset", "dataset_sha256", "memory_kind"),
     *("model", "weights", "weights_sha256"),
 )

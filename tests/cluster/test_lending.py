@@ -1,4 +1,4 @@
-"""CPUs of a run that ends before others: none idle while it is of use, none used twice, decided by the plan alone."""
+"""CPUs of a run that ends before others: used by those that train on, none used twice, as it was planned."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def cost(epochs: int, epoch: float = 1.0, *, before: float = 0.0, after: float =
         ({"a": cost(3), "b": cost(1, 0.5)}, 4, {"a": [4, 4, 4], "b": [4]}),
         # the one that would be last gets the CPU; then both of the two that are left
         ({"a": cost(8), "b": cost(4), "c": cost(1)}, 1, {"a": [1] + [2] * 6 + [3], "b": [1] * 4, "c": [1]}),
+        # a's first epoch has the threads that it began with, so that what b leaves is of no use to it
+        (
+            {"a": cost(1, 5.0, before=10.0), "b": cost(1, 0.4), "c": cost(3, 2.0)},
+            1,
+            {"a": [1], "b": [1], "c": [1, 2, 2]},
+        ),
         ({"a": cost(3), "b": Cost.nothing()}, 1, {"a": [1, 2, 2], "b": []}),
     ],
 )
@@ -92,7 +98,7 @@ def failed(run: Run) -> Record:
 def test_a_run_that_fails_before_its_cost_is_known_holds_up_nobody(make_job: Callable[..., Job]) -> None:
     first, second = (make_job(model).runs()[0] for model in ("cnn", "mobilenet"))
 
-    async def story() -> int:
+    async def story() -> int | None:
         mailbox = Mailbox({}, 2)
         await mailbox.lend({first.id: 1, second.id: 1})
         await mailbox.costs(first.id, cost(3))
@@ -108,7 +114,7 @@ def test_a_run_that_fails_before_its_cost_is_known_holds_up_nobody(make_job: Cal
 def test_a_run_waits_only_so_long_for_one_that_hangs_and_never_again(make_job: Callable[..., Job]) -> None:
     first, second = (make_job(model).runs()[0] for model in ("cnn", "mobilenet"))
 
-    async def story() -> tuple[list[int], int]:
+    async def story() -> list[int | None]:
         mailbox = Mailbox({}, 2)
         await mailbox.lend({first.id: 1, second.id: 1})
         await mailbox.costs(first.id, cost(5))
@@ -116,9 +122,31 @@ def test_a_run_waits_only_so_long_for_one_that_hangs_and_never_again(make_job: C
         waited = await mailbox.threads_in(first.id, 2, 0.05)
         at_once = await asyncio.wait_for(mailbox.threads_in(first.id, 3, 3600.0), 5)
         await mailbox.put(Outcome(failed(second)))
-        return [waited, at_once], await asyncio.wait_for(mailbox.threads_in(first.id, 4, 3600.0), 5)
+        return [waited, at_once, await asyncio.wait_for(mailbox.threads_in(first.id, 4, 3600.0), 5)]
 
-    assert asyncio.run(story()) == ([1, 1], 2)
+    assert asyncio.run(story()) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("begun_again", [True, False], ids=["begun again", "ended"])
+def test_what_a_lost_worker_asked_for_is_void(begun_again: bool, make_job: Callable[..., Job]) -> None:
+    first, second = (make_job(model).runs()[0] for model in ("cnn", "mobilenet"))
+
+    async def story() -> tuple[int | None, int | None]:
+        mailbox = Mailbox({}, 2)
+        await mailbox.lend({first.id: 1, second.id: 1})
+        await mailbox.begin(first, "node", 1, first.id)
+        await mailbox.costs(first.id, cost(5))
+        await mailbox.costs(second.id, cost(3))
+        lost = asyncio.create_task(mailbox.threads_in(first.id, 4, 3600.0))
+        await asyncio.sleep(0.01)
+        if begun_again:
+            await mailbox.begin(first, "node", 2, first.id)
+        else:
+            await mailbox.put(Outcome(failed(first)))
+        found = await asyncio.wait_for(lost, 5)
+        return found, await asyncio.wait_for(mailbox.threads_in(second.id, 2, 3600.0), 5)
+
+    assert asyncio.run(story()) == (None, 1)
 
 
 def test_what_a_run_says_first_counts() -> None:

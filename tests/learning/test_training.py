@@ -512,7 +512,7 @@ class Worker:
     def costs(self, run_id: str, cost: Cost) -> None:
         pass
 
-    def threads_in(self, run_id: str, epoch: int) -> int:
+    def threads_in(self, run_id: str, epoch: int, trained_seconds: float) -> int:
         return self.threads
 
 
