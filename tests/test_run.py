@@ -268,7 +268,7 @@ def mlp(classes):
 
 @register("slow")
 def slow(classes):
-    time.sleep(3)
+    time.sleep(5)
     return mlp(classes)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bench.errors import UserError
@@ -78,10 +78,12 @@ def test_the_same_seed_draws_the_same_and_more_trials_begin_alike() -> None:
 
 
 @given(st.integers(min_value=0, max_value=2**31 - 1))
+@example(29280467)
 @settings(max_examples=20)
 def test_eight_draws_leave_no_eighth_of_the_range_out(seed: int) -> None:
     places = sorted(LR.ranges["lr"].place(point["lr"]) for point in first(LR, 8, seed))
-    assert [int(min(place, 0.9999) * 8) for place in places] == list(range(8))
+    rounding = 0.01  # a value at the edge of its eighth may be rounded into the next
+    assert all(abs(8 * place - eighth - 0.5) <= 0.5 + 8 * rounding for eighth, place in enumerate(places)), places
 
 
 @given(

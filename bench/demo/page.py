@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import io
 import os
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import gradio as gr
@@ -67,7 +69,7 @@ def read_canvas(text: str) -> Image.Image | None:
 
 
 def serve(results: Path, *, port: int | None, browser: bool) -> None:
-    """Show the page until Ctrl-C.
+    """Show the page until Ctrl-C. The server's threads go on until the process ends.
 
     Raises:
         UserError: the port is taken.
@@ -88,8 +90,9 @@ def serve(results: Path, *, port: int | None, browser: bool) -> None:
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=html.CSS,
     )
-    print(f"the page is at http://{HOST}:{chosen} (Ctrl-C ends it)", flush=True)
-    page.block_thread()
+    with contextlib.suppress(KeyboardInterrupt):
+        print(f"the page is at http://{HOST}:{chosen} (Ctrl-C ends it)", flush=True)
+        threading.Event().wait()
 
 
 def _free_port(wanted: int | None) -> int:
