@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from bench.demo import digits, html
 from bench.demo.answers import Shelf
 from bench.errors import UserError
+from bench.interrupts import interruptible
 
 HOST = "127.0.0.1"
 """Loopback: nobody else can reach the page."""
@@ -90,7 +91,8 @@ def serve(results: Path, *, port: int | None, browser: bool) -> None:
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=html.CSS,
     )
-    with contextlib.suppress(KeyboardInterrupt):
+    # a shell starts what runs in the background deaf to Ctrl-C
+    with contextlib.suppress(KeyboardInterrupt), interruptible():
         print(f"the page is at http://{HOST}:{chosen} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()
 
