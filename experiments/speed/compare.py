@@ -18,8 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from measuring import ROOT, machine_line, run_bench
-from tabulate import tabulate
+from measuring import ROOT, markdown, run_bench, write_page
 
 HERE = Path(__file__).parent
 
@@ -86,20 +85,15 @@ def write(options: argparse.Namespace, rows: list[dict[str, float]]) -> None:
         ]
         for number, row in enumerate(rows, start=1)
     ]
-    text = [
-        f"# Whole processes on MNIST, {options.epochs} epochs, {options.precision}: a plain script and bench.run",
-        "",
+    write_page(
+        options.out / f"{name}.md",
+        f"Whole processes on MNIST, {options.epochs} epochs, {options.precision}: a plain script and bench.run",
         "Command: `python experiments/speed/compare.py --data-dir DIR "
         f"--pairs {options.pairs} --epochs {options.epochs} --precision {options.precision}`",
-        "",
-        tabulate(cells, headers, tablefmt="github", disable_numparse=True),
-        "",
+        markdown(cells, headers),
         f"Median ratio of {len(rows)} pair{'s' if len(rows) != 1 else ''}: "
         f"{statistics.median(row['ratio'] for row in rows):.2f}",
-        "",
-        machine_line(),
-    ]
-    (options.out / f"{name}.md").write_text("\n".join(text) + "\n")
+    )
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import torch
+from tabulate import tabulate
 
 from bench.learning.measure import cpu_name
 
@@ -41,6 +43,19 @@ def run_bench(*options: str, cache: str | None = None) -> Whole:
         subprocess.run(command, check=True, capture_output=True, env=environment, cwd=folder)
         seconds = time.perf_counter() - start
         return Whole(began, seconds, pq.read_table(f"{folder}/results/runs").to_pylist())
+
+
+def markdown(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
+    """A table."""
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def write_page(file: Path, title: str, *paragraphs: str, threads: int | None = None) -> str:
+    """Write what was found as Markdown, and where; gives the text. ``threads`` as for :func:`machine_line`."""
+    text = "\n\n".join([f"# {title}", *paragraphs, machine_line(threads)]) + "\n"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return text
 
 
 def machine_line(threads: int | None = None) -> str:

@@ -17,8 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measuring import ROOT, machine_line
-from tabulate import tabulate
+from measuring import ROOT, markdown, write_page
 
 from bench.learning import datasets, measure
 from bench.learning.build import build
@@ -111,12 +110,14 @@ def main() -> None:
                 ]
             )
     headers = ["What", "Precision", "Rate", "Matrix-product peak", "Share of the peak"]
-    table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-    text = (
-        f"# Rates beside the machine's peak\n\nCommand: `python experiments/speed/rates.py --data-dir DIR`\n\n{table}\n"
+    table = markdown(rows, headers)
+    write_page(
+        options.out / "rates.md",
+        "Rates beside the machine's peak",
+        "Command: `python experiments/speed/rates.py --data-dir DIR`",
+        table,
+        threads=options.threads,
     )
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "rates.md").write_text(f"{text}\n{machine_line(options.threads)}\n")
     print(table)
 
 

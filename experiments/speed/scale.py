@@ -20,14 +20,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-from measuring import ROOT, machine_line, run_bench
-from tabulate import tabulate
+from measuring import ROOT, markdown, run_bench, write_page
 
 from bench.reporting.store import Store
 from bench.spec import DatasetInfo, EpochRecord, Job, Outcome, Predictions, Recipe, Record, Status
 
 JOBS = 50
-
 
 _REPORT = """
 import sys
@@ -125,18 +123,13 @@ def main() -> None:
             rows.append([f"report over {options.stored:,} runs, {which} time", figures])
             print(rows[-1], flush=True)
     rows += train_many(options.seeds)
-    text = [
-        "# Many runs",
-        "",
+    text = write_page(
+        options.out / "scale.md",
+        "Many runs",
         f"Command: `python experiments/speed/scale.py --seeds {options.seeds} --stored {options.stored}`",
-        "",
-        tabulate(rows, ["What", "Figure"], tablefmt="github", disable_numparse=True),
-        "",
-        machine_line(),
-    ]
-    print("\n".join(text))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "scale.md").write_text("\n".join(text) + "\n")
+        markdown(rows, ["What", "Figure"]),
+    )
+    print(text, end="")
 
 
 if __name__ == "__main__":

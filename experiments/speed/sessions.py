@@ -24,8 +24,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from measuring import ROOT, machine_line
-from tabulate import tabulate
+from measuring import ROOT, markdown, write_page
 
 from bench.comparing import Pair, check, read_limits
 from bench.learning import datasets
@@ -140,25 +139,19 @@ def main() -> None:
         for name in NAMES
     }
     headers = ["What", "In seconds", "In yardsticks", "Seen within a session", "Not seen within"]
-    text = [
-        "# How much timed sessions of the same models differ",
-        "",
+    text = write_page(
+        options.out / "sessions.md",
+        "How much timed sessions of the same models differ",
         f"Command: `python experiments/speed/sessions.py --sessions {len(sessions)}`",
-        "",
         "Relative standard deviations over the sessions, each a new process.",
-        "",
-        tabulate(spreads(sessions), headers, tablefmt="github", disable_numparse=True),
-        "",
+        markdown(spreads(sessions), headers),
         f'Of {len(pairs)} comparisons of a session with another one, `--fail "throughput:-5%"` gave a false alarm in '
         f"{alarms}. With the samples of one model made a tenth slower it named that model in "
         + " and ".join(f"{count} ({name})" for name, count in found.items())
         + f" of {len(pairs)}.",
-        "",
-        machine_line(options.threads),
-    ]
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "sessions.md").write_text("\n".join(text) + "\n")
-    print("\n".join(text))
+        threads=options.threads,
+    )
+    print(text, end="")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ import argparse
 import statistics
 from pathlib import Path
 
-from measuring import ROOT, machine_line, run_bench
-from tabulate import tabulate
+from measuring import ROOT, markdown, run_bench, write_page
 
 
 def run_once() -> dict[str, float]:
@@ -40,18 +39,13 @@ def main() -> None:
     for key, name in names.items():
         values = [one[key] for one in found]
         rows.append([name, f"{statistics.median(values):.1f} s", f"{min(values):.1f} s", f"{max(values):.1f} s"])
-    text = [
-        "# From the start of the command until the jobs train",
-        "",
+    text = write_page(
+        options.out / "startup.md",
+        "From the start of the command until the jobs train",
         f"Command: `python experiments/speed/startup.py --times {options.times}`; {options.times} runs",
-        "",
-        tabulate(rows, ["Until", "Median", "Least", "Most"], tablefmt="github", disable_numparse=True),
-        "",
-        machine_line(),
-    ]
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "startup.md").write_text("\n".join(text) + "\n")
-    print("\n".join(text))
+        markdown(rows, ["Until", "Median", "Least", "Most"]),
+    )
+    print(text, end="")
 
 
 if __name__ == "__main__":
