@@ -9,7 +9,7 @@ from conftest import START, record_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.phases import OTHER, Phases, within_runs
+from bench.phases import Phases, within_runs
 
 moments = st.floats(0, 100)
 
@@ -44,7 +44,7 @@ def test_two_runs_side_by_side_share_the_moment() -> None:
     found = within_runs([training, idle], origin, origin + 12)
 
     assert found["training"] == pytest.approx(5)
-    assert found[OTHER] == pytest.approx(5)
+    assert found["handing over, saving, waiting for CPUs"] == pytest.approx(5)
     assert found["waiting for workers"] == pytest.approx(2)
 
 

@@ -82,7 +82,7 @@ def test_the_same_seed_draws_the_same_and_more_trials_begin_alike() -> None:
 @settings(max_examples=20)
 def test_eight_draws_leave_no_eighth_of_the_range_out(seed: int) -> None:
     places = sorted(LR.ranges["lr"].place(point["lr"]) for point in first(LR, 8, seed))
-    rounding = 0.01  # a value at the edge of its eighth may be rounded into the next
+    rounding = 1e-4  # a value at the edge of its eighth may be rounded into the next
     assert all(abs(8 * place - eighth - 0.5) <= 0.5 + 8 * rounding for eighth, place in enumerate(places)), places
 
 

@@ -17,7 +17,7 @@ MOST = 4
 """Threads that a run is brought to at the most: a batch of small images has no work for many."""
 
 
-def threads_by_epoch(costs: Mapping[str, Cost], cpus: Mapping[str, int], *, most: int = MOST) -> dict[str, list[int]]:
+def threads_by_epoch(costs: Mapping[str, Cost], cpus: Mapping[str, int]) -> dict[str, list[int]]:
     """How many threads each run has in each of its epochs.
 
     As if all began at the same moment and twice the threads took half the time: whoever ends gives each of its CPUs to
@@ -26,7 +26,6 @@ def threads_by_epoch(costs: Mapping[str, Cost], cpus: Mapping[str, int], *, most
     Args:
         costs: of the runs that share a machine, by name.
         cpus: what each has at first, which is what it has in its first epoch too.
-        most: beyond this no run grows.
     """
     held = dict(cpus)
     threads: dict[str, list[int]] = {name: [] for name in costs}
@@ -48,7 +47,7 @@ def threads_by_epoch(costs: Mapping[str, Cost], cpus: Mapping[str, int], *, most
             heapq.heappush(moments, (now + length / threads[name][-1], not last, name))
             continue
         for _ in range(held.pop(name)):
-            takers = [other for other in held if held[other] < most and left(other) > 0]
+            takers = [other for other in held if held[other] < MOST and left(other) > 0]
             if takers:
                 held[max(takers, key=lambda other: (left(other) / held[other], other))] += 1
     return threads

@@ -187,13 +187,12 @@ def _step(trainee: Trainee, run: Run, precision: str) -> Callable[[], object]:
     batches = [
         part for part in torch.split(trainee.positions, run.recipe.batch_size) if len(part) == run.recipe.batch_size
     ]
-    next_batch = 0
+    next_batch, smoothing = 0, run.recipe.label_smoothing
 
     def once() -> object:
         nonlocal next_batch
         batch = batches[next_batch % len(batches)]
         next_batch += 1
-        smoothing = run.recipe.label_smoothing
         return training_step(trainee.module, optimizer, trainee, batch, precision=precision, label_smoothing=smoothing)
 
     trainee.training_mode()

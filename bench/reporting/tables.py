@@ -406,10 +406,9 @@ def _time_of_day(record: Record) -> str:
 
 def _placement(record: Record) -> str:
     threads = _threads(record)
-    return f"{record.workers} x {threads or MISSING}{_THREADS.get(threads, ' threads')}"
-
-
-_THREADS = {None: "", "1": " thread"}
+    if threads is None:
+        return f"{record.workers} x {MISSING}"
+    return f"{record.workers} x {threads} thread{'s' if threads != '1' else ''}"
 
 
 def _threads(record: Record) -> str | None:
@@ -462,19 +461,9 @@ ENVIRONMENT: list[tuple[str, Callable[[Record], object]]] = [
 
 
 _WHERE = attrgetter(
-    *(
-        "device",
-        "cpu",
-        "cpu_cores",
-        "memory_gb",
-        "threads",
-        "last_threads",
-        "platform",
-        "python_version",
-        "torch_version",
-    ),
+    *("device", "cpu", "cpu_cores", "memory_gb", "threads", "platform", "python_version", "torch_version"),
     *("torchvision_version", "ray_version", "bench_version", "git_commit", "dataset", "dataset_sha256", "memory_kind"),
-    *("model", "weights", "weights_sha256"),
+    *("model", "weights", "weights_sha256", "last_threads"),
 )
 """All that the table of the environment is about."""
 
