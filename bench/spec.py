@@ -267,6 +267,10 @@ class Record(BaseModel):
     torch_version: str | None = None
     torchvision_version: str | None = None
     ray_version: str | None = None
+    kernels: str | None = Field(
+        default=None,
+        description="on a CPU, what pools convolutions: 'compiled' loops, or 'PyTorch' where there is no C compiler",
+    )
     bench_version: str | None = None
     git_commit: str | None = Field(default=None, description="commit of this harness, '+' if modified")
 

@@ -96,6 +96,7 @@ def record_of(
             "torch_version": "2.15.0",
             "torchvision_version": "0.29.2",
             "ray_version": "2.60.0",
+            "kernels": "compiled",
             "bench_version": "0.1.0",
             "git_commit": "0123456789abcdef+",
         }

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.learning.pooled import conv_pool_relu
+
 
 class CNN(nn.Module):
     """Two convolutions and two linear layers for 28 x 28 grey images; 225,034 parameters with ten classes.
@@ -28,9 +30,7 @@ class CNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Float [batch, 1, 28, 28] to logits [batch, classes]."""
-        # Pooling before ReLU is the same function (both keep order) on a quarter of the values.
-        x = F.relu(F.max_pool2d(self.conv1(images), 2))
-        x = F.relu(F.max_pool2d(self.conv2(x), 2))
+        x = conv_pool_relu(self.conv2, conv_pool_relu(self.conv1, images))
         x = self.dropout(F.relu(self.fc1(torch.flatten(x, 1))))
         logits: Tensor = self.fc2(x)
         return logits
@@ -53,7 +53,7 @@ class StridedCNN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Float [batch, 1, 28, 28] to logits [batch, classes]."""
         x = F.relu(self.conv1(images))
-        x = F.relu(F.max_pool2d(self.conv2(x), 2))
+        x = conv_pool_relu(self.conv2, x)
         logits: Tensor = self.fc2(F.relu(self.fc1(torch.flatten(x, 1))))
         return logits
 

@@ -95,8 +95,8 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
     spec = spec_of(run)
     model = build(spec, run.dataset.classes, inputs.weights, run.seed, trainable=recipe.trainable)
     trainable_parameters, total_parameters = measure.parameters(model)
-    macs = measure.macs(model, spec)
     model = model.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    macs = measure.macs(model, spec)
     train = DeviceSplit.of(inputs.dataset.train, context.device)
     positions, held_out = train_and_validation(
         inputs.dataset.train.labels,
@@ -116,8 +116,9 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
             held_out=len(held_out),
             tested=run.dataset.test_images if run.judged_on == "test" else 0,
             macs=macs,
-            trainable_parameters=trainable_parameters,
-            on_features=on_head,
+            # a head of linear layers takes a multiply-accumulate for each parameter, and as many for each gradient
+            head_macs=trainable_parameters if on_head else None,
+            training_macs=3 * trainable_parameters if on_head else measure.training_macs(model, spec),
         ),
     )
     if on_head:

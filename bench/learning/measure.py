@@ -9,14 +9,16 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import bench
+from bench.learning.compiled import kernels
 from bench.learning.models import ModelSpec
 from bench.spec import Cost, Recipe
 
@@ -29,12 +31,26 @@ def parameters(model: nn.Module) -> tuple[int, int]:
 
 def macs(model: nn.Module, spec: ModelSpec) -> int:
     """Multiply-accumulates to classify one image: half of what torch's own FLOP counter counts."""
+    with torch.inference_mode():
+        return _count(model, spec, lambda logits: None)
+
+
+def training_macs(model: nn.Module, spec: ModelSpec) -> int:
+    """Multiply-accumulates to learn from one image, those for the gradients of what is trained included."""
+    found = _count(model, spec, lambda logits: torch.autograd.backward(logits.sum()))
+    model.zero_grad(set_to_none=True)
+    # Gradients of inputs and of weights take as much as the answer each, at most: torch's counter takes those of
+    # grouped convolutions for those of full ones.
+    return min(found, 3 * macs(model, spec))
+
+
+def _count(model: nn.Module, spec: ModelSpec, then: Callable[[Tensor], object]) -> int:
     was_training = model.training
-    model.eval()
+    model.eval()  # one image is no batch to normalise, and nothing is dropped out or kept
     device = next(model.parameters()).device
     image = torch.zeros(1, spec.channels, spec.input_size, spec.input_size, device=device)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(image)
+    with FlopCounterMode(display=False) as counter:
+        then(model(image))
     model.train(was_training)
     return int(counter.get_total_flops()) // 2
 
@@ -44,9 +60,9 @@ _STEP_MACS = 5e7
 
 
 def cost(
-    recipe: Recipe, *, images: int, held_out: int, tested: int, macs: int, trainable_parameters: int, on_features: bool
+    recipe: Recipe, *, images: int, held_out: int, tested: int, macs: int, head_macs: int | None, training_macs: int
 ) -> Cost:
-    """What a run will cost, roughly: the gradients of inputs and of weights cost as much as the forward pass each.
+    """What a run will cost, roughly.
 
     Args:
         recipe: of the run.
@@ -54,13 +70,14 @@ def cost(
         held_out: images validated on after each epoch.
         tested: test images.
         macs: of classifying one image.
-        trainable_parameters: of the model; a head of linear layers takes one multiply-accumulate for each.
-        on_features: whether its head alone is trained, on features that are extracted once.
+        head_macs: of a head on features that are extracted once; None where the whole model is trained.
+        training_macs: of learning from one image, or from its features.
     """
-    each = trainable_parameters if on_features else macs
+    before = 0 if head_macs is None else images * macs  # also if they are cached, which is no property of the run
+    validating = held_out * (macs if head_macs is None else head_macs)
     return Cost(
-        before=float(images * macs) if on_features else 0.0,  # also if they are cached, which is no property of the run
-        epoch=float((3 * images + held_out) * each) + _STEP_MACS * math.ceil(images / recipe.batch_size),
+        before=float(before),
+        epoch=float(images * training_macs + validating) + _STEP_MACS * math.ceil(images / recipe.batch_size),
         epochs=recipe.epochs,
         after=float(tested * macs),
     )
@@ -103,6 +120,7 @@ def machine(device: str, threads: int) -> dict[str, object]:
     return {
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "threads": threads,
+        "kernels": None if device.startswith("cuda") else "compiled" if kernels() else "PyTorch",
         **_host(),
     }
 

@@ -442,6 +442,13 @@ def runs_table(records: Sequence[Record]) -> str:
 
 # --- where it was measured -----------------------------------------------------------------------------------------
 
+
+def _kernels(record: Record) -> str | None:
+    return {"compiled": "compiled for this processor", "PyTorch": "PyTorch's operators (no C compiler)"}.get(
+        record.kernels or ""
+    )
+
+
 ENVIRONMENT: list[tuple[str, Callable[[Record], object]]] = [
     ("Device", lambda record: record.device),
     ("CPU", lambda record: record.cpu),
@@ -453,6 +460,7 @@ ENVIRONMENT: list[tuple[str, Callable[[Record], object]]] = [
     ("PyTorch", lambda record: record.torch_version),
     ("torchvision", lambda record: record.torchvision_version),
     ("Ray", lambda record: record.ray_version),
+    ("Pooled convolutions", _kernels),
     ("This harness", lambda record: record.bench_version),
     ("Git commit", lambda record: record.git_commit),
     ("Data set", lambda record: f"{record.dataset} (SHA-256 {record.dataset_sha256[:16]}...)"),
@@ -462,7 +470,16 @@ ENVIRONMENT: list[tuple[str, Callable[[Record], object]]] = [
 
 _WHERE = attrgetter(
     *("device", "cpu", "cpu_cores", "memory_gb", "threads", "platform", "python_version", "torch_version"),
-    *("torchvision_version", "ray_version", "bench_version", "git_commit", "dataset", "dataset_sha256", "memory_kind"),
+    *(
+        "torchvision_version",
+        "ray_version",
+        "kernels",
+        "bench_version",
+        "git_commit",
+        "dataset",
+        "dataset_sha256",
+        "memory_kind",
+    ),
     *("model", "weights", "weights_sha256", "last_threads"),
 )
 """All that the table of the environment is about."""

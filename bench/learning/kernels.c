@@ -1,0 +1,218 @@
+/* Loops over batches of feature maps: what PyTorch needs several passes over memory for, in one.
+ *
+ * Arrays are contiguous, maps are [image][row][column][channel] (channels-last). Kernels are 3 x 3 with stride 1 and no
+ * padding. Pooling takes the largest of 2 x 2 values and leaves out an odd last row and column, as max_pool2d(x, 2) does;
+ * position says which of the four it was, row by row, or DEAD where ReLU made it zero, so that nothing flows back.
+ * A value that is not a number wins, as in PyTorch: what went wrong must show.
+ *
+ * No result depends on the number of threads: sums over a batch are made in PARTS, which threads share. */
+
+#include <stdint.h>
+#include <string.h>
+
+enum { KERNEL = 3, DEAD = 4, PARTS = 8 };
+
+#define FIRST_OF(part, images) ((int64_t)(part) * (images) / PARTS)
+/* Written out, as compilers do not vectorise a loop around loops. */
+#define EACH_TAP TAP(0, 0); TAP(0, 1); TAP(0, 2); TAP(1, 0); TAP(1, 1); TAP(1, 2); TAP(2, 0); TAP(2, 1); TAP(2, 2)
+#define KEEP_LARGER(value, number)                            \
+    do {                                                      \
+        const float candidate = (value);                      \
+        const int wins = (candidate > best) | (candidate != candidate); \
+        best = wins ? candidate : best;                       \
+        where = wins ? (number) : where;                      \
+    } while (0)
+
+/* One pooled pixel of pooled_grey, all its channels: at is where the first of its four kernels stands. */
+static inline void grey_pixel(const float *restrict at, const float *restrict weight, const float *restrict bias,
+                              float *restrict pooled, uint8_t *restrict position, int64_t width, int64_t channels)
+{
+#pragma omp simd
+    for (int64_t o = 0; o < channels; o++) {
+        float a = bias[o], b = a, c = a, d = a;
+#define TAP(p, q)                                                \
+    do {                                                         \
+        const float w = weight[(p * KERNEL + q) * channels + o]; \
+        a += w * at[p * width + q];                              \
+        b += w * at[p * width + q + 1];                          \
+        c += w * at[(p + 1) * width + q];                        \
+        d += w * at[(p + 1) * width + q + 1];                    \
+    } while (0)
+        EACH_TAP;
+#undef TAP
+        float best = a;
+        int where = 0;
+        KEEP_LARGER(b, 1);
+        KEEP_LARGER(c, 2);
+        KEEP_LARGER(d, 3);
+        const int dead = best <= 0;
+        pooled[o] = dead ? 0 : best;
+        position[o] = dead ? DEAD : where;
+    }
+}
+
+/* relu(max_pool2d(conv(images))) of grey images.
+ * images [count][height][width], weight [3][3][channels], bias [channels];
+ * pooled and position [count][rows][columns][channels], where rows = (height - 2) / 2 and columns = (width - 2) / 2. */
+void pooled_grey(const float *images, const float *weight, const float *bias, float *pooled,
+                            uint8_t *position, int64_t count, int64_t height, int64_t width, int64_t channels,
+                            int threads)
+{
+    const int64_t rows = (height - KERNEL + 1) / 2, columns = (width - KERNEL + 1) / 2;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t n = 0; n < count; n++)
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < columns; j++) {
+                const int64_t to = ((n * rows + i) * columns + j) * channels;
+                grey_pixel(images + (n * height + 2 * i) * width + 2 * j, weight, bias, pooled + to, position + to, width,
+                           channels);
+            }
+}
+
+/* What one pooled pixel adds to the gradients of pooled_grey. */
+static inline void grey_pixel_gradients(const float *restrict at, const float *restrict gradient,
+                                        const uint8_t *restrict position, float *restrict by_weight,
+                                        float *restrict by_bias, int64_t width, int64_t channels)
+{
+#pragma omp simd
+    for (int64_t o = 0; o < channels; o++) {
+        const float g = gradient[o];
+        const int where = position[o];
+        const float a = where == 0 ? g : 0, b = where == 1 ? g : 0, c = where == 2 ? g : 0, d = where == 3 ? g : 0;
+        by_bias[o] += a + b + c + d;
+#define TAP(p, q)                                                                                         \
+    by_weight[(p * KERNEL + q) * channels + o] += a * at[p * width + q] + b * at[p * width + q + 1] + \
+                                                  c * at[(p + 1) * width + q] + d * at[(p + 1) * width + q + 1]
+        EACH_TAP;
+#undef TAP
+    }
+}
+
+/* The gradients of pooled_grey's weight and bias, one sum for each part:
+ * by_weight [PARTS][3][3][channels] and by_bias [PARTS][channels], both zero before. */
+void pooled_grey_gradients(const float *images, const float *gradient, const uint8_t *position, float *by_weight,
+                    float *by_bias, int64_t count, int64_t height, int64_t width, int64_t channels, int threads)
+{
+    const int64_t rows = (height - KERNEL + 1) / 2, columns = (width - KERNEL + 1) / 2;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int part = 0; part < PARTS; part++)
+        for (int64_t n = FIRST_OF(part, count); n < FIRST_OF(part + 1, count); n++)
+            for (int64_t i = 0; i < rows; i++)
+                for (int64_t j = 0; j < columns; j++) {
+                    const int64_t from = ((n * rows + i) * columns + j) * channels;
+                    grey_pixel_gradients(images + (n * height + 2 * i) * width + 2 * j, gradient + from, position + from,
+                                         by_weight + part * KERNEL * KERNEL * channels, by_bias + part * channels, width,
+                                         channels);
+                }
+}
+
+/* relu(max_pool2d(maps)): maps [count][height][width][channels];
+ * pooled and position [count][height / 2][width / 2][channels]. */
+void pool(const float *restrict maps, float *restrict pooled, uint8_t *restrict position, int64_t count, int64_t height,
+          int64_t width, int64_t channels, int threads)
+{
+    const int64_t rows = height / 2, columns = width / 2;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t n = 0; n < count; n++)
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < columns; j++) {
+                const float *restrict above = maps + ((n * height + 2 * i) * width + 2 * j) * channels;
+                const float *restrict below = above + width * channels;
+                const int64_t to = ((n * rows + i) * columns + j) * channels;
+#pragma omp simd
+                for (int64_t o = 0; o < channels; o++) {
+                    float best = above[o];
+                    int where = 0;
+                    KEEP_LARGER(above[channels + o], 1);
+                    KEEP_LARGER(below[o], 2);
+                    KEEP_LARGER(below[channels + o], 3);
+                    const int dead = best <= 0;
+                    pooled[to + o] = dead ? 0 : best;
+                    position[to + o] = dead ? DEAD : where;
+                }
+            }
+}
+
+/* What one image adds to the gradients of a convolution that is pooled. Of four values pooling keeps one, and ReLU some of
+ * those: the rest of the gradient is zero and is left out. starts and flows have room for rows * columns + 3 values of each
+ * output, found for one. Inlined with the number of channels known, so that the innermost loops have a known length. */
+static inline __attribute__((always_inline)) void
+image_gradients(const float *restrict maps, const float *restrict weight, const float *restrict gradient,
+                const uint8_t *restrict position, float *restrict by_map, float *restrict by_weight,
+                float *restrict by_bias, int32_t *restrict starts, float *restrict flows, int32_t *restrict found,
+                int64_t height, int64_t width, int64_t channels, int64_t rows, int64_t columns, int64_t outputs)
+{
+    const int64_t room = rows * columns + 3, line = width * channels, run = KERNEL * channels;
+    for (int64_t o = 0; o < outputs; o++)
+        found[o] = 0;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++)
+            for (int64_t o = 0; o < outputs; o++) {
+                const int64_t from = (i * columns + j) * outputs + o, to = o * room + found[o];
+                const int where = position[from];
+                starts[to] = (2 * i + (where >> 1)) * line + (2 * j + (where & 1)) * channels;
+                flows[to] = gradient[from];
+                found[o] += where != DEAD; /* the next one overwrites what nothing flows through */
+            }
+    /* A map and one output's kernel fit the fastest cache, but not together with both gradients: hence two loops. */
+    for (int64_t o = 0; o < outputs; o++) {
+        int32_t *restrict start = starts + o * room;
+        float *restrict flow = flows + o * room;
+        for (int32_t s = 0; s < found[o]; s++)
+            by_bias[o] += flow[s];
+        for (int32_t s = found[o]; s < found[o] + 3; s++) { /* by fours below */
+            start[s] = 0;
+            flow[s] = 0;
+        }
+        float *restrict sum = by_weight + o * KERNEL * run;
+        for (int32_t s = 0; s < found[o]; s += 4) {
+            const float *restrict a = maps + start[s], *restrict b = maps + start[s + 1];
+            const float *restrict c = maps + start[s + 2], *restrict d = maps + start[s + 3];
+            const float e = flow[s], f = flow[s + 1], g = flow[s + 2], h = flow[s + 3];
+            for (int p = 0; p < KERNEL; p++)
+                for (int64_t t = 0; t < run; t++)
+                    sum[p * run + t] += e * a[p * line + t] + f * b[p * line + t] + g * c[p * line + t] + h * d[p * line + t];
+        }
+    }
+    memset(by_map, 0, sizeof(float) * height * line);
+    for (int64_t o = 0; o < outputs; o++) {
+        const float *restrict kernel = weight + o * KERNEL * run;
+        for (int32_t s = 0; s < found[o]; s++) {
+            float *restrict to = by_map + starts[o * room + s];
+            const float g = flows[o * room + s];
+            for (int p = 0; p < KERNEL; p++)
+                for (int64_t t = 0; t < run; t++)
+                    to[p * line + t] += g * kernel[p * run + t];
+        }
+    }
+}
+
+/* The gradients of relu(max_pool2d(conv(maps))).
+ * maps and by_map [count][height][width][channels], weight [outputs][3][3][channels],
+ * gradient and position [count][rows][columns][outputs], where rows = (height - 2) / 2 and columns = (width - 2) / 2;
+ * one sum for each part, zero before: by_weight [PARTS][outputs][3][3][channels], by_bias [PARTS][outputs];
+ * room to work in, for each part: starts and flows [PARTS][outputs][rows * columns + 3], found [PARTS][outputs]. */
+void pooled_gradients(const float *restrict maps, const float *restrict weight, const float *restrict gradient,
+                      const uint8_t *restrict position, float *restrict by_map, float *restrict by_weight,
+                      float *restrict by_bias, int32_t *restrict starts, float *restrict flows, int32_t *restrict found,
+                      int64_t count, int64_t height, int64_t width, int64_t channels, int64_t outputs, int threads)
+{
+    const int64_t rows = (height - KERNEL + 1) / 2, columns = (width - KERNEL + 1) / 2;
+    const int64_t room = outputs * (rows * columns + 3);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int part = 0; part < PARTS; part++)
+        for (int64_t n = FIRST_OF(part, count); n < FIRST_OF(part + 1, count); n++) {
+#define IMAGE_GRADIENTS(known_channels)                                                                               \
+    image_gradients(maps + n * height * width * channels, weight, gradient + n * rows * columns * outputs,            \
+                    position + n * rows * columns * outputs, by_map + n * height * width * channels,                  \
+                    by_weight + part * outputs * KERNEL * KERNEL * channels, by_bias + part * outputs,                \
+                    starts + part * room, flows + part * room, found + part * outputs, height, width, known_channels, \
+                    rows, columns, outputs)
+            if (channels == 16)
+                IMAGE_GRADIENTS(16);
+            else if (channels == 32)
+                IMAGE_GRADIENTS(32);
+            else
+                IMAGE_GRADIENTS(channels);
+        }
+}

@@ -1,0 +1,247 @@
+"""Convolution, pooling and ReLU in one: PyTorch's function and gradients, whatever the shapes and the threads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from bench.learning import compiled, measure, pooled
+from bench.learning.build import build
+from bench.learning.models import MODELS
+from bench.learning.pooled import conv_pool_relu
+
+ROOT = Path(__file__).parents[2]
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="this machine has no C compiler")
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def plain(conv: nn.Conv2d, images: Tensor) -> Tensor:
+    return F.relu(F.max_pool2d(conv(images), 2))
+
+
+def learn(function: object, conv: nn.Conv2d, images: Tensor, gradient: Tensor) -> list[Tensor]:
+    """What it answers, and the gradients of weight, bias and, where they are wanted, images."""
+    images = images.detach().requires_grad_(images.requires_grad)
+    conv.zero_grad()
+    answer = function(conv, images)  # type: ignore[operator]
+    answer.backward(gradient)
+    return [part for part in (answer, conv.weight.grad, conv.bias.grad, images.grad) if part is not None]  # type: ignore[union-attr]
+
+
+@needs_compiler
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 19),
+    channels=st.sampled_from([1, 1, 2, 3, 16, 32, 33]),
+    outputs=st.integers(1, 40),
+    height=st.integers(4, 15),
+    width=st.integers(4, 15),
+    seed=st.integers(0, 1000),
+    channels_last=st.booleans(),
+)
+def test_it_is_pytorchs_function_with_pytorchs_gradients(
+    batch: int, channels: int, outputs: int, height: int, width: int, seed: int, channels_last: bool
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+
+    def whole(*shape: int) -> Tensor:
+        """Whole numbers, so that nothing is rounded in whatever order it is summed, and many are equal."""
+        return torch.randint(-3, 4, shape, generator=random).float()
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    conv = nn.Conv2d(channels, outputs, 3).to(memory_format=layout)  # type: ignore[call-overload]
+    with torch.no_grad():
+        for parameter in conv.parameters():
+            parameter.copy_(whole(*parameter.shape))
+    images = whole(batch, channels, height, width).contiguous(memory_format=layout).requires_grad_(channels > 1)
+    gradient = whole(batch, outputs, (height - 2) // 2, (width - 2) // 2)
+
+    expected = learn(plain, conv, images, gradient)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        assert pooled._suits(conv, images)
+        for ours, theirs in zip(learn(conv_pool_relu, conv, images, gradient), expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@needs_compiler
+@pytest.mark.parametrize("channels", [1, 32])
+def test_the_gradients_do_not_depend_on_the_number_of_threads(channels: int) -> None:
+    conv = nn.Conv2d(channels, 48, 3)
+    images = torch.randn(21, channels, 13, 13, requires_grad=channels > 1)
+    gradient = torch.randn(21, 48, 5, 5)
+
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(learn(conv_pool_relu, conv, images, gradient)[1:])
+
+    assert all(torch.equal(one, other) for more in found[1:] for one, other in zip(found[0], more, strict=True))
+
+
+@needs_compiler
+@pytest.mark.parametrize("channels", [1, 16])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_what_is_not_a_number_shows(channels: int, broken: float) -> None:
+    conv = nn.Conv2d(channels, 4, 3)
+    with torch.no_grad():
+        conv.weight[2, 0, 1, 1] = broken
+    images = torch.rand(8, channels, 9, 9) - 0.5
+
+    with torch.inference_mode():
+        assert torch.equal(conv_pool_relu(conv, images).isfinite(), plain(conv, images).isfinite())
+
+
+@needs_compiler
+@pytest.mark.parametrize("channels", [1, 16])
+def test_of_equal_values_the_first_gets_the_gradient_and_nothing_flows_through_zero(channels: int) -> None:
+    conv = nn.Conv2d(channels, 2, 3)
+    with torch.no_grad():
+        conv.weight.fill_(1.0)
+        conv.bias.copy_(torch.tensor([0.5, -9.0 * channels]))  # type: ignore[union-attr]
+    images = torch.ones(1, channels, 6, 6, requires_grad=channels > 1)
+    gradient = torch.ones(1, 2, 2, 2)
+
+    ours, theirs = (learn(function, conv, images, gradient) for function in (conv_pool_relu, plain))
+
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("conv", "grey_gradient"),
+    [
+        (nn.Conv2d(2, 3, 3, padding=1), False),
+        (nn.Conv2d(2, 3, 3, stride=2), False),
+        (nn.Conv2d(2, 3, 3, dilation=2), False),
+        (nn.Conv2d(2, 2, 3, groups=2), False),
+        (nn.Conv2d(2, 3, 5), False),
+        (nn.Conv2d(2, 3, 3, bias=False), False),
+        (nn.Conv2d(2, 3, 3, dtype=torch.float64), False),
+        (nn.Conv2d(1, 3, 3), True),
+    ],
+    ids=str,
+)
+def test_other_convolutions_are_pytorchs(conv: nn.Conv2d, grey_gradient: bool) -> None:
+    images = torch.randn(2, conv.in_channels, 10, 10, dtype=conv.weight.dtype, requires_grad=grey_gradient)
+
+    answer = conv_pool_relu(conv, images)
+    answer.sum().backward()
+
+    assert torch.equal(answer, plain(conv, images))
+    assert conv.weight.grad is not None
+    assert (images.grad is not None) == grey_gradient
+
+
+@needs_compiler
+def test_in_bfloat16_the_answer_is_as_near_as_pytorchs() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(16, 8, 3)
+    images, gradient = torch.randn(64, 16, 9, 9, requires_grad=True), torch.ones(64, 8, 3, 3)
+
+    exact = learn(plain, conv, images, gradient)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = (learn(function, conv, images, gradient) for function in (conv_pool_relu, plain))
+
+    for one, other, right in zip(ours, theirs, exact, strict=True):
+        assert (one - right).norm() <= 1.1 * (other - right).norm()
+
+
+@needs_compiler
+def test_macs_are_those_of_the_plain_operators_and_learning_leaves_out_what_is_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = MODELS["cnn"]
+    model = build(spec, 10, None, seed=0)
+    first, second, head = 26 * 26 * 32 * 9, 11 * 11 * 64 * 32 * 9, 1600 * 128 + 128 * 10
+
+    compiled_macs, learning = measure.macs(model, spec), measure.training_macs(model, spec)
+    monkeypatch.setattr(pooled, "kernels", lambda: None)
+
+    assert measure.macs(model, spec) == compiled_macs == first + second + head
+    # of the second convolution's 121 values 100 are pooled, to 25, of which ReLU lets half through
+    assert learning == 2 * first + second + 2 * (25 * 64 * 32 * 9) // 2 + 3 * head
+    assert learning < 0.5 * measure.training_macs(model, spec)
+
+
+# --- compiling ----------------------------------------------------------------------------------------------------
+
+_USED = """
+import torch
+from bench.learning import measure
+from bench.learning.compiled import kernels
+from bench.learning.pooled import conv_pool_relu
+
+kernels()
+with torch.inference_mode():
+    conv_pool_relu(torch.nn.Conv2d(1, 2, 3), torch.zeros(1, 1, 6, 6))
+print(measure.machine("cpu", 1)["kernels"])
+"""
+
+
+def start(cache: Path, **environment: str) -> subprocess.Popen[str]:
+    own = {**os.environ, "BENCH_CACHE": str(cache), **environment}
+    return subprocess.Popen(
+        [sys.executable, "-c", _USED], cwd=ROOT, env=own, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def answer(started: subprocess.Popen[str]) -> str:
+    out, err = started.communicate(timeout=120)
+    assert started.returncode == 0, err
+    return out.strip()
+
+
+@needs_compiler
+def test_two_processes_at_once_compile_once(tmp_path: Path) -> None:
+    both = [start(tmp_path), start(tmp_path)]
+
+    assert [answer(one) for one in both] == ["compiled", "compiled"]
+
+    (library,) = (tmp_path / "kernels").glob("*.so")
+    made = library.stat().st_mtime_ns
+    assert answer(start(tmp_path)) == "compiled"
+    assert library.stat().st_mtime_ns == made
+    assert not list((tmp_path / "kernels").glob(".partial-*"))
+
+
+@pytest.mark.parametrize("compiler", ["", "no-such-compiler", "false"])
+def test_without_a_compiler_all_works(tmp_path: Path, compiler: str) -> None:
+    assert answer(start(tmp_path, CC=compiler)) == "PyTorch"
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    assert answer(start(tmp_path / "file")) == "PyTorch"
+
+
+@needs_compiler
+def test_a_compiler_without_openmp_will_do(tmp_path: Path) -> None:
+    script = tmp_path / "plain-cc"
+    script.write_text('#!/bin/sh\nfor option; do case $option in -fopenmp) exit 1;; esac; done\nexec cc "$@"\n')
+    script.chmod(0o755)
+
+    assert answer(start(tmp_path / "cache", CC=f"{script} -DNOTHING")) == "compiled"
+
+
+def test_parts_are_as_many_in_both_files() -> None:
+    source = (ROOT / "bench/learning/kernels.c").read_text()
+
+    assert f"PARTS = {compiled.PARTS}" in source
