@@ -5,7 +5,8 @@
  * position says which of the four it was, row by row, or DEAD where ReLU made it zero, so that nothing flows back.
  * A value that is not a number wins, as in PyTorch: what went wrong must show.
  *
- * No result depends on the number of threads: sums over a batch are made in PARTS, which threads share. */
+ * No result depends on the number of threads: sums over a batch are made in PARTS, which threads share, and then over
+ * the parts. Where those go is room that the caller provides. */
 
 #include <stdint.h>
 #include <string.h>
@@ -22,6 +23,18 @@ enum { KERNEL = 3, DEAD = 4, PARTS = 8 };
         best = wins ? candidate : best;                       \
         where = wins ? (number) : where;                      \
     } while (0)
+
+/* sums [values] of parts [PARTS][values] */
+static void sum_parts(const float *restrict parts, float *restrict sums, int64_t values, int threads)
+{
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t v = 0; v < values; v++) {
+        float sum = 0;
+        for (int part = 0; part < PARTS; part++)
+            sum += parts[part * values + v];
+        sums[v] = sum;
+    }
+}
 
 /* One pooled pixel of pooled_grey, all its channels: at is where the first of its four kernels stands. */
 static inline void grey_pixel(const float *restrict at, const float *restrict weight, const float *restrict bias,
@@ -88,22 +101,27 @@ static inline void grey_pixel_gradients(const float *restrict at, const float *r
     }
 }
 
-/* The gradients of pooled_grey's weight and bias, one sum for each part:
- * by_weight [PARTS][3][3][channels] and by_bias [PARTS][channels], both zero before. */
-void pooled_grey_gradients(const float *images, const float *gradient, const uint8_t *position, float *by_weight,
-                    float *by_bias, int64_t count, int64_t height, int64_t width, int64_t channels, int threads)
+/* The gradients of pooled_grey: by_weight [3][3][channels] and, right behind it, by_bias [channels].
+ * Room: parts [PARTS][10 * channels]. */
+void pooled_grey_gradients(const float *images, const float *gradient, const uint8_t *position, float *parts,
+                           float *by_weight_and_bias, int64_t count, int64_t height, int64_t width, int64_t channels,
+                           int threads)
 {
     const int64_t rows = (height - KERNEL + 1) / 2, columns = (width - KERNEL + 1) / 2;
+    const int64_t weights = KERNEL * KERNEL * channels, sums = weights + channels;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int part = 0; part < PARTS; part++)
+    for (int part = 0; part < PARTS; part++) {
+        float *by_weight = parts + part * sums;
+        memset(by_weight, 0, sizeof(float) * sums);
         for (int64_t n = FIRST_OF(part, count); n < FIRST_OF(part + 1, count); n++)
             for (int64_t i = 0; i < rows; i++)
                 for (int64_t j = 0; j < columns; j++) {
                     const int64_t from = ((n * rows + i) * columns + j) * channels;
                     grey_pixel_gradients(images + (n * height + 2 * i) * width + 2 * j, gradient + from, position + from,
-                                         by_weight + part * KERNEL * KERNEL * channels, by_bias + part * channels, width,
-                                         channels);
+                                         by_weight, by_weight + weights, width, channels);
                 }
+    }
+    sum_parts(parts, by_weight_and_bias, sums, threads);
 }
 
 /* relu(max_pool2d(maps)): maps [count][height][width][channels];
@@ -190,24 +208,27 @@ image_gradients(const float *restrict maps, const float *restrict weight, const 
 /* The gradients of relu(max_pool2d(conv(maps))).
  * maps and by_map [count][height][width][channels], weight [outputs][3][3][channels],
  * gradient and position [count][rows][columns][outputs], where rows = (height - 2) / 2 and columns = (width - 2) / 2;
- * one sum for each part, zero before: by_weight [PARTS][outputs][3][3][channels], by_bias [PARTS][outputs];
- * room to work in, for each part: starts and flows [PARTS][outputs][rows * columns + 3], found [PARTS][outputs]. */
-void pooled_gradients(const float *restrict maps, const float *restrict weight, const float *restrict gradient,
-                      const uint8_t *restrict position, float *restrict by_map, float *restrict by_weight,
-                      float *restrict by_bias, int32_t *restrict starts, float *restrict flows, int32_t *restrict found,
-                      int64_t count, int64_t height, int64_t width, int64_t channels, int64_t outputs, int threads)
+ * by_weight as weight and, right behind it, by_bias [outputs].
+ * Room: parts [PARTS][outputs * (9 * channels + 1)], starts and flows [PARTS][outputs][rows * columns + 3],
+ * found [PARTS][outputs]. */
+void pooled_gradients(const float *maps, const float *weight, const float *gradient, const uint8_t *position,
+                      float *parts, int32_t *starts, float *flows, int32_t *found, float *by_map,
+                      float *by_weight_and_bias, int64_t count, int64_t height, int64_t width, int64_t channels,
+                      int64_t outputs, int threads)
 {
     const int64_t rows = (height - KERNEL + 1) / 2, columns = (width - KERNEL + 1) / 2;
+    const int64_t weights = outputs * KERNEL * KERNEL * channels, sums = weights + outputs;
+    const int64_t map = height * width * channels, pooled = rows * columns * outputs;
     const int64_t room = outputs * (rows * columns + 3);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int part = 0; part < PARTS; part++)
+    for (int part = 0; part < PARTS; part++) {
+        float *by_weight = parts + part * sums;
+        memset(by_weight, 0, sizeof(float) * sums);
         for (int64_t n = FIRST_OF(part, count); n < FIRST_OF(part + 1, count); n++) {
-#define IMAGE_GRADIENTS(known_channels)                                                                               \
-    image_gradients(maps + n * height * width * channels, weight, gradient + n * rows * columns * outputs,            \
-                    position + n * rows * columns * outputs, by_map + n * height * width * channels,                  \
-                    by_weight + part * outputs * KERNEL * KERNEL * channels, by_bias + part * outputs,                \
-                    starts + part * room, flows + part * room, found + part * outputs, height, width, known_channels, \
-                    rows, columns, outputs)
+#define IMAGE_GRADIENTS(known_channels)                                                                                \
+    image_gradients(maps + n * map, weight, gradient + n * pooled, position + n * pooled, by_map + n * map, by_weight, \
+                    by_weight + weights, starts + part * room, flows + part * room, found + part * outputs, height,    \
+                    width, known_channels, rows, columns, outputs)
             if (channels == 16)
                 IMAGE_GRADIENTS(16);
             else if (channels == 32)
@@ -215,4 +236,6 @@ void pooled_gradients(const float *restrict maps, const float *restrict weight, 
             else
                 IMAGE_GRADIENTS(channels);
         }
+    }
+    sum_parts(parts, by_weight_and_bias, sums, threads);
 }

@@ -95,9 +95,10 @@ def _pooled_grey_gradients(images: Tensor, position: Tensor, gradient: Tensor) -
     """Those of the weight and of the bias, in their shapes."""
     count, _, height, width = images.shape
     channels = gradient.shape[3]
-    by_tap, by_bias = torch.zeros(PARTS, 3, 3, channels), torch.zeros(PARTS, channels)
-    _run("pooled_grey_gradients", images, gradient, position, by_tap, by_bias, count, height, width, channels)
-    return by_tap.sum(0).permute(2, 0, 1).unsqueeze(1), by_bias.sum(0)
+    parts, sums = torch.empty(PARTS, 10 * channels), torch.empty(10 * channels)
+    _run("pooled_grey_gradients", images, gradient, position, parts, sums, count, height, width, channels)
+    by_tap, by_bias = torch.split(sums, [9 * channels, channels])
+    return by_tap.view(3, 3, 1, channels).permute(3, 2, 0, 1), by_bias.clone()
 
 
 def _pooled_gradients(
@@ -106,14 +107,14 @@ def _pooled_gradients(
     """Those of the maps, of the weight and of the bias; channels come last in all but the bias."""
     count, height, width, channels = maps.shape
     _, rows, columns, outputs = gradient.shape
-    by_map = torch.empty_like(maps)
-    by_weight, by_bias = torch.zeros(PARTS, *weight.shape), torch.zeros(PARTS, outputs)
+    by_map, sums = torch.empty_like(maps), torch.empty(weight.numel() + outputs)
     room = PARTS, outputs, rows * columns + 3
     starts, flows = torch.empty(room, dtype=torch.int32), torch.empty(room)
-    found = torch.empty(PARTS, outputs, dtype=torch.int32)
-    tensors = maps, weight, gradient, position, by_map, by_weight, by_bias, starts, flows, found
+    found, parts = torch.empty(PARTS, outputs, dtype=torch.int32), torch.empty(PARTS, len(sums))
+    tensors = maps, weight, gradient, position, parts, starts, flows, found, by_map, sums
     _run("pooled_gradients", *tensors, count, height, width, channels, outputs)
-    return by_map, by_weight.sum(0), by_bias.sum(0)
+    by_weight, by_bias = torch.split(sums, [weight.numel(), outputs])
+    return by_map, by_weight.view_as(weight), by_bias.clone()
 
 
 # Operators of their own, so that what counts floating-point operations sees them; the gradients need none of theirs.
