@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.learning.dropout import Dropout
 from bench.learning.pooled import conv_pool_relu
 
 
@@ -25,7 +26,7 @@ class CNN(nn.Module):
         self.conv1 = nn.Conv2d(1, 32, 3)
         self.conv2 = nn.Conv2d(32, 64, 3)
         self.fc1 = nn.Linear(64 * 5 * 5, 128)
-        self.dropout = nn.Dropout(0.5)
+        self.dropout = Dropout(0.5)
         self.fc2 = nn.Linear(128, classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -68,10 +69,10 @@ class MobileNetTransfer(nn.Module):
         super().__init__()
         self.features = mobilenet_v2_features()
         self.classifier = nn.Sequential(
-            nn.Dropout(0.2),
+            Dropout(0.2),
             nn.Linear(1280, 128),
             nn.ReLU(inplace=True),
-            nn.Dropout(0.5),
+            Dropout(0.5),
             nn.Linear(128, classes),
         )
 

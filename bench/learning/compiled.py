@@ -15,6 +15,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from bench.learning.cache import cache_dir, fill, locked
 
 PARTS = 8
@@ -45,6 +48,23 @@ def kernels() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return library
+
+
+def call(name: str, *arguments: Tensor | int) -> None:
+    """Call a function of kernels.c with as many threads as PyTorch uses, where :func:`kernels` is not None.
+
+    Args:
+        name: of the function.
+        arguments: contiguous tensors on the CPU, and sizes.
+    """
+    library = kernels()
+    if library is None:
+        raise RuntimeError("there is no C compiler, or CC is empty")
+    passed = [
+        ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, Tensor) else ctypes.c_int64(argument)
+        for argument in arguments
+    ]
+    library[name](*passed, ctypes.c_int(torch.get_num_threads()))
 
 
 def _compiler() -> list[str] | None:

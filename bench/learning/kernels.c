@@ -239,3 +239,46 @@ void pooled_gradients(const float *maps, const float *weight, const float *gradi
     }
     sum_parts(parts, by_weight_and_bias, sums, threads);
 }
+
+/* Sixteen channels at once, wherever they lie; the second is what comparing them gives: all bits where it holds. */
+typedef float sixteen __attribute__((vector_size(16 * sizeof(float)), aligned(sizeof(float))));
+typedef int32_t sixteen_bits __attribute__((vector_size(16 * sizeof(int32_t)), aligned(sizeof(int32_t))));
+
+static inline __attribute__((always_inline)) sixteen relu6(sixteen values)
+{
+    const sixteen six = {6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6};
+    const sixteen_bits positive = (sixteen_bits)values & ~(sixteen_bits)(values < (sixteen){0});
+    const sixteen_bits large = (sixteen_bits)((sixteen)positive > six);
+    return (sixteen)((positive & ~large) | ((sixteen_bits)six & large));
+}
+
+/* relu6(conv(relu6(maps))), where the convolution is depthwise and has a padding of 1; channels are a multiple of 16.
+ * maps [count][height][width][channels], weight [3][3][channels], bias [channels];
+ * answers [count][(height - 1) / stride + 1][(width - 1) / stride + 1][channels]. */
+void depthwise(const float *maps, const float *weight, const float *bias, float *answers, int64_t count, int64_t height,
+               int64_t width, int64_t channels, int64_t stride, int threads)
+{
+    const int64_t rows = (height - 1) / stride + 1, columns = (width - 1) / stride + 1;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t n = 0; n < count; n++)
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < columns; j++) {
+                const float *pixels[KERNEL * KERNEL], *weights[KERNEL * KERNEL];
+                int taps = 0; /* inside the map */
+                for (int64_t p = 0; p < KERNEL; p++)
+                    for (int64_t q = 0; q < KERNEL; q++) {
+                        const int64_t row = i * stride + p - 1, column = j * stride + q - 1;
+                        if (row < 0 || row >= height || column < 0 || column >= width)
+                            continue;
+                        pixels[taps] = maps + ((n * height + row) * width + column) * channels;
+                        weights[taps++] = weight + (p * KERNEL + q) * channels;
+                    }
+                float *to = answers + ((n * rows + i) * columns + j) * channels;
+                for (int64_t o = 0; o < channels; o += 16) {
+                    sixteen sum = *(const sixteen *)(bias + o);
+                    for (int t = 0; t < taps; t++)
+                        sum += relu6(*(const sixteen *)(pixels[t] + o)) * *(const sixteen *)(weights[t] + o);
+                    *(sixteen *)(to + o) = relu6(sum);
+                }
+            }
+}

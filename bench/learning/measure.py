@@ -55,8 +55,8 @@ def _count(model: nn.Module, spec: ModelSpec, then: Callable[[Tensor], object]) 
     return int(counter.get_total_flops()) // 2
 
 
-_STEP_MACS = 5e7
-"""What a training step costs beside its arithmetic: 2.5 ms where 2e10 of them take a second."""
+_STEP_MACS = 3e7
+"""What a training step costs beside its arithmetic: 1.5 ms where 2e10 of them take a second."""
 
 
 def cost(

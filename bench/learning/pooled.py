@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any, cast
 
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-from bench.learning.compiled import PARTS, kernels
+from bench.learning.compiled import PARTS, call, kernels
 
 
 def conv_pool_relu(conv: nn.Conv2d, images: Tensor) -> Tensor:
@@ -70,7 +69,7 @@ class _ConvPool(torch.autograd.Function):
         maps = _channels_last(F.conv2d(images, weight, bias).float())
         count, height, width, channels = maps.shape
         pooled, position = _room_for_pooled(count, height // 2, width // 2, channels)
-        _run("pool", maps, pooled, position, count, height, width, channels)
+        call("pool", maps, pooled, position, count, height, width, channels)
         ctx.save_for_backward(_channels_last(images), _channels_last(weight), position)
         return _channels_second(pooled)
 
@@ -87,7 +86,7 @@ def _pooled_grey(images: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, 
     channels = len(weight)
     pooled, position = _room_for_pooled(count, (height - 2) // 2, (width - 2) // 2, channels)
     by_tap = weight.permute(2, 3, 1, 0).contiguous()
-    _run("pooled_grey", images, by_tap, bias, pooled, position, count, height, width, channels)
+    call("pooled_grey", images, by_tap, bias, pooled, position, count, height, width, channels)
     return pooled, position
 
 
@@ -96,7 +95,7 @@ def _pooled_grey_gradients(images: Tensor, position: Tensor, gradient: Tensor) -
     count, _, height, width = images.shape
     channels = gradient.shape[3]
     parts, sums = torch.empty(PARTS, 10 * channels), torch.empty(10 * channels)
-    _run("pooled_grey_gradients", images, gradient, position, parts, sums, count, height, width, channels)
+    call("pooled_grey_gradients", images, gradient, position, parts, sums, count, height, width, channels)
     by_tap, by_bias = torch.split(sums, [9 * channels, channels])
     return by_tap.view(3, 3, 1, channels).permute(3, 2, 0, 1), by_bias.clone()
 
@@ -112,7 +111,7 @@ def _pooled_gradients(
     starts, flows = torch.empty(room, dtype=torch.int32), torch.empty(room)
     found, parts = torch.empty(PARTS, outputs, dtype=torch.int32), torch.empty(PARTS, len(sums))
     tensors = maps, weight, gradient, position, parts, starts, flows, found, by_map, sums
-    _run("pooled_gradients", *tensors, count, height, width, channels, outputs)
+    call("pooled_gradients", *tensors, count, height, width, channels, outputs)
     by_weight, by_bias = torch.split(sums, [weight.numel(), outputs])
     return by_map, by_weight.view_as(weight), by_bias.clone()
 
@@ -149,18 +148,6 @@ def _gradient_flops(maps: Any, weight: Any, position: Any, gradient: Any, **shap
 
 def _room_for_pooled(*shape: int) -> tuple[Tensor, Tensor]:
     return torch.empty(shape), torch.empty(shape, dtype=torch.uint8)
-
-
-def _run(name: str, *arguments: Tensor | int) -> None:
-    """Call a function of kernels.c. Tensors are contiguous; whole numbers are sizes."""
-    library = kernels()
-    if library is None:
-        raise RuntimeError("there is no C compiler, or CC is empty")
-    passed = [
-        ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, Tensor) else ctypes.c_int64(argument)
-        for argument in arguments
-    ]
-    library[name](*passed, ctypes.c_int(torch.get_num_threads()))
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
