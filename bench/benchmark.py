@@ -7,6 +7,7 @@ import itertools
 import math
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from tabulate import tabulate
 from bench.cluster.placement import Admission, Group, Node, place
 from bench.cluster.session import ClusterLostError, Session, connect
 from bench.interrupts import INTERRUPTED, interruptible
+from bench.learning.compiled import kernels
 from bench.options import Options
-from bench.pages import write_pages
+from bench.pages import prepare_pages, write_pages
 from bench.phases import Phases, within_runs
 from bench.plan import Plan, make_plan
 from bench.progress import ProgressView
@@ -105,6 +107,8 @@ class Benchmark:
         """Returns whether it was interrupted."""
         options, plan = self.options, self.plan
         self.phases.enter("starting Ray")
+        if options.address is None:  # the first time a compiler works at it for 2 s, which then nobody waits for
+            threading.Thread(target=kernels, name="kernels", daemon=True).start()
         with (
             contextlib.nullcontext(connected)
             if connected is not None
@@ -153,6 +157,7 @@ class Benchmark:
             def handle(event: Event) -> None:
                 if isinstance(event, Begun):
                     self.phases.enter(RUNS)
+                    prepare_pages()
                     view.begun(event.run_id, event.attempt)
                 elif isinstance(event, Saved):
                     store.save_state(event.run_id, event.state)

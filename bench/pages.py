@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +15,24 @@ from bench.reporting.summary import look, write_summary
 from bench.reporting.terminal import print_results
 from bench.reporting.tuning import read_swept, sections, write_tuning
 from bench.spec import Record
+
+NEEDED = (
+    *("scipy.stats", "statsmodels.stats.power", "statsmodels.stats.weightstats"),
+    *("matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg"),
+)
+"""What plots and verdicts import when they are first made."""
+
+
+@functools.cache
+def prepare_pages() -> None:
+    """Begin to import what pages need, in a thread: 2 s while the caller waits for others, nothing won if it computes."""
+
+    def bring() -> None:
+        with contextlib.suppress(ImportError):  # who needs it will say so
+            for module in ("bench.reporting.html", *NEEDED):
+                importlib.import_module(module)
+
+    threading.Thread(target=bring, name="imports for the pages", daemon=True).start()
 
 
 def write_pages(store: Store, records: Sequence[Record] | None = None, *, show: bool = True) -> None:

@@ -14,11 +14,12 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from bench.learning.cache import cache_dir, fill, locked
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PARTS = 8
 """As in kernels.c: gradients of weights come as so many sums, each over a part of the batch."""
@@ -57,11 +58,13 @@ def call(name: str, *arguments: Tensor | int) -> None:
         name: of the function.
         arguments: contiguous tensors on the CPU, and sizes.
     """
+    import torch  # whoever has tensors has it; whoever only compiles need not wait for it
+
     library = kernels()
     if library is None:
         raise RuntimeError("there is no C compiler, or CC is empty")
     passed = [
-        ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, Tensor) else ctypes.c_int64(argument)
+        ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_void_p(argument.data_ptr())
         for argument in arguments
     ]
     library[name](*passed, ctypes.c_int(torch.get_num_threads()))
