@@ -25,7 +25,7 @@ NEEDED = (
 
 @functools.cache
 def prepare_pages() -> None:
-    """Begin to import what pages need, in a thread: 2 s while the caller waits for others, no gain while it computes."""
+    """Begin to import what pages need, in a thread: 2 s while the caller waits, no gain while it computes."""
 
     def bring() -> None:
         with contextlib.suppress(ImportError):  # who needs it will say so
