@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 from dataclasses import replace
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from bench.learning import datasets, features
@@ -49,6 +52,61 @@ def test_folding_does_not_change_the_function(size: int, count: int) -> None:
     assert torch.allclose(plain, folded, atol=1e-4)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fold(model, SPEC).modules())
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()), "the model itself stays as it was"
+
+
+def depthwise(channels: int, stride: int, before: nn.Module) -> nn.Sequential:
+    """As in an inverted residual: a layer with a ReLU6, then a depthwise convolution with batch-norm and ReLU6."""
+    convolution = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, groups=channels, bias=False)
+    norm = nn.BatchNorm2d(channels, eps=0.0)  # folded, it changes nothing, so that whole numbers stay whole
+    return nn.Sequential(nn.Sequential(before, nn.ReLU6()), nn.Sequential(convolution, norm, nn.ReLU6())).eval()
+
+
+def folded(network: nn.Sequential) -> nn.Module:
+    model = nn.Module()
+    model.features = copy.deepcopy(network)
+    return fold(model, SPEC).get_submodule("features")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    count=st.integers(1, 5),
+    channels=st.sampled_from([8, 16, 32, 48, 144]),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    stride=st.sampled_from([1, 2]),
+    seed=st.integers(0, 100),
+)
+def test_a_depthwise_convolution_with_its_relu6_is_the_plain_layers(
+    count: int, channels: int, height: int, width: int, stride: int, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    plain = depthwise(channels, stride, nn.Identity())
+    with torch.no_grad():  # whole numbers, so that nothing is rounded in whatever order it is summed
+        plain.get_parameter("1.0.weight").copy_(torch.randint(-2, 3, (channels, 1, 3, 3), generator=random).float())
+    maps = torch.randint(-3, 10, (count, channels, height, width), generator=random).float()
+    maps = maps.contiguous(memory_format=torch.channels_last)
+
+    with torch.inference_mode():
+        assert torch.equal(folded(plain)(maps), plain(maps))
+
+
+def test_what_is_not_a_number_comes_out_of_a_depthwise_convolution() -> None:
+    plain, maps = depthwise(16, 1, nn.Identity()), torch.zeros(1, 16, 5, 5)
+    maps[0, 3, 2, 2] = float("nan")
+
+    with torch.inference_mode():
+        found = folded(plain)(maps)
+        assert torch.equal(found.isnan(), plain(maps).isnan())
+        assert int(found.isnan().sum()) == 9
+
+
+def test_a_relu6_that_something_else_sees_stays() -> None:
+    between = nn.Sequential(nn.Sequential(nn.Identity(), nn.ReLU6()), nn.Dropout(), depthwise(16, 1, nn.Identity())[1])
+
+    kept = folded(between.eval())
+
+    assert isinstance(kept.get_submodule("0.1"), nn.ReLU6)
+    assert isinstance(kept.get_submodule("2.2"), nn.Identity)
 
 
 def test_the_head_learns_the_same_on_features_as_through_the_backbone() -> None:
