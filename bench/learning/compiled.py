@@ -5,6 +5,7 @@ They are an acceleration: without a compiler everything works with PyTorch's ope
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -34,21 +35,30 @@ _FAST = (("-march=native", "-fopenmp"), ("-march=native", "-fopenmp-simd"), ())
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
     """The compiled loops; None where no C compiler is found (``CC`` names one, or none if it is empty) or it fails."""
-    compiler = _compiler()
-    if compiler is None:
-        return None
-    folder = cache_dir() / "kernels"
-    file = folder / f"{_key()}.so"
     try:
-        if not file.exists():
-            with locked(folder):
-                if not file.exists():
-                    with fill(folder) as work:
-                        _compile(compiler, work / file.name)
-        library = ctypes.CDLL(str(file))
-    except (OSError, subprocess.SubprocessError):
+        compiler = _compiler()
+        if compiler is None:
+            return None
+        file = cache_dir() / "kernels" / f"{_key(compiler)}.so"
+        if file.exists():
+            with contextlib.suppress(OSError):  # torn by a power cut: made again
+                return ctypes.CDLL(str(file))
+        with locked(file.parent):
+            if not _loads(file):
+                with fill(file.parent) as work:
+                    _compile(compiler, work / file.name)
+        return ctypes.CDLL(str(file))
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return library
+
+
+def _loads(file: Path) -> bool:
+    """Another process may have made it meanwhile."""
+    try:
+        ctypes.CDLL(str(file))
+    except OSError:
+        return False
+    return True
 
 
 def call(name: str, *arguments: Tensor | int) -> None:
@@ -63,6 +73,9 @@ def call(name: str, *arguments: Tensor | int) -> None:
     library = kernels()
     if library is None:
         raise RuntimeError("there is no C compiler, or CC is empty")
+    tensors = [argument for argument in arguments if not isinstance(argument, int)]
+    if not all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors):
+        raise ValueError(f"{name} wants contiguous tensors on the CPU")
     passed = [
         ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_void_p(argument.data_ptr())
         for argument in arguments
@@ -71,28 +84,36 @@ def call(name: str, *arguments: Tensor | int) -> None:
 
 
 def _compiler() -> list[str] | None:
-    if "CC" in os.environ:
-        command = shlex.split(os.environ["CC"])
-        return command if command and shutil.which(command[0]) else None
-    found = [name for name in ("cc", "gcc", "clang") if shutil.which(name)]
-    return found[:1] or None
+    """The command, its program with the whole path."""
+    found = shlex.split(os.environ["CC"]) if "CC" in os.environ else ["cc"]
+    names = [found[0]] if "CC" in os.environ and found else ["cc", "gcc", "clang"] if found else []
+    program = next(filter(None, map(shutil.which, names)), None)
+    return [program, *found[1:]] if program else None
 
 
-def _key() -> str:
-    """Of the source, and of what this processor can do: nodes of a cluster may share a home directory."""
-    about = [platform.system(), platform.machine(), platform.processor(), *_ALWAYS]
-    try:
+def _key(compiler: list[str]) -> str:
+    """Of the source, the compiler, and what this processor can do: nodes of a cluster may share a home directory."""
+    program = Path(compiler[0]).stat()
+    about = [platform.system(), platform.machine(), platform.processor(), *compiler, str(program.st_mtime_ns)]
+    with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         about += [line for line in lines if line.startswith(("model name", "flags", "Features"))][:2]
-    except OSError:
-        pass
-    return hashlib.sha256(_SOURCE.read_bytes() + "\n".join(about).encode()).hexdigest()[:16]
+    return hashlib.sha256(_SOURCE.read_bytes() + repr((about, _ALWAYS, _FAST)).encode()).hexdigest()[:16]
 
 
 def _compile(compiler: list[str], file: Path) -> None:
     for options in _FAST:
-        command = [*compiler, *_ALWAYS, *options, str(_SOURCE), "-o", str(file)]
-        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
-        if done.returncode == 0:
+        with_options = [*compiler, *_ALWAYS, *options]
+        if _succeeds([*with_options, str(_SOURCE), "-o", str(file)]):
             return
+        if _succeeds([*with_options, "-x", "c", "-", "-o", str(file)]):
+            break  # it knows the options: something else went wrong, and may not the next time
     raise OSError(f"{compiler[0]} cannot compile {_SOURCE}")
+
+
+def _succeeds(command: list[str]) -> bool:
+    # in a session of its own: Ctrl-C would end the compiler alone, and look as if it did not know its options
+    done = subprocess.run(
+        command, input=b"int nothing;", capture_output=True, check=False, timeout=60, start_new_session=True
+    )
+    return done.returncode == 0

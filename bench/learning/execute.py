@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bench.learning import measure
 from bench.learning.build import build, to_safetensors
+from bench.learning.compiled import kernels
 from bench.learning.context import Context
 from bench.learning.datasets import Dataset
 from bench.learning.features import Features, features_of, fold, usable
@@ -92,6 +93,8 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
     setup_start = time.perf_counter()
     if inputs.plugin is not None:
         inputs.plugin.load()
+    if not context.device.startswith("cuda"):
+        kernels()  # the first time they are compiled, which is no part of training or testing
     spec = spec_of(run)
     model = build(spec, run.dataset.classes, inputs.weights, run.seed, trainable=recipe.trainable)
     trainable_parameters, total_parameters = measure.parameters(model)

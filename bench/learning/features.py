@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import filelock
 import numpy as np
@@ -91,17 +92,24 @@ def _fold_inside(module: nn.Module) -> None:
 
 def _take_relu6_along(module: nn.Sequential) -> None:
     """Make a depthwise convolution with a ReLU6 behind it one layer, and then take the ReLU6 before it in as well."""
-    layers = list(module)
+    layers = list(module) if _is_plain(module) else []
     for position, (layer, norm, after) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
         folded = isinstance(norm, nn.Identity) and isinstance(after, nn.ReLU6)
         if folded and type(layer) is nn.Conv2d and _is_depthwise(layer):
             layer.__class__ = _Depthwise
             module[position + 2] = nn.Identity()
     for one, other in itertools.pairwise(layers):
-        if not (isinstance(one, nn.Sequential) and isinstance(other, nn.Sequential)):
+        if not (_is_plain(one) and _is_plain(other)):
             continue
-        if isinstance(one[-1], nn.ReLU6) and isinstance(other[0], _Depthwise):
+        last, first = one[-1], other[0]
+        if isinstance(last, nn.ReLU6) and isinstance(first, _Depthwise):
             one[-1] = nn.Identity()
+            first.relu6_before = True
+
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether it does nothing but call its layers, of which there are some, one after the other."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) > 0
 
 
 def _is_pointwise(layer: nn.Conv2d) -> bool:
@@ -117,18 +125,22 @@ def _is_depthwise(layer: nn.Conv2d) -> bool:
 
 
 class _Depthwise(nn.Conv2d):
-    """``relu6(conv(relu6(maps)))`` in one pass over memory."""
+    """``relu6(conv(maps))`` in one pass over memory, and what comes before if that is a ReLU6 too."""
+
+    relu6_before = False
 
     def forward(self, images: Tensor) -> Tensor:
-        plain = images.dtype != torch.float32 or torch.onnx.is_in_onnx_export() or torch.is_grad_enabled()
-        if plain or kernels() is None or self.bias is None:
-            return F.relu6(super().forward(F.relu6(images)))
+        ours = images.device.type == "cpu" and images.dtype == self.weight.dtype == torch.float32
+        ours = ours and not torch.onnx.is_in_onnx_export() and not torch.is_grad_enabled()
+        if not ours or kernels() is None or self.bias is None:
+            return F.relu6(super().forward(F.relu6(images) if self.relu6_before else images))
         maps = images.permute(0, 2, 3, 1).contiguous()  # in channels-last order: nothing moves
         count, height, width, channels = maps.shape
         stride = self.stride[0]
         answers = torch.empty(count, (height - 1) // stride + 1, (width - 1) // stride + 1, channels)
         weight = self.weight[:, 0].permute(1, 2, 0).contiguous()
-        call("depthwise", maps, weight, self.bias, answers, count, height, width, channels, stride)
+        sizes = count, height, width, channels, stride, int(self.relu6_before)
+        call("depthwise", maps, weight, self.bias, answers, *sizes)
         return answers.permute(0, 3, 1, 2)
 
 
@@ -214,7 +226,8 @@ def _extract(
 
 def _key(folded: nn.Module, spec: ModelSpec, data_key: str, device: torch.device) -> str:
     digest = hashlib.sha256()
-    about = (VERSION, torch.__version__, device.type, data_key, spec.name, spec.input_size, spec.mean, spec.std)
+    by = "kernels" if device.type == "cpu" and kernels() is not None else "PyTorch"  # they round differently
+    about = (VERSION, torch.__version__, device.type, by, data_key, spec.name, spec.input_size, spec.mean, spec.std)
     digest.update(repr(about).encode())
     for name, value in folded.get_submodule(spec.backbone or "").state_dict().items():
         digest.update(name.encode())

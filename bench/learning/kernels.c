@@ -179,7 +179,7 @@ image_gradients(const float *restrict maps, const float *restrict weight, const 
         for (int32_t s = 0; s < found[o]; s++)
             by_bias[o] += flow[s];
         for (int32_t s = found[o]; s < found[o] + 3; s++) { /* by fours below */
-            start[s] = 0;
+            start[s] = start[0];
             flow[s] = 0;
         }
         float *restrict sum = by_weight + o * KERNEL * run;
@@ -252,11 +252,12 @@ static inline __attribute__((always_inline)) sixteen relu6(sixteen values)
     return (sixteen)((positive & ~large) | ((sixteen_bits)six & large));
 }
 
-/* relu6(conv(relu6(maps))), where the convolution is depthwise and has a padding of 1; channels are a multiple of 16.
+/* relu6(conv(maps)), or relu6(conv(relu6(maps))) with relu6_before, where the convolution is depthwise and has a padding of
+ * 1; channels are a multiple of 16.
  * maps [count][height][width][channels], weight [3][3][channels], bias [channels];
  * answers [count][(height - 1) / stride + 1][(width - 1) / stride + 1][channels]. */
 void depthwise(const float *maps, const float *weight, const float *bias, float *answers, int64_t count, int64_t height,
-               int64_t width, int64_t channels, int64_t stride, int threads)
+               int64_t width, int64_t channels, int64_t stride, int64_t relu6_before, int threads)
 {
     const int64_t rows = (height - 1) / stride + 1, columns = (width - 1) / stride + 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -276,8 +277,10 @@ void depthwise(const float *maps, const float *weight, const float *bias, float 
                 float *to = answers + ((n * rows + i) * columns + j) * channels;
                 for (int64_t o = 0; o < channels; o += 16) {
                     sixteen sum = *(const sixteen *)(bias + o);
-                    for (int t = 0; t < taps; t++)
-                        sum += relu6(*(const sixteen *)(pixels[t] + o)) * *(const sixteen *)(weights[t] + o);
+                    for (int t = 0; t < taps; t++) {
+                        const sixteen pixel = *(const sixteen *)(pixels[t] + o);
+                        sum += (relu6_before ? relu6(pixel) : pixel) * *(const sixteen *)(weights[t] + o);
+                    }
                     *(sixteen *)(to + o) = relu6(sum);
                 }
             }

@@ -34,17 +34,22 @@ def conv_pool_relu(conv: nn.Conv2d, images: Tensor) -> Tensor:
 
 
 def _suits(conv: nn.Conv2d, images: Tensor) -> bool:
+    weight, bias = conv.weight, conv.bias
     return (
-        images.device.type == "cpu"
-        and images.dtype == conv.weight.dtype == torch.float32
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call] # for ONNX
+        type(conv).forward is nn.Conv2d.forward
+        and images.dim() == 4
+        and images.shape[1] == conv.in_channels
         and (images.shape[1] > 1 or not images.requires_grad)
-        and conv.bias is not None
+        and min(images.shape[2:]) > 3
+        and bias is not None
+        and images.device.type == weight.device.type == "cpu"
+        and images.dtype == weight.dtype == bias.dtype == torch.float32
         and conv.kernel_size == (3, 3)
         and conv.stride == conv.dilation == (1, 1)
         and conv.padding == (0, 0)
         and conv.groups == 1
-        and min(images.shape[2:]) > 3
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call] # for ONNX
+        and not torch.compiler.is_compiling()
     )
 
 
@@ -86,7 +91,7 @@ def _pooled_grey(images: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, 
     channels = len(weight)
     pooled, position = _room_for_pooled(count, (height - 2) // 2, (width - 2) // 2, channels)
     by_tap = weight.permute(2, 3, 1, 0).contiguous()
-    call("pooled_grey", images, by_tap, bias, pooled, position, count, height, width, channels)
+    call("pooled_grey", images, by_tap, bias.contiguous(), pooled, position, count, height, width, channels)
     return pooled, position
 
 

@@ -54,11 +54,16 @@ def test_folding_does_not_change_the_function(size: int, count: int) -> None:
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()), "the model itself stays as it was"
 
 
-def depthwise(channels: int, stride: int, before: nn.Module) -> nn.Sequential:
-    """As in an inverted residual: a layer with a ReLU6, then a depthwise convolution with batch-norm and ReLU6."""
+def depthwise(channels: int, stride: int, *before: nn.Module) -> nn.Sequential:
+    """As in an inverted residual: a layer, mostly with a ReLU6, then a depthwise convolution, batch-norm, ReLU6."""
     convolution = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, groups=channels, bias=False)
     norm = nn.BatchNorm2d(channels, eps=0.0)  # folded, it changes nothing, so that whole numbers stay whole
-    return nn.Sequential(nn.Sequential(before, nn.ReLU6()), nn.Sequential(convolution, norm, nn.ReLU6())).eval()
+    return nn.Sequential(nn.Sequential(*before), nn.Sequential(convolution, norm, nn.ReLU6())).eval()
+
+
+class Residual(nn.Sequential):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps + super().forward(maps)
 
 
 def folded(network: nn.Sequential) -> nn.Module:
@@ -74,24 +79,27 @@ def folded(network: nn.Sequential) -> nn.Module:
     height=st.integers(1, 9),
     width=st.integers(1, 9),
     stride=st.sampled_from([1, 2]),
+    before=st.sampled_from([(), (nn.Identity(),), (nn.Identity(), nn.ReLU6()), (Residual(nn.ReLU6()),)]),
     seed=st.integers(0, 100),
 )
 def test_a_depthwise_convolution_with_its_relu6_is_the_plain_layers(
-    count: int, channels: int, height: int, width: int, stride: int, seed: int
+    count: int, channels: int, height: int, width: int, stride: int, before: tuple[nn.Module, ...], seed: int
 ) -> None:
     random = torch.Generator().manual_seed(seed)
-    plain = depthwise(channels, stride, nn.Identity())
+    plain = depthwise(channels, stride, *before)
     with torch.no_grad():  # whole numbers, so that nothing is rounded in whatever order it is summed
         plain.get_parameter("1.0.weight").copy_(torch.randint(-2, 3, (channels, 1, 3, 3), generator=random).float())
     maps = torch.randint(-3, 10, (count, channels, height, width), generator=random).float()
     maps = maps.contiguous(memory_format=torch.channels_last)
 
+    ours = folded(plain)
     with torch.inference_mode():
-        assert torch.equal(folded(plain)(maps), plain(maps))
+        assert torch.equal(ours(maps), plain(maps))
+    assert isinstance(ours.get_submodule("1.2"), nn.Identity) == (channels % 16 == 0), "one layer where it can be"
 
 
 def test_what_is_not_a_number_comes_out_of_a_depthwise_convolution() -> None:
-    plain, maps = depthwise(16, 1, nn.Identity()), torch.zeros(1, 16, 5, 5)
+    plain, maps = depthwise(16, 1, nn.ReLU6()), torch.zeros(1, 16, 5, 5)
     maps[0, 3, 2, 2] = float("nan")
 
     with torch.inference_mode():
@@ -107,6 +115,8 @@ def test_a_relu6_that_something_else_sees_stays() -> None:
 
     assert isinstance(kept.get_submodule("0.1"), nn.ReLU6)
     assert isinstance(kept.get_submodule("2.2"), nn.Identity)
+    residual = nn.Sequential(Residual(nn.Conv2d(16, 16, 1), nn.ReLU6()), depthwise(16, 1)[1]).eval()
+    assert isinstance(folded(residual).get_submodule("0.1"), nn.ReLU6)
 
 
 def test_the_head_learns_the_same_on_features_as_through_the_backbone() -> None:

@@ -36,6 +36,11 @@ def plain(conv: nn.Conv2d, images: Tensor) -> Tensor:
     return F.relu(F.max_pool2d(conv(images), 2))
 
 
+def test_with_a_compiler_there_are_kernels() -> None:
+    """What is compared below is not PyTorch with itself."""
+    assert (compiled.kernels() is not None) == (shutil.which("cc") is not None)
+
+
 def learn(function: object, conv: nn.Conv2d, images: Tensor, gradient: Tensor) -> list[Tensor]:
     """What it answers, and the gradients of weight, bias and, where they are wanted, images."""
     images = images.detach().requires_grad_(images.requires_grad)
@@ -124,6 +129,11 @@ def test_of_equal_values_the_first_gets_the_gradient_and_nothing_flows_through_z
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
+class Doubling(nn.Conv2d):
+    def forward(self, images: Tensor) -> Tensor:
+        return 2 * super().forward(images)
+
+
 @pytest.mark.parametrize(
     ("conv", "grey_gradient"),
     [
@@ -135,6 +145,7 @@ def test_of_equal_values_the_first_gets_the_gradient_and_nothing_flows_through_z
         (nn.Conv2d(2, 3, 3, bias=False), False),
         (nn.Conv2d(2, 3, 3, dtype=torch.float64), False),
         (nn.Conv2d(1, 3, 3), True),
+        (Doubling(2, 3, 3), False),
     ],
     ids=str,
 )
@@ -147,6 +158,11 @@ def test_other_convolutions_are_pytorchs(conv: nn.Conv2d, grey_gradient: bool) -
     assert torch.equal(answer, plain(conv, images))
     assert conv.weight.grad is not None
     assert (images.grad is not None) == grey_gradient
+
+
+def test_the_wrong_number_of_channels_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="channels"):
+        conv_pool_relu(nn.Conv2d(3, 8, 3), torch.zeros(2, 1, 8, 8))
 
 
 @needs_compiler
@@ -208,20 +224,50 @@ def answer(started: subprocess.Popen[str]) -> str:
     return out.strip()
 
 
+def logging_compiler(folder: Path, first: str = "") -> tuple[str, Path]:
+    """(a C compiler, the file with a line for each time it was called)."""
+    script, log = folder / "cc", folder / "log"
+    script.write_text(f'#!/bin/sh\necho "$*" >> {log}\n{first}\nexec {shutil.which("cc")} "$@"\n')
+    script.chmod(0o755)
+    return str(script), log
+
+
 @needs_compiler
 def test_two_processes_at_once_compile_once(tmp_path: Path) -> None:
-    both = [start(tmp_path), start(tmp_path)]
+    compiler, log = logging_compiler(tmp_path)
+    both = [start(tmp_path, CC=compiler), start(tmp_path, CC=compiler)]
 
     assert [answer(one) for one in both] == ["compiled", "compiled"]
+    assert answer(start(tmp_path, CC=compiler)) == "compiled"
 
-    (library,) = (tmp_path / "kernels").glob("*.so")
-    made = library.stat().st_mtime_ns
-    assert answer(start(tmp_path)) == "compiled"
-    assert library.stat().st_mtime_ns == made
+    assert len(log.read_text().splitlines()) == 1
+    assert len(list((tmp_path / "kernels").glob("*.so"))) == 1
     assert not list((tmp_path / "kernels").glob(".partial-*"))
 
 
-@pytest.mark.parametrize("compiler", ["", "no-such-compiler", "false"])
+@needs_compiler
+def test_a_torn_library_is_compiled_again(tmp_path: Path) -> None:
+    compiler, log = logging_compiler(tmp_path)
+    assert answer(start(tmp_path, CC=compiler)) == "compiled"
+    (library,) = (tmp_path / "kernels").glob("*.so")
+    library.write_bytes(library.read_bytes()[:40])
+
+    assert answer(start(tmp_path, CC=compiler)) == "compiled"
+    assert len(log.read_text().splitlines()) == 2
+
+
+@needs_compiler
+def test_a_compiler_that_was_killed_leaves_nothing(tmp_path: Path) -> None:
+    """It is not taken for one that does not know its options, whose slower library would stay."""
+    compiler, log = logging_compiler(tmp_path, 'case "$*" in *kernels.c*) kill -9 $$;; esac')
+
+    assert answer(start(tmp_path, CC=compiler)) == "PyTorch"
+
+    assert not list((tmp_path / "kernels").glob("*.so"))
+    assert len(log.read_text().splitlines()) == 2  # the second asked whether it knows its options
+
+
+@pytest.mark.parametrize("compiler", ["", "no-such-compiler", "false", "cc 'torn"])
 def test_without_a_compiler_all_works(tmp_path: Path, compiler: str) -> None:
     assert answer(start(tmp_path, CC=compiler)) == "PyTorch"
 
@@ -234,11 +280,20 @@ def test_a_cache_that_cannot_be_written_does_not_stop_it(tmp_path: Path) -> None
 
 @needs_compiler
 def test_a_compiler_without_openmp_will_do(tmp_path: Path) -> None:
-    script = tmp_path / "plain-cc"
-    script.write_text('#!/bin/sh\nfor option; do case $option in -fopenmp) exit 1;; esac; done\nexec cc "$@"\n')
-    script.chmod(0o755)
+    compiler, log = logging_compiler(tmp_path, "for option; do case $option in -fopenmp) exit 1;; esac; done")
 
-    assert answer(start(tmp_path / "cache", CC=f"{script} -DNOTHING")) == "compiled"
+    assert answer(start(tmp_path / "cache", CC=f"{compiler} -DNOTHING")) == "compiled"
+
+    used = [line.split() for line in log.read_text().splitlines()]
+    assert all("-DNOTHING" in line for line in used)
+    assert "-fopenmp" in used[0]
+    assert "-fopenmp" not in used[-1]
+
+
+@needs_compiler
+def test_memory_that_the_loops_cannot_read_is_refused() -> None:
+    with pytest.raises(ValueError, match="contiguous"):
+        compiled.call("pool", torch.zeros(4, 4).T[::2], 1)
 
 
 def test_parts_are_as_many_in_both_files() -> None:
