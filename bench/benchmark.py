@@ -7,7 +7,6 @@ import itertools
 import math
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from tabulate import tabulate
 from bench.cluster.placement import Admission, Group, Node, place
 from bench.cluster.session import ClusterLostError, Session, connect
 from bench.interrupts import INTERRUPTED, interruptible
-from bench.learning.compiled import kernels
 from bench.options import Options
 from bench.pages import prepare_pages, write_pages
 from bench.phases import Phases, within_runs
@@ -107,8 +105,6 @@ class Benchmark:
         """Returns whether it was interrupted."""
         options, plan = self.options, self.plan
         self.phases.enter("starting Ray")
-        if options.address is None:  # the first time a compiler works at it for 2 s, which then nobody waits for
-            threading.Thread(target=kernels, name="kernels", daemon=True).start()
         with (
             contextlib.nullcontext(connected)
             if connected is not None

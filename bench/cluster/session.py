@@ -20,6 +20,7 @@ from typing import Any
 
 from bench.cluster.placement import Node
 from bench.errors import UserError
+from bench.learning.compiled import kernels
 
 # Read by ray when it is imported or starts processes, so set before.
 _SETTINGS = {
@@ -80,6 +81,8 @@ def connect(address: str | None, *, verbose: bool = False, for_tune: bool = Fals
     if address is None:
         # Ray Train takes more than a second to import, in which the driver would wait for Ray's daemons.
         threading.Thread(target=_import_ray_train, daemon=True).start()
+        # The first time, a compiler works at them for 2 s, for which the workers would wait.
+        threading.Thread(target=kernels, daemon=True).start()
         from bench.cluster.daemons import LOOPBACK, on_loopback, only_what_trains
 
         with on_loopback(), only_what_trains(agents=for_tune) if not verbose else contextlib.nullcontext():

@@ -40,25 +40,25 @@ def kernels() -> ctypes.CDLL | None:
         if compiler is None:
             return None
         file = cache_dir() / "kernels" / f"{_key(compiler)}.so"
-        if file.exists():
-            with contextlib.suppress(OSError):  # torn by a power cut: made again
-                return ctypes.CDLL(str(file))
-        with locked(file.parent):
-            if not _loads(file):
-                with fill(file.parent) as work:
-                    _compile(compiler, work / file.name)
-        return ctypes.CDLL(str(file))
+        library = _load(file)
+        if library is None:
+            with locked(file.parent):
+                library = _load(file)  # another process may have made it meanwhile
+                if library is None:
+                    with fill(file.parent) as work:
+                        _compile(compiler, work / file.name)
+                    library = _load(file)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
+    return library
 
 
-def _loads(file: Path) -> bool:
-    """Another process may have made it meanwhile."""
+def _load(file: Path) -> ctypes.CDLL | None:
+    """None where it is missing, or torn by a power cut."""
     try:
-        ctypes.CDLL(str(file))
+        return ctypes.CDLL(str(file))
     except OSError:
-        return False
-    return True
+        return None
 
 
 def call(name: str, *arguments: Tensor | int) -> None:
@@ -85,10 +85,11 @@ def call(name: str, *arguments: Tensor | int) -> None:
 
 def _compiler() -> list[str] | None:
     """The command, its program with the whole path."""
-    found = shlex.split(os.environ["CC"]) if "CC" in os.environ else ["cc"]
-    names = [found[0]] if "CC" in os.environ and found else ["cc", "gcc", "clang"] if found else []
-    program = next(filter(None, map(shutil.which, names)), None)
-    return [program, *found[1:]] if program else None
+    commands = [shlex.split(os.environ["CC"])] if "CC" in os.environ else [["cc"], ["gcc"], ["clang"]]
+    for program, *options in filter(None, commands):
+        if path := shutil.which(program):
+            return [path, *options]
+    return None
 
 
 def _key(compiler: list[str]) -> str:

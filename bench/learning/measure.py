@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import math
@@ -9,7 +10,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -31,27 +32,34 @@ def parameters(model: nn.Module) -> tuple[int, int]:
 
 def macs(model: nn.Module, spec: ModelSpec) -> int:
     """Multiply-accumulates to classify one image: half of what torch's own FLOP counter counts."""
-    with torch.inference_mode():
-        return _count(model, spec, lambda logits: None)
+    with torch.inference_mode(), _answering(model, spec) as (_, counter):
+        return _macs(counter)
 
 
 def training_macs(model: nn.Module, spec: ModelSpec) -> int:
     """Multiply-accumulates to learn from one image, those for the gradients of what is trained included."""
-    found = _count(model, spec, lambda logits: torch.autograd.backward(logits.sum()))
+    with _answering(model, spec) as (logits, counter):
+        answer = _macs(counter)
+        torch.autograd.backward(logits.sum())
     model.zero_grad(set_to_none=True)
     # Gradients of inputs and of weights take as much as the answer each, at most: torch's counter takes those of
     # grouped convolutions for those of full ones.
-    return min(found, 3 * macs(model, spec))
+    return min(_macs(counter), 3 * answer)
 
 
-def _count(model: nn.Module, spec: ModelSpec, then: Callable[[Tensor], object]) -> int:
+@contextlib.contextmanager
+def _answering(model: nn.Module, spec: ModelSpec) -> Iterator[tuple[Tensor, FlopCounterMode]]:
+    """(logits of one image, what counts the operations that they took and those that follow)."""
     was_training = model.training
     model.eval()  # one image is no batch to normalise, and nothing is dropped out or kept
     device = next(model.parameters()).device
     image = torch.zeros(1, spec.channels, spec.input_size, spec.input_size, device=device)
     with FlopCounterMode(display=False) as counter:
-        then(model(image))
+        yield model(image), counter
     model.train(was_training)
+
+
+def _macs(counter: FlopCounterMode) -> int:
     return int(counter.get_total_flops()) // 2
 
 

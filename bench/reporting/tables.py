@@ -470,17 +470,8 @@ ENVIRONMENT: list[tuple[str, Callable[[Record], object]]] = [
 
 _WHERE = attrgetter(
     *("device", "cpu", "cpu_cores", "memory_gb", "threads", "platform", "python_version", "torch_version"),
-    *(
-        "torchvision_version",
-        "ray_version",
-        "kernels",
-        "bench_version",
-        "git_commit",
-        "dataset",
-        "dataset_sha256",
-        "memory_kind",
-    ),
-    *("model", "weights", "weights_sha256", "last_threads"),
+    *("torchvision_version", "ray_version", "kernels", "bench_version", "git_commit", "dataset", "dataset_sha256"),
+    *("memory_kind", "model", "weights", "weights_sha256", "last_threads"),
 )
 """All that the table of the environment is about."""
 

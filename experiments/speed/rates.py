@@ -75,7 +75,8 @@ def main() -> None:
         def train(trainee=trainee, optimizer=optimizer, batches=batches, precision=precision) -> None:  # type: ignore[no-untyped-def]
             training_step(trainee.module, optimizer, trainee, next(batches), precision=precision)
 
-        # forward, and the gradients of inputs and of weights, which cost as much again each
+        # forward, and the gradients of inputs and of weights, which cost as much again each; also those that pooling
+        # makes zero, which need not be computed
         step_flops = 3 * 2 * measure.macs(model, cnn) * 64
 
         mobilenet = MODELS["mobilenet"]
