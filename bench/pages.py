@@ -10,28 +10,30 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.reporting import gallery
+from bench.reporting.plotter import NEEDED as FOR_PLOTS
+from bench.reporting.plotter import plotter
 from bench.reporting.store import Store
 from bench.reporting.summary import look, write_summary
+from bench.reporting.tables import comparisons
 from bench.reporting.terminal import print_results
 from bench.reporting.tuning import read_swept, sections, write_tuning
 from bench.spec import Record
 
-NEEDED = (
-    *("scipy.stats", "statsmodels.stats.power", "statsmodels.stats.weightstats"),
-    *("matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg"),
-)
-"""What plots and verdicts import when they are first made."""
+NEEDED = ("bench.reporting.html", "scipy.stats", "statsmodels.stats.power", "statsmodels.stats.weightstats")
+"""What pages and verdicts import when they are first made."""
 
 
 @functools.cache
 def prepare_pages() -> None:
-    """Begin to import what pages need, in a thread: 2 s while the caller waits, no gain while it computes."""
+    """Begin to import what pages need, plots and all: a second while the caller waits, no gain while it computes."""
 
     def bring() -> None:
         with contextlib.suppress(ImportError):  # who needs it will say so
-            for module in ("bench.reporting.html", *NEEDED):
+            for module in (*NEEDED, *FOR_PLOTS):
                 importlib.import_module(module)
 
+    plotter()
     threading.Thread(target=bring, name="imports for the pages", daemon=True).start()
 
 
@@ -41,12 +43,19 @@ def write_pages(store: Store, records: Sequence[Record] | None = None, *, show: 
     Args:
         store: the results folder.
         records: what it holds, if that is known.
-        show: print the comparison, before the plots are drawn, which takes a few seconds.
+        show: print the comparison, as soon as it is known.
 
     Raises:
         UserError: they cannot be written.
     """
-    found = look(store, records)
+    if records is None:
+        records, _ = store.records(set_aside=True)
+    compared = comparisons(records, store)
+    planned = gallery.plan(store, records, compared)
+    drawing = plotter()
+    plotter.cache_clear()  # it draws once
+    drawing.begin(gallery.makers(planned))
+    found = look(store, records, compared)
     swept = read_swept(store, found.records)
     pages: list[Path | None] = [write_summary(store, found, sections(swept))]
     if show:
@@ -54,7 +63,7 @@ def write_pages(store: Store, records: Sequence[Record] | None = None, *, show: 
         sys.stdout.flush()
     from bench.reporting.html import write_report
 
-    pages.append(write_report(store, found, swept))
+    pages.append(write_report(store, found, swept, gallery.save(store, planned, drawing.finish())))
     pages.append(write_tuning(store, swept))  # shows the plots that there are
     for page in pages if show else ():
         if page is not None:

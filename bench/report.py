@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import UserError, exit_code_of
-from bench.pages import write_pages
-from bench.reporting.store import Store
+from bench.reporting.plotter import plotter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,9 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def command() -> int:
+        if not (options.results / "runs").is_dir():
+            raise UserError(f"--results {options.results} holds no runs; python -m bench.run makes some")
+        plotter()  # imports what it needs while we import the rest
+        from bench.pages import write_pages
+        from bench.reporting.store import Store
+
         store = Store(options.results)
-        if not (store.root / "runs").is_dir():
-            raise UserError(f"--results {store.root} holds no runs; python -m bench.run makes some")
         records, problems = store.records(set_aside=True)
         gc.freeze()  # of ten thousand records none is garbage, and looking for it takes a fifth of the time
         for problem in problems:

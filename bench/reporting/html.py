@@ -86,19 +86,26 @@ class Findings:
     sentences: list[str]
 
 
-def write_report(store: Store, found: Found | None = None, swept: Sequence[Swept] | None = None) -> Path:
-    """Draw all plots into results/plots/ and make results/report.html.
+def write_report(
+    store: Store,
+    found: Found | None = None,
+    swept: Sequence[Swept] | None = None,
+    galleries: Mapping[DataKey, Gallery] | None = None,
+) -> Path:
+    """Make results/report.html, with all plots.
 
     Args:
         store: the results folder.
         found: what :func:`bench.reporting.summary.look` gave; None looks.
         swept: what :func:`bench.reporting.tuning.read_swept` gave; None reads the sweeps.
+        galleries: what :func:`bench.reporting.gallery.draw` gave; None draws into results/plots/.
 
     Raises:
         UserError: they cannot be written.
     """
     found = found or look(store)
-    galleries = gallery.draw(store, found.records, found.comparisons)
+    if galleries is None:
+        galleries = gallery.draw(store, found.records, found.comparisons)
     if swept is None:
         swept = tuning.read_swept(store, found.records)
     return store.write_text(NAME, render(found, galleries, swept))

@@ -27,10 +27,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from bench.errors import UserError
@@ -287,9 +289,13 @@ class Store:
                 .select(["label", "predicted", "probability"])
                 .cast(pa.schema([PREDICTIONS_SCHEMA.field(name) for name in ("label", "predicted", "probability")]))
             )
+            # not to_numpy(), which imports pandas
+            labels, predicted, probability = (np.from_dlpack(column.combine_chunks()) for column in columns.columns)
         except (OSError, pa.ArrowException, ValueError, KeyError):
             return None
-        return Predictions(*(column.to_numpy() for column in columns.columns))
+        return Predictions(
+            cast(NDArray[np.int16], labels), cast(NDArray[np.int16], predicted), cast(NDArray[np.float32], probability)
+        )
 
     def save_state(self, run_id: str, state: bytes) -> None:
         """Keep what an interrupted run goes on from."""

@@ -28,11 +28,27 @@ from bench.spec import DatasetInfo, EpochRecord, Job, Outcome, Predictions, Reci
 JOBS = 50
 
 _REPORT = """
-import sys
+import sys, threading, time
 from bench.report import main
+from bench.reporting.plotter import plotter
+
+def peak(process):
+    # not getrusage: what it says of memory begins with that of the process that started this one
+    return int(next(line for line in open(f"/proc/{process}/status") if line.startswith("VmHWM")).split()[1])
+
+def watch(process):
+    global plots
+    try:
+        while True:
+            plots = peak(process)
+            time.sleep(0.02)
+    except (OSError, StopIteration):  # it has ended
+        return
+
+plots = 0
+threading.Thread(target=watch, args=[plotter()._process.pid], daemon=True).start()
 code = main(sys.argv[1:])
-# not getrusage: what it says of memory begins with that of the process that started this one
-print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
+print(peak("self") + plots, "kB")
 sys.exit(code)
 """
 
@@ -97,7 +113,7 @@ def fill(results: Path, runs: int) -> None:
 
 
 def report(results: Path) -> tuple[float, float, float]:
-    """(seconds on the clock, seconds of CPU, peak memory in 10^6 bytes) of bench.report."""
+    """(seconds on the clock, seconds of CPU, peak memory in 10^6 bytes, of both processes) of bench.report."""
     before = os.times()
     start = time.perf_counter()
     command = [sys.executable, "-c", _REPORT, "--results", str(results)]

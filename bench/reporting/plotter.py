@@ -1,0 +1,111 @@
+"""A second process that draws plots while this one goes on: figures are most of what a report takes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pickle
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from threading import Thread
+from typing import IO, TYPE_CHECKING, cast
+
+if TYPE_CHECKING:  # it is begun before its owner imports these
+    from matplotlib.figure import Figure
+
+    from bench.reporting.plots import Drawn
+
+NEEDED = (
+    *("bench.reporting.plots", "bench.reporting.tables", "scipy.special"),
+    *("matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg"),
+)
+"""What it takes to draw; imported by the process while it waits to be asked."""
+_BEGIN = "import sys; sys.path[:] = sys.argv[1:]; from bench.reporting.plotter import serve; serve()"
+
+
+class Plotter:
+    """Draws one list of figures. Its process begins at once to import what it needs, and ends with this one."""
+
+    def __init__(self) -> None:
+        # not a pool: its processes import the main module, which may be a user's script without a guard
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _BEGIN, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for its owner
+        )
+        self._left: deque[tuple[int, Callable[[], Figure]]] = deque()
+        self._drawn: dict[int, Drawn] = {}
+        self._asking = Thread(target=self._ask, name="plotter", daemon=True)
+
+    def begin(self, figures: Sequence[Callable[[], Figure]]) -> None:
+        """Draw them in the process, from the first on.
+
+        Args:
+            figures: each makes one; sent to the process, so :class:`functools.partial` rather than lambda.
+        """
+        self._left.extend(enumerate(figures))
+        self._asking.start()
+
+    def finish(self) -> list[Drawn]:
+        """Draw what is left, from the last on, while the process goes on; gives all in order."""
+        while len(self._left) > 1:  # one more is drawn sooner by who has drawn before
+            self._draw_last()
+        self._asking.join()
+        while self._left:  # the process was lost
+            self._draw_last()
+        return [self._drawn[number] for number in sorted(self._drawn)]
+
+    def _draw_last(self) -> None:
+        from bench.reporting.plots import drawn
+
+        with contextlib.suppress(IndexError):  # the process has just been given it
+            number, figure = self._left.pop()
+            self._drawn[number] = drawn(figure)
+
+    def _ask(self) -> None:
+        asked: list[tuple[int, Callable[[], Figure]]] = []  # what the process draws, and what it draws next
+        try:
+            with self._process as process:
+                questions, answers = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
+                while self._left or asked:
+                    following = b""
+                    with contextlib.suppress(IndexError):  # the other thread took the last
+                        asked.append(self._left.popleft())
+                        following = pickle.dumps(asked[-1][1])
+                    if len(asked) > bool(following):
+                        self._drawn[asked[0][0]] = pickle.load(answers)  # noqa: S301 - from our own process
+                        asked.pop(0)
+                    questions.write(following)
+                    questions.flush()
+        except Exception:  # mostly that the process was lost; who waits draws what it should have
+            self._left.extendleft(reversed(asked))
+
+
+@functools.cache
+def plotter() -> Plotter:
+    """The one that was begun in good time. It draws once: afterwards ``plotter.cache_clear()``."""
+    return Plotter()
+
+
+def serve() -> None:
+    """What the process does, until its owner has no more to ask or has ended."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    for module in NEEDED:
+        import_module(module)
+    from bench.reporting.plots import drawn
+
+    with contextlib.suppress(EOFError, pickle.UnpicklingError, BrokenPipeError):
+        while True:
+            figure = pickle.load(sys.stdin.buffer)  # noqa: S301
+            try:
+                answer = drawn(figure)
+            except Exception:  # its owner draws it then, and fails where it can be seen
+                os._exit(1)
+            pickle.dump(answer, answers)
+            answers.flush()
