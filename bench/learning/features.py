@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 import filelock
 import numpy as np
@@ -32,11 +32,14 @@ from bench.learning.models import ModelSpec
 from bench.learning.precision import arithmetic
 from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
 
-VERSION = 3
+VERSION = 4
 """Raise it when extraction gives other features, so that those in caches are not used again."""
 
 SMALL_MAP = 16
 """Pixels of a feature map up to which a 1 x 1 convolution is faster as a matrix product, on the CPU."""
+
+LARGE_MAP = 16
+"""Pixels of a feature map from which a 1 x 1 convolution and the depthwise one behind it are faster as one layer."""
 
 DEFAULT_LIMIT_GB = 8.0
 """How large the features in the cache may be together, unless BENCH_FEATURES_GB says otherwise."""
@@ -91,12 +94,16 @@ def _fold_inside(module: nn.Module) -> None:
 
 
 def _take_relu6_along(module: nn.Sequential) -> None:
-    """Make a depthwise convolution with a ReLU6 behind it one layer, and then take the ReLU6 before it in as well."""
+    """Make a depthwise convolution with a ReLU6 behind it one layer, and then take in what is before it as well.
+
+    That is a ReLU6, and before that a 1 x 1 convolution, if nothing else sees what they give.
+    """
     layers = list(module) if _is_plain(module) else []
     for position, (layer, norm, after) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
         folded = isinstance(norm, nn.Identity) and isinstance(after, nn.ReLU6)
         if folded and type(layer) is nn.Conv2d and _is_depthwise(layer):
             layer.__class__ = _Depthwise
+            cast(_Depthwise, layer).expand = None
             module[position + 2] = nn.Identity()
     for one, other in itertools.pairwise(layers):
         if not (_is_plain(one) and _is_plain(other)):
@@ -105,6 +112,10 @@ def _take_relu6_along(module: nn.Sequential) -> None:
         if isinstance(last, nn.ReLU6) and isinstance(first, _Depthwise):
             one[-1] = nn.Identity()
             first.relu6_before = True
+            expand, *norms = one
+            if type(expand) is _Pointwise and all(isinstance(norm, nn.Identity) for norm in norms):
+                one[0] = nn.Identity()
+                first.expand = expand
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Sequential]:
@@ -128,19 +139,33 @@ class _Depthwise(nn.Conv2d):
     """``relu6(conv(maps))`` in one pass over memory, and what comes before if that is a ReLU6 too."""
 
     relu6_before = False
+    expand: _Pointwise | None
+    """A 1 x 1 convolution before that; set with the class."""
 
     def forward(self, images: Tensor) -> Tensor:
         ours = images.device.type == "cpu" and images.dtype == self.weight.dtype == torch.float32
         ours = ours and not torch.onnx.is_in_onnx_export() and not torch.is_grad_enabled()
-        if not ours or kernels() is None or self.bias is None:
+        ours = ours and kernels() is not None and self.bias is not None
+        expand = self.expand
+        ours = ours and images.shape[1] == (expand or self).in_channels
+        large = images.shape[2] * images.shape[3] >= LARGE_MAP
+        if expand is not None and not (ours and large and expand.bias is not None):
+            images, expand = expand(images), None
+        if not ours or self.bias is None:
             return F.relu6(super().forward(F.relu6(images) if self.relu6_before else images))
         maps = images.permute(0, 2, 3, 1).contiguous()  # in channels-last order: nothing moves
-        count, height, width, channels = maps.shape
-        stride = self.stride[0]
+        count, height, width, inputs = maps.shape
+        channels, stride = self.out_channels, self.stride[0]
         answers = torch.empty(count, (height - 1) // stride + 1, (width - 1) // stride + 1, channels)
         weight = self.weight[:, 0].permute(1, 2, 0).contiguous()
-        sizes = count, height, width, channels, stride, int(self.relu6_before)
-        call("depthwise", maps, weight, self.bias, answers, *sizes)
+        if expand is not None and expand.bias is not None:
+            room = torch.empty(torch.get_num_threads(), height, width, channels)
+            first = expand.weight.flatten(1).t().contiguous(), expand.bias
+            sizes = count, height, width, inputs, channels, stride
+            call("expanded_depthwise", maps, *first, weight, self.bias, room, answers, *sizes)
+        else:
+            sizes = count, height, width, channels, stride, int(self.relu6_before)
+            call("depthwise", maps, weight, self.bias, answers, *sizes)
         return answers.permute(0, 3, 1, 2)
 
 

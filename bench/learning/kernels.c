@@ -252,6 +252,36 @@ static inline __attribute__((always_inline)) sixteen relu6(sixteen values)
     return (sixteen)((positive & ~large) | ((sixteen_bits)six & large));
 }
 
+/* One image of depthwise. */
+static inline void depthwise_image(const float *restrict maps, const float *restrict weight, const float *restrict bias,
+                                   float *restrict answers, int64_t height, int64_t width, int64_t channels,
+                                   int64_t stride, int64_t relu6_before)
+{
+    const int64_t rows = (height - 1) / stride + 1, columns = (width - 1) / stride + 1;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) {
+            const float *pixels[KERNEL * KERNEL], *weights[KERNEL * KERNEL];
+            int taps = 0; /* inside the map */
+            for (int64_t p = 0; p < KERNEL; p++)
+                for (int64_t q = 0; q < KERNEL; q++) {
+                    const int64_t row = i * stride + p - 1, column = j * stride + q - 1;
+                    if (row < 0 || row >= height || column < 0 || column >= width)
+                        continue;
+                    pixels[taps] = maps + (row * width + column) * channels;
+                    weights[taps++] = weight + (p * KERNEL + q) * channels;
+                }
+            float *to = answers + (i * columns + j) * channels;
+            for (int64_t o = 0; o < channels; o += 16) {
+                sixteen sum = *(const sixteen *)(bias + o);
+                for (int t = 0; t < taps; t++) {
+                    const sixteen pixel = *(const sixteen *)(pixels[t] + o);
+                    sum += (relu6_before ? relu6(pixel) : pixel) * *(const sixteen *)(weights[t] + o);
+                }
+                *(sixteen *)(to + o) = relu6(sum);
+            }
+        }
+}
+
 /* relu6(conv(maps)), or relu6(conv(relu6(maps))) with relu6_before, where the convolution is depthwise and has a padding of
  * 1; channels are a multiple of 16.
  * maps [count][height][width][channels], weight [3][3][channels], bias [channels];
@@ -259,29 +289,69 @@ static inline __attribute__((always_inline)) sixteen relu6(sixteen values)
 void depthwise(const float *maps, const float *weight, const float *bias, float *answers, int64_t count, int64_t height,
                int64_t width, int64_t channels, int64_t stride, int64_t relu6_before, int threads)
 {
-    const int64_t rows = (height - 1) / stride + 1, columns = (width - 1) / stride + 1;
+    const int64_t from = height * width * channels;
+    const int64_t to = ((height - 1) / stride + 1) * ((width - 1) / stride + 1) * channels;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t n = 0; n < count; n++)
-        for (int64_t i = 0; i < rows; i++)
-            for (int64_t j = 0; j < columns; j++) {
-                const float *pixels[KERNEL * KERNEL], *weights[KERNEL * KERNEL];
-                int taps = 0; /* inside the map */
-                for (int64_t p = 0; p < KERNEL; p++)
-                    for (int64_t q = 0; q < KERNEL; q++) {
-                        const int64_t row = i * stride + p - 1, column = j * stride + q - 1;
-                        if (row < 0 || row >= height || column < 0 || column >= width)
-                            continue;
-                        pixels[taps] = maps + ((n * height + row) * width + column) * channels;
-                        weights[taps++] = weight + (p * KERNEL + q) * channels;
-                    }
-                float *to = answers + ((n * rows + i) * columns + j) * channels;
-                for (int64_t o = 0; o < channels; o += 16) {
-                    sixteen sum = *(const sixteen *)(bias + o);
-                    for (int t = 0; t < taps; t++) {
-                        const sixteen pixel = *(const sixteen *)(pixels[t] + o);
-                        sum += (relu6_before ? relu6(pixel) : pixel) * *(const sixteen *)(weights[t] + o);
-                    }
-                    *(sixteen *)(to + o) = relu6(sum);
-                }
-            }
+        depthwise_image(maps + n * from, weight, bias, answers + n * to, height, width, channels, stride, relu6_before);
+}
+
+enum { PIXELS = 8, VECTORS = 3 }; /* as many sums as registers hold with 32 of them, and the weights beside */
+
+/* relu6 of a product: from [pixels][inputs] and to [pixels][channels], sixteen channels times vectors of them.
+ * Inlined with pixels and vectors known, so that the sums stay in registers. */
+static inline __attribute__((always_inline)) void
+expand_tile(const float *restrict from, const float *restrict weight, const float *restrict bias, float *restrict to,
+            int64_t inputs, int64_t channels, const int pixels, const int vectors)
+{
+    sixteen sums[PIXELS][VECTORS];
+    for (int p = 0; p < pixels; p++)
+        for (int v = 0; v < vectors; v++)
+            sums[p][v] = *(const sixteen *)(bias + 16 * v);
+    for (int64_t i = 0; i < inputs; i++)
+        for (int p = 0; p < pixels; p++)
+            for (int v = 0; v < vectors; v++)
+                sums[p][v] += from[p * inputs + i] * *(const sixteen *)(weight + i * channels + 16 * v);
+    for (int p = 0; p < pixels; p++)
+        for (int v = 0; v < vectors; v++)
+            *(sixteen *)(to + p * channels + 16 * v) = relu6(sums[p][v]);
+}
+
+static void expand_image(const float *maps, const float *weight, const float *bias, float *expanded, int64_t pixels,
+                         int64_t inputs, int64_t channels)
+{
+    int64_t o = 0;
+#define EXPAND(at, pixels, vectors)                                                                          \
+    expand_tile(maps + (at) * inputs, weight + o, bias + o, expanded + (at) * channels + o, inputs, channels, \
+                pixels, vectors)
+    for (; o + 16 * VECTORS <= channels; o += 16 * VECTORS) {
+        int64_t at = 0;
+        for (; at + PIXELS <= pixels; at += PIXELS)
+            EXPAND(at, PIXELS, VECTORS);
+        for (; at < pixels; at++)
+            EXPAND(at, 1, VECTORS);
+    }
+    for (; o < channels; o += 16)
+        for (int64_t at = 0; at < pixels; at++)
+            EXPAND(at, 1, 1);
+#undef EXPAND
+}
+
+/* depthwise of relu6 of a 1 x 1 convolution of maps [count][height][width][inputs]; an expanded image, of many more channels
+ * than maps have, stays in the cache. expand [inputs][channels], expand_bias [channels], the others as for depthwise.
+ * Room: expanded [threads][height][width][channels]. */
+void expanded_depthwise(const float *maps, const float *expand, const float *expand_bias, const float *weight,
+                        const float *bias, float *expanded, float *answers, int64_t count, int64_t height, int64_t width,
+                        int64_t inputs, int64_t channels, int64_t stride, int threads)
+{
+    const int64_t pixels = height * width;
+    const int64_t to = ((height - 1) / stride + 1) * ((width - 1) / stride + 1) * channels;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int thread = 0; thread < threads; thread++) {
+        float *mine = expanded + thread * pixels * channels;
+        for (int64_t n = thread * count / threads; n < (thread + 1) * count / threads; n++) {
+            expand_image(maps + n * pixels * inputs, expand, expand_bias, mine, pixels, inputs, channels);
+            depthwise_image(mine, weight, bias, answers + n * to, height, width, channels, stride, 0);
+        }
+    }
 }

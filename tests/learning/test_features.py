@@ -98,6 +98,39 @@ def test_a_depthwise_convolution_with_its_relu6_is_the_plain_layers(
     assert isinstance(ours.get_submodule("1.2"), nn.Identity) == (channels % 16 == 0), "one layer where it can be"
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    count=st.integers(1, 5),
+    inputs=st.sampled_from([1, 3, 16, 24]),
+    channels=st.sampled_from([8, 16, 32, 48, 144, 160]),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    stride=st.sampled_from([1, 2]),
+    norm=st.booleans(),
+    seed=st.integers(0, 100),
+)
+def test_an_expansion_and_a_depthwise_convolution_are_the_plain_layers(
+    count: int, inputs: int, channels: int, height: int, width: int, stride: int, norm: bool, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    norms = [nn.BatchNorm2d(channels, eps=0.0)] if norm else []
+    plain = depthwise(channels, stride, nn.Conv2d(inputs, channels, 1), *norms, nn.ReLU6())
+    with torch.no_grad():  # whole numbers, so that nothing is rounded in whatever order it is summed
+        for name in ("0.0.weight", "0.0.bias", "1.0.weight"):
+            weight = plain.get_parameter(name)
+            weight.copy_(torch.randint(-2, 3, weight.shape, generator=random).float())
+    maps = torch.randint(-3, 4, (count, inputs, height, width), generator=random).float()
+    maps = maps.contiguous(memory_format=torch.channels_last)
+
+    ours = folded(plain)
+    with torch.inference_mode():
+        assert torch.equal(ours(maps), plain(maps))
+    assert torch.equal(ours(maps), plain(maps)), "with gradients"
+    assert isinstance(ours.get_submodule("0.0"), nn.Identity) == (channels % 16 == 0), "one layer where it can be"
+    with torch.inference_mode(), pytest.raises(RuntimeError):  # and not read beyond
+        ours(torch.zeros(1, inputs + 1, height, width))
+
+
 def test_what_is_not_a_number_comes_out_of_a_depthwise_convolution() -> None:
     plain, maps = depthwise(16, 1, nn.ReLU6()), torch.zeros(1, 16, 5, 5)
     maps[0, 3, 2, 2] = float("nan")
@@ -106,6 +139,9 @@ def test_what_is_not_a_number_comes_out_of_a_depthwise_convolution() -> None:
         found = folded(plain)(maps)
         assert torch.equal(found.isnan(), plain(maps).isnan())
         assert int(found.isnan().sum()) == 9
+
+        expanded = depthwise(16, 1, nn.Conv2d(16, 16, 1), nn.ReLU6())
+        assert torch.equal(folded(expanded)(maps).isnan(), expanded(maps).isnan())
 
 
 def test_a_relu6_that_something_else_sees_stays() -> None:
