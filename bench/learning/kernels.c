@@ -24,6 +24,19 @@ enum { KERNEL = 3, DEAD = 4, PARTS = 8 };
         where = wins ? (number) : where;                      \
     } while (0)
 
+/* As many channels at once as the processor's registers have room for, and how many such sums it has registers for, with
+ * what is multiplied beside them. Compilers make slow code of vectors that are longer than registers. */
+#if defined(__AVX512F__)
+enum { LANES = 16, PIXELS = 8, VECTORS = 3, POOLED_VECTORS = 4 };
+#elif defined(__AVX__)
+enum { LANES = 8, PIXELS = 4, VECTORS = 3, POOLED_VECTORS = 2 };
+#else
+enum { LANES = 4, PIXELS = 4, VECTORS = 3, POOLED_VECTORS = 2 };
+#endif
+/* Wherever they lie; the second is what comparing them gives: all bits where it holds. */
+typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
+typedef int32_t lanes_bits __attribute__((vector_size(LANES * sizeof(int32_t)), aligned(sizeof(int32_t))));
+
 /* sums [values] of parts [PARTS][values] */
 static void sum_parts(const float *restrict parts, float *restrict sums, int64_t values, int threads)
 {
@@ -151,6 +164,67 @@ void pool(const float *restrict maps, float *restrict pooled, uint8_t *restrict 
             }
 }
 
+/* One pooled pixel of pooled_convolution, LANES channels times vectors of them: at is where the first of its four kernels
+ * stands. Inlined with vectors known, so that the sums stay in registers. */
+static inline __attribute__((always_inline)) void
+convolved_pixel(const float *restrict at, const float *restrict weight, const float *restrict bias, float *restrict pooled,
+                uint8_t *restrict position, int64_t line, int64_t channels, int64_t outputs, const int vectors)
+{
+    lanes sums[4][POOLED_VECTORS];
+    for (int k = 0; k < 4; k++)
+        for (int v = 0; v < vectors; v++)
+            sums[k][v] = *(const lanes *)(bias + LANES * v);
+    for (int p = 0; p < KERNEL; p++)
+        for (int64_t t = 0; t < KERNEL * channels; t++)
+            for (int v = 0; v < vectors; v++) {
+                const lanes w = *(const lanes *)(weight + (p * KERNEL * channels + t) * outputs + LANES * v);
+                for (int k = 0; k < 4; k++)
+                    sums[k][v] += at[(p + (k >> 1)) * line + (k & 1) * channels + t] * w;
+            }
+    for (int v = 0; v < vectors; v++)
+#pragma omp simd
+        for (int o = 0; o < LANES; o++) {
+            float best = sums[0][v][o];
+            int where = 0;
+            KEEP_LARGER(sums[1][v][o], 1);
+            KEEP_LARGER(sums[2][v][o], 2);
+            KEEP_LARGER(sums[3][v][o], 3);
+            const int dead = best <= 0;
+            pooled[LANES * v + o] = dead ? 0 : best;
+            position[LANES * v + o] = dead ? DEAD : where;
+        }
+}
+
+/* relu(max_pool2d(conv(maps))): maps [count][height][width][channels], weight [outputs][3][3][channels], bias [outputs],
+ * outputs a multiple of 16; pooled and position [count][rows][columns][outputs] as in pooled_grey.
+ * Room: by_tap [3][3][channels][outputs]. */
+void pooled_convolution(const float *maps, const float *weight, const float *bias, float *by_tap, float *pooled,
+                        uint8_t *position, int64_t count, int64_t height, int64_t width, int64_t channels,
+                        int64_t outputs, int threads)
+{
+    const int64_t rows = (height - KERNEL + 1) / 2, columns = (width - KERNEL + 1) / 2, line = width * channels;
+    const int64_t taps = KERNEL * KERNEL * channels;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t t = 0; t < taps; t++)
+        for (int64_t o = 0; o < outputs; o++)
+            by_tap[t * outputs + o] = weight[o * taps + t];
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t n = 0; n < count; n++)
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < columns; j++) {
+                const float *at = maps + (n * height + 2 * i) * line + 2 * j * channels;
+                const int64_t to = ((n * rows + i) * columns + j) * outputs;
+                int64_t o = 0;
+#define PIXEL(vectors) \
+    convolved_pixel(at, by_tap + o, bias + o, pooled + to + o, position + to + o, line, channels, outputs, vectors)
+                for (; o + LANES * POOLED_VECTORS <= outputs; o += LANES * POOLED_VECTORS)
+                    PIXEL(POOLED_VECTORS);
+                for (; o < outputs; o += LANES)
+                    PIXEL(1);
+#undef PIXEL
+            }
+}
+
 /* What one image adds to the gradients of a convolution that is pooled. Of four values pooling keeps one, and ReLU some of
  * those: the rest of the gradient is zero and is left out. starts and flows have room for rows * columns + 3 values of each
  * output, found for one. Inlined with the number of channels known, so that the innermost loops have a known length. */
@@ -240,16 +314,12 @@ void pooled_gradients(const float *maps, const float *weight, const float *gradi
     sum_parts(parts, by_weight_and_bias, sums, threads);
 }
 
-/* Sixteen channels at once, wherever they lie; the second is what comparing them gives: all bits where it holds. */
-typedef float sixteen __attribute__((vector_size(16 * sizeof(float)), aligned(sizeof(float))));
-typedef int32_t sixteen_bits __attribute__((vector_size(16 * sizeof(int32_t)), aligned(sizeof(int32_t))));
-
-static inline __attribute__((always_inline)) sixteen relu6(sixteen values)
+static inline __attribute__((always_inline)) lanes relu6(lanes values)
 {
-    const sixteen six = {6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6};
-    const sixteen_bits positive = (sixteen_bits)values & ~(sixteen_bits)(values < (sixteen){0});
-    const sixteen_bits large = (sixteen_bits)((sixteen)positive > six);
-    return (sixteen)((positive & ~large) | ((sixteen_bits)six & large));
+    const lanes six = (lanes){0} + 6.0f;
+    const lanes_bits positive = (lanes_bits)values & ~(lanes_bits)(values < (lanes){0});
+    const lanes_bits large = (lanes_bits)((lanes)positive > six);
+    return (lanes)((positive & ~large) | ((lanes_bits)six & large));
 }
 
 /* One image of depthwise. */
@@ -271,13 +341,13 @@ static inline void depthwise_image(const float *restrict maps, const float *rest
                     weights[taps++] = weight + (p * KERNEL + q) * channels;
                 }
             float *to = answers + (i * columns + j) * channels;
-            for (int64_t o = 0; o < channels; o += 16) {
-                sixteen sum = *(const sixteen *)(bias + o);
+            for (int64_t o = 0; o < channels; o += LANES) {
+                lanes sum = *(const lanes *)(bias + o);
                 for (int t = 0; t < taps; t++) {
-                    const sixteen pixel = *(const sixteen *)(pixels[t] + o);
-                    sum += (relu6_before ? relu6(pixel) : pixel) * *(const sixteen *)(weights[t] + o);
+                    const lanes pixel = *(const lanes *)(pixels[t] + o);
+                    sum += (relu6_before ? relu6(pixel) : pixel) * *(const lanes *)(weights[t] + o);
                 }
-                *(sixteen *)(to + o) = relu6(sum);
+                *(lanes *)(to + o) = relu6(sum);
             }
         }
 }
@@ -296,25 +366,23 @@ void depthwise(const float *maps, const float *weight, const float *bias, float 
         depthwise_image(maps + n * from, weight, bias, answers + n * to, height, width, channels, stride, relu6_before);
 }
 
-enum { PIXELS = 8, VECTORS = 3 }; /* as many sums as registers hold with 32 of them, and the weights beside */
-
-/* relu6 of a product: from [pixels][inputs] and to [pixels][channels], sixteen channels times vectors of them.
+/* relu6 of a product: from [pixels][inputs] and to [pixels][channels], LANES channels times vectors of them.
  * Inlined with pixels and vectors known, so that the sums stay in registers. */
 static inline __attribute__((always_inline)) void
 expand_tile(const float *restrict from, const float *restrict weight, const float *restrict bias, float *restrict to,
             int64_t inputs, int64_t channels, const int pixels, const int vectors)
 {
-    sixteen sums[PIXELS][VECTORS];
+    lanes sums[PIXELS][VECTORS];
     for (int p = 0; p < pixels; p++)
         for (int v = 0; v < vectors; v++)
-            sums[p][v] = *(const sixteen *)(bias + 16 * v);
+            sums[p][v] = *(const lanes *)(bias + LANES * v);
     for (int64_t i = 0; i < inputs; i++)
         for (int p = 0; p < pixels; p++)
             for (int v = 0; v < vectors; v++)
-                sums[p][v] += from[p * inputs + i] * *(const sixteen *)(weight + i * channels + 16 * v);
+                sums[p][v] += from[p * inputs + i] * *(const lanes *)(weight + i * channels + LANES * v);
     for (int p = 0; p < pixels; p++)
         for (int v = 0; v < vectors; v++)
-            *(sixteen *)(to + p * channels + 16 * v) = relu6(sums[p][v]);
+            *(lanes *)(to + p * channels + LANES * v) = relu6(sums[p][v]);
 }
 
 static void expand_image(const float *maps, const float *weight, const float *bias, float *expanded, int64_t pixels,
@@ -324,14 +392,14 @@ static void expand_image(const float *maps, const float *weight, const float *bi
 #define EXPAND(at, pixels, vectors)                                                                          \
     expand_tile(maps + (at) * inputs, weight + o, bias + o, expanded + (at) * channels + o, inputs, channels, \
                 pixels, vectors)
-    for (; o + 16 * VECTORS <= channels; o += 16 * VECTORS) {
+    for (; o + LANES * VECTORS <= channels; o += LANES * VECTORS) {
         int64_t at = 0;
         for (; at + PIXELS <= pixels; at += PIXELS)
             EXPAND(at, PIXELS, VECTORS);
         for (; at < pixels; at++)
             EXPAND(at, 1, VECTORS);
     }
-    for (; o < channels; o += 16)
+    for (; o < channels; o += LANES)
         for (int64_t at = 0; at < pixels; at++)
             EXPAND(at, 1, 1);
 #undef EXPAND

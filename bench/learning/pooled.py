@@ -71,10 +71,14 @@ class _GreyConvPool(torch.autograd.Function):
 class _ConvPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        maps = _channels_last(F.conv2d(images, weight, bias).float())
-        count, height, width, channels = maps.shape
-        pooled, position = _room_for_pooled(count, height // 2, width // 2, channels)
-        call("pool", maps, pooled, position, count, height, width, channels)
+        if len(weight) % 16 == 0 and not torch.is_autocast_enabled("cpu"):
+            maps, kernel = _channels_last(images), _channels_last(weight)
+            pooled, position = torch.ops.bench.pooled_convolution(maps, kernel, bias)
+        else:
+            maps = _channels_last(F.conv2d(images, weight, bias).float())
+            count, height, width, channels = maps.shape
+            pooled, position = _room_for_pooled(count, height // 2, width // 2, channels)
+            call("pool", maps, pooled, position, count, height, width, channels)
         ctx.save_for_backward(_channels_last(images), _channels_last(weight), position)
         return _channels_second(pooled)
 
@@ -92,6 +96,20 @@ def _pooled_grey(images: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, 
     pooled, position = _room_for_pooled(count, (height - 2) // 2, (width - 2) // 2, channels)
     by_tap = weight.permute(2, 3, 1, 0).contiguous()
     call("pooled_grey", images, by_tap, bias.contiguous(), pooled, position, count, height, width, channels)
+    return pooled, position
+
+
+def _pooled_convolution(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """(pooled, position), both [batch, rows, columns, outputs], of maps [batch, height, width, channels].
+
+    The weight has its channels last, too.
+    """
+    count, height, width, channels = maps.shape
+    outputs = len(weight)
+    pooled, position = _room_for_pooled(count, (height - 2) // 2, (width - 2) // 2, outputs)
+    room = torch.empty(weight.numel())
+    tensors = maps, weight, bias.contiguous(), room, pooled, position
+    call("pooled_convolution", *tensors, count, height, width, channels, outputs)
     return pooled, position
 
 
@@ -123,7 +141,7 @@ def _pooled_gradients(
 
 # Operators of their own, so that what counts floating-point operations sees them; the gradients need none of theirs.
 _OPERATORS = torch.library.Library("bench", "DEF")  # type: ignore[no-untyped-call]
-for _operator in (_pooled_grey, _pooled_grey_gradients, _pooled_gradients):
+for _operator in (_pooled_grey, _pooled_grey_gradients, _pooled_convolution, _pooled_gradients):
     _name = _operator.__name__.removeprefix("_")
     _schema = torch.library.infer_schema(_operator, mutates_args=(), op_name=_name)
     _OPERATORS.define(_schema)  # type: ignore[no-untyped-call]
@@ -135,6 +153,13 @@ def _grey_flops(images: Any, weight: Any, bias: Any, **shape_of: Any) -> int:
     """As the plain convolution."""
     count, _, height, width = images
     return int(2 * 9 * count * (height - 2) * (width - 2) * weight[0])
+
+
+@register_flop_formula(torch.ops.bench.pooled_convolution)
+def _convolution_flops(maps: Any, weight: Any, bias: Any, **shape_of: Any) -> int:
+    """As the plain convolution."""
+    count, height, width, channels = maps
+    return int(2 * 9 * count * (height - 2) * (width - 2) * channels * weight[0])
 
 
 @register_flop_formula(torch.ops.bench.pooled_grey_gradients)
