@@ -10,8 +10,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.reporting import gallery
-from bench.reporting.plotter import NEEDED as FOR_PLOTS
+from bench.reporting import gallery, plots
 from bench.reporting.plotter import plotter
 from bench.reporting.store import Store
 from bench.reporting.summary import look, write_summary
@@ -30,8 +29,9 @@ def prepare_pages() -> None:
 
     def bring() -> None:
         with contextlib.suppress(ImportError):  # who needs it will say so
-            for module in (*NEEDED, *FOR_PLOTS):
+            for module in NEEDED:
                 importlib.import_module(module)
+            plots.prepare()
 
     plotter()
     threading.Thread(target=bring, name="imports for the pages", daemon=True).start()

@@ -269,7 +269,7 @@ class Record(BaseModel):
     ray_version: str | None = None
     kernels: str | None = Field(
         default=None,
-        description="on a CPU, what pools convolutions: 'compiled' loops, or 'PyTorch' where there is no C compiler",
+        description="on a CPU, what computes fused layers: 'compiled' loops, or 'PyTorch' where there is no C compiler",
     )
     bench_version: str | None = None
     git_commit: str | None = Field(default=None, description="commit of this harness, '+' if modified")

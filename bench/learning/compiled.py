@@ -61,12 +61,27 @@ def _load(file: Path) -> ctypes.CDLL | None:
         return None
 
 
+def suit(*tensors: Tensor | None) -> bool:
+    """Whether the loops compute with these: all there, float32 on a CPU, and nothing writes the operators down."""
+    import torch
+
+    computable = all(one is not None and one.device.type == "cpu" and one.dtype == torch.float32 for one in tensors)
+    return computable and not recorded() and kernels() is not None
+
+
+def recorded() -> bool:
+    """Whether operators are written down, for ONNX or a compiler, which know PyTorch's and not ours."""
+    import torch
+
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined, no-untyped-call]
+
+
 def call(name: str, *arguments: Tensor | int) -> None:
     """Call a function of kernels.c with as many threads as PyTorch uses, where :func:`kernels` is not None.
 
     Args:
         name: of the function.
-        arguments: contiguous tensors on the CPU, and sizes.
+        arguments: contiguous tensors on the CPU of the types that it takes, and sizes.
     """
     import torch  # whoever has tensors has it; whoever only compiles need not wait for it
 
@@ -74,8 +89,9 @@ def call(name: str, *arguments: Tensor | int) -> None:
     if library is None:
         raise RuntimeError("there is no C compiler, or CC is empty")
     tensors = [argument for argument in arguments if not isinstance(argument, int)]
-    if not all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors):
-        raise ValueError(f"{name} wants contiguous tensors on the CPU")
+    known = torch.float32, torch.int32, torch.uint8
+    if not all(one.device.type == "cpu" and one.is_contiguous() and one.dtype in known for one in tensors):
+        raise ValueError(f"{name} wants contiguous tensors on the CPU, of 32 bits or bytes")
     passed = [
         ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_void_p(argument.data_ptr())
         for argument in arguments

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bench.learning import cache
-from bench.learning.compiled import call, kernels
+from bench.learning.compiled import call, kernels, recorded, suit
 from bench.learning.models import ModelSpec
 from bench.learning.precision import arithmetic
 from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
@@ -68,7 +68,7 @@ def fold(model: nn.Module, spec: ModelSpec) -> nn.Module:
 
     The same function up to rounding (Jacob et al., CVPR 2018, section 3.2), in less than half of the time, as on a CPU
     its 1 x 1 convolutions of small maps become matrix products too, and its depthwise convolutions one with the ReLU6
-    before and after them. A model without a backbone is returned as it is.
+    before and after them and the 1 x 1 convolution before that. A model without a backbone is returned as it is.
     """
     model.eval()
     if spec.backbone is None:
@@ -136,37 +136,38 @@ def _is_depthwise(layer: nn.Conv2d) -> bool:
 
 
 class _Depthwise(nn.Conv2d):
-    """``relu6(conv(maps))`` in one pass over memory, and what comes before if that is a ReLU6 too."""
+    """``relu6(conv(maps))`` in one pass over memory, and what comes before if that is a ReLU6 too. It has a bias."""
 
     relu6_before = False
     expand: _Pointwise | None
     """A 1 x 1 convolution before that; set with the class."""
 
     def forward(self, images: Tensor) -> Tensor:
-        ours = images.device.type == "cpu" and images.dtype == self.weight.dtype == torch.float32
-        ours = ours and not torch.onnx.is_in_onnx_export() and not torch.is_grad_enabled()
-        ours = ours and kernels() is not None and self.bias is not None
-        expand = self.expand
-        ours = ours and images.shape[1] == (expand or self).in_channels
-        large = images.shape[2] * images.shape[3] >= LARGE_MAP
-        if expand is not None and not (ours and large and expand.bias is not None):
-            images, expand = expand(images), None
-        if not ours or self.bias is None:
+        expand, bias = self.expand, cast(Tensor, self.bias)
+        if expand is not None:
+            large = images.shape[2] * images.shape[3] >= LARGE_MAP
+            if not (large and self._suits(images, expand, expand.weight, expand.bias)):
+                images, expand = expand(images), None
+        if not self._suits(images, expand or self):
             return F.relu6(super().forward(F.relu6(images) if self.relu6_before else images))
         maps = images.permute(0, 2, 3, 1).contiguous()  # in channels-last order: nothing moves
         count, height, width, inputs = maps.shape
         channels, stride = self.out_channels, self.stride[0]
         answers = torch.empty(count, (height - 1) // stride + 1, (width - 1) // stride + 1, channels)
         weight = self.weight[:, 0].permute(1, 2, 0).contiguous()
-        if expand is not None and expand.bias is not None:
+        if expand is not None:
             room = torch.empty(torch.get_num_threads(), height, width, channels)
-            first = expand.weight.flatten(1).t().contiguous(), expand.bias
+            first = expand.weight.flatten(1).t().contiguous(), cast(Tensor, expand.bias)
             sizes = count, height, width, inputs, channels, stride
-            call("expanded_depthwise", maps, *first, weight, self.bias, room, answers, *sizes)
+            call("expanded_depthwise", maps, *first, weight, bias, room, answers, *sizes)
         else:
             sizes = count, height, width, channels, stride, int(self.relu6_before)
-            call("depthwise", maps, weight, self.bias, answers, *sizes)
+            call("depthwise", maps, weight, bias, answers, *sizes)
         return answers.permute(0, 3, 1, 2)
+
+    def _suits(self, images: Tensor, first: nn.Conv2d, *further: Tensor | None) -> bool:
+        fits = images.shape[1] == first.in_channels and not torch.is_grad_enabled()
+        return fits and suit(images, self.weight, self.bias, *further)
 
 
 class _Pointwise(nn.Conv2d):
@@ -177,7 +178,7 @@ class _Pointwise(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
-        if height * width > SMALL_MAP or torch.onnx.is_in_onnx_export():  # there it stays what it is
+        if height * width > SMALL_MAP or recorded():  # there it stays what it is
             return super().forward(images)
         pixels = images.permute(0, 2, 3, 1)  # in channels-last order: nothing moves
         return F.linear(pixels, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-from bench.learning.compiled import PARTS, call, kernels
+from bench.learning.compiled import PARTS, call, suit
 
 
 def conv_pool_relu(conv: nn.Conv2d, images: Tensor) -> Tensor:
     """``relu(max_pool2d(conv(images), 2))``: that function, and its gradients.
 
     Of four values pooling keeps one, and ReLU about half of those: seven eighths of the gradient at the convolution are
-    zero. On a CPU, for 3 x 3 kernels in float32, they are left out (kernels.c). The convolution itself is PyTorch's, or
-    for grey images ours: there, writing down what pooling throws away takes longer than the arithmetic.
+    zero. On a CPU, for 3 x 3 kernels in float32, they are left out (kernels.c). What pooling throws away is not written
+    down either, for grey images or a multiple of 16 output channels; otherwise, and in bfloat16, PyTorch convolves.
 
     Args:
         conv: any convolution.
@@ -26,7 +26,7 @@ def conv_pool_relu(conv: nn.Conv2d, images: Tensor) -> Tensor:
     Returns:
         Float [batch, output channels, rows, columns], with half of the rows and columns that the convolution has.
     """
-    if _suits(conv, images) and kernels() is not None:
+    if _suits(conv, images):
         function = _GreyConvPool if images.shape[1] == 1 else _ConvPool
         return cast(Tensor, function.apply(images, conv.weight, conv.bias))
     # pooling before ReLU is the same function (both keep order) on a quarter of the values
@@ -42,14 +42,11 @@ def _suits(conv: nn.Conv2d, images: Tensor) -> bool:
         and (images.shape[1] > 1 or not images.requires_grad)
         and min(images.shape[2:]) > 3
         and bias is not None
-        and images.device.type == weight.device.type == "cpu"
-        and images.dtype == weight.dtype == bias.dtype == torch.float32
         and conv.kernel_size == (3, 3)
         and conv.stride == conv.dilation == (1, 1)
         and conv.padding == (0, 0)
         and conv.groups == 1
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call] # for ONNX
-        and not torch.compiler.is_compiling()
+        and suit(images, weight, bias)
     )
 
 
@@ -71,15 +68,15 @@ class _GreyConvPool(torch.autograd.Function):
 class _ConvPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        inputs, kernel = _channels_last(images), _channels_last(weight)
         if len(weight) % 16 == 0 and not torch.is_autocast_enabled("cpu"):
-            maps, kernel = _channels_last(images), _channels_last(weight)
-            pooled, position = torch.ops.bench.pooled_convolution(maps, kernel, bias)
+            pooled, position = torch.ops.bench.pooled_convolution(inputs, kernel, bias)
         else:
             maps = _channels_last(F.conv2d(images, weight, bias).float())
             count, height, width, channels = maps.shape
             pooled, position = _room_for_pooled(count, height // 2, width // 2, channels)
             call("pool", maps, pooled, position, count, height, width, channels)
-        ctx.save_for_backward(_channels_last(images), _channels_last(weight), position)
+        ctx.save_for_backward(inputs, kernel, position)
         return _channels_second(pooled)
 
     @staticmethod

@@ -140,7 +140,8 @@ def save(store: Store, planned: Mapping[DataKey, Planned], drawn: Sequence[Drawn
         folder.mkdir(exist_ok=True)
         for key, one in planned.items():
             gallery = galleries[key] = Gallery(notes=one.notes)
-            for (name, _), figure in zip(one.figures, left, strict=False):
+            for name, _ in one.figures:
+                figure = next(left)
                 write_whole(folder / f"{name}.svg", figure.svg.encode())
                 write_whole(folder / f"{name}.png", figure.png)
                 written |= {f"{name}.svg", f"{name}.png"}
@@ -175,7 +176,7 @@ def _mean_accuracy(entry: Entry) -> float:
 def _figures(
     store: Store, records: Sequence[Record], jobs: Sequence[Entry], known: Mapping[str, Look], notes: list[str]
 ) -> Iterator[tuple[str, Make]]:
-    """(name, figure) of each plot of one data set; what cannot be drawn is said in ``notes``."""
+    """(name, what makes it) of each plot of one data set; what cannot be drawn is said in ``notes``."""
     dataset = records[0].dataset
     entries = [entry for entry in jobs if entry.accuracies]
     known = plots.with_jobs(known, entries)

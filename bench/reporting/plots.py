@@ -7,6 +7,7 @@ PNGs are dark on white. matplotlib is imported by whoever draws first, not with 
 from __future__ import annotations
 
 import io
+import logging
 import re
 import statistics
 import textwrap
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
@@ -114,12 +116,18 @@ STYLE: Any = {
 }
 
 
+def prepare() -> None:
+    """Import what drawing needs, half a second; else the first figure does."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it builds its font cache is nobody's business
+    for module in ("figure", "backends.backend_svg", "backends.backend_agg"):
+        import_module(f"matplotlib.{module}")
+    import_module("scipy.special")
+
+
 @contextmanager
 def _style() -> Iterator[None]:
     """Our settings and no others: a user's matplotlibrc changes nothing."""
-    import logging
-
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it builds its font cache is nobody's business
+    prepare()
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from threading import Thread
 from typing import IO, TYPE_CHECKING, cast
 
@@ -19,11 +18,6 @@ if TYPE_CHECKING:  # it is begun before its owner imports these
 
     from bench.reporting.plots import Drawn
 
-NEEDED = (
-    *("bench.reporting.plots", "bench.reporting.tables", "scipy.special"),
-    *("matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg"),
-)
-"""What it takes to draw; imported by the process while it waits to be asked."""
 _BEGIN = "import sys; sys.path[:] = sys.argv[1:]; from bench.reporting.plotter import serve; serve()"
 
 
@@ -31,13 +25,16 @@ class Plotter:
     """Draws one list of figures. Its process begins at once to import what it needs, and ends with this one."""
 
     def __init__(self) -> None:
-        # not a pool: its processes import the main module, which may be a user's script without a guard
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _BEGIN, *sys.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for its owner
-        )
+        self._process: subprocess.Popen[bytes] | None = None
+        with contextlib.suppress(OSError):  # where no process can be had, all is drawn here
+            # not a pool: its processes import the main module, which may be a user's script without a guard
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BEGIN, *sys.path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for its owner
+            )
+        self._count = 0
         self._left: deque[tuple[int, Callable[[], Figure]]] = deque()
         self._drawn: dict[int, Drawn] = {}
         self._asking = Thread(target=self._ask, name="plotter", daemon=True)
@@ -48,7 +45,10 @@ class Plotter:
         Args:
             figures: each makes one; sent to the process, so :class:`functools.partial` rather than lambda.
         """
+        self._count = len(figures)
         self._left.extend(enumerate(figures))
+        if not figures and self._process is not None:
+            self._process.kill()  # it need not be ready first
         self._asking.start()
 
     def finish(self) -> list[Drawn]:
@@ -58,16 +58,20 @@ class Plotter:
         self._asking.join()
         while self._left:  # the process was lost
             self._draw_last()
-        return [self._drawn[number] for number in sorted(self._drawn)]
+        return [self._drawn[number] for number in range(self._count)]
 
     def _draw_last(self) -> None:
         from bench.reporting.plots import drawn
 
-        with contextlib.suppress(IndexError):  # the process has just been given it
+        try:
             number, figure = self._left.pop()
-            self._drawn[number] = drawn(figure)
+        except IndexError:  # the process has just been given it
+            return
+        self._drawn[number] = drawn(figure)
 
     def _ask(self) -> None:
+        if self._process is None:
+            return
         asked: list[tuple[int, Callable[[], Figure]]] = []  # what the process draws, and what it draws next
         try:
             with self._process as process:
@@ -96,16 +100,13 @@ def serve() -> None:
     """What the process does, until its owner has no more to ask or has ended."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
-    for module in NEEDED:
-        import_module(module)
-    from bench.reporting.plots import drawn
+    try:
+        from bench.reporting import plots
 
-    with contextlib.suppress(EOFError, pickle.UnpicklingError, BrokenPipeError):
+        plots.prepare()
         while True:
             figure = pickle.load(sys.stdin.buffer)  # noqa: S301
-            try:
-                answer = drawn(figure)
-            except Exception:  # its owner draws it then, and fails where it can be seen
-                os._exit(1)
-            pickle.dump(answer, answers)
+            pickle.dump(plots.drawn(figure), answers)
             answers.flush()
+    except Exception:  # its owner has ended; or draws itself what cannot be drawn, and fails where it can be seen
+        os._exit(1)  # an answer that nobody reads stays unwritten

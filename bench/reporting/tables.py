@@ -460,7 +460,7 @@ ENVIRONMENT: list[tuple[str, Callable[[Record], object]]] = [
     ("PyTorch", lambda record: record.torch_version),
     ("torchvision", lambda record: record.torchvision_version),
     ("Ray", lambda record: record.ray_version),
-    ("Pooled convolutions", _kernels),
+    ("Fused layers", _kernels),
     ("This harness", lambda record: record.bench_version),
     ("Git commit", lambda record: record.git_commit),
     ("Data set", lambda record: f"{record.dataset} (SHA-256 {record.dataset_sha256[:16]}...)"),

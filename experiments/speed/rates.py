@@ -117,6 +117,8 @@ def main() -> None:
         "Rates beside the machine's peak",
         "Command: `python experiments/speed/rates.py --data-dir DIR`",
         table,
+        "The CNN's share counts its forward pass three times: for itself and for the gradients of inputs and weights, "
+        "also where pooling and ReLU make those zero, so that they are not computed.",
         threads=options.threads,
     )
     print(table)

@@ -144,6 +144,16 @@ def test_what_is_not_a_number_comes_out_of_a_depthwise_convolution() -> None:
         assert torch.equal(folded(expanded)(maps).isnan(), expanded(maps).isnan())
 
 
+@pytest.mark.parametrize("size", [3, 4])
+def test_in_bfloat16_a_depthwise_convolution_reads_what_is_there(size: int) -> None:
+    torch.manual_seed(0)
+    plain = depthwise(16, 1, nn.Conv2d(16, 16, 1), nn.ReLU6())
+    maps = torch.rand(4, 16, size, size)
+
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(folded(plain)(maps).float(), plain(maps).float(), atol=0.05)
+
+
 def test_a_relu6_that_something_else_sees_stays() -> None:
     between = nn.Sequential(nn.Sequential(nn.Identity(), nn.ReLU6()), nn.Dropout(), depthwise(16, 1, nn.Identity())[1])
 

@@ -103,9 +103,10 @@ def test_the_gradients_do_not_depend_on_the_number_of_threads(channels: int) -> 
 
 @needs_compiler
 @pytest.mark.parametrize("channels", [1, 16])
+@pytest.mark.parametrize("outputs", [4, 16])
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_what_is_not_a_number_shows(channels: int, broken: float) -> None:
-    conv = nn.Conv2d(channels, 4, 3)
+def test_what_is_not_a_number_shows(channels: int, outputs: int, broken: float) -> None:
+    conv = nn.Conv2d(channels, outputs, 3)
     with torch.no_grad():
         conv.weight[2, 0, 1, 1] = broken
     images = torch.rand(8, channels, 9, 9) - 0.5
@@ -116,13 +117,16 @@ def test_what_is_not_a_number_shows(channels: int, broken: float) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("channels", [1, 16])
-def test_of_equal_values_the_first_gets_the_gradient_and_nothing_flows_through_zero(channels: int) -> None:
-    conv = nn.Conv2d(channels, 2, 3)
+@pytest.mark.parametrize("outputs", [2, 16])
+def test_of_equal_values_the_first_gets_the_gradient_and_nothing_flows_through_zero(
+    channels: int, outputs: int
+) -> None:
+    conv = nn.Conv2d(channels, outputs, 3)
     with torch.no_grad():
         conv.weight.fill_(1.0)
-        conv.bias.copy_(torch.tensor([0.5, -9.0 * channels]))  # type: ignore[union-attr]
+        conv.bias.copy_(torch.tensor([0.5, -9.0 * channels] * (outputs // 2)))  # type: ignore[union-attr]
     images = torch.ones(1, channels, 6, 6, requires_grad=channels > 1)
-    gradient = torch.ones(1, 2, 2, 2)
+    gradient = torch.ones(1, outputs, 2, 2)
 
     ours, theirs = (learn(function, conv, images, gradient) for function in (conv_pool_relu, plain))
 
@@ -166,10 +170,11 @@ def test_the_wrong_number_of_channels_is_refused() -> None:
 
 
 @needs_compiler
-def test_in_bfloat16_the_answer_is_as_near_as_pytorchs() -> None:
+@pytest.mark.parametrize("outputs", [8, 16])
+def test_in_bfloat16_the_answer_is_as_near_as_pytorchs(outputs: int) -> None:
     torch.manual_seed(0)
-    conv = nn.Conv2d(16, 8, 3)
-    images, gradient = torch.randn(64, 16, 9, 9, requires_grad=True), torch.ones(64, 8, 3, 3)
+    conv = nn.Conv2d(16, outputs, 3)
+    images, gradient = torch.randn(64, 16, 9, 9, requires_grad=True), torch.ones(64, outputs, 3, 3)
 
     exact = learn(plain, conv, images, gradient)
     with torch.autocast("cpu", torch.bfloat16):
@@ -177,6 +182,7 @@ def test_in_bfloat16_the_answer_is_as_near_as_pytorchs() -> None:
 
     for one, other, right in zip(ours, theirs, exact, strict=True):
         assert (one - right).norm() <= 1.1 * (other - right).norm()
+    assert torch.equal(ours[0], theirs[0]), "the convolution is in bfloat16"
 
 
 @needs_compiler
@@ -188,7 +194,7 @@ def test_macs_are_those_of_the_plain_operators_and_learning_leaves_out_what_is_z
     first, second, head = 26 * 26 * 32 * 9, 11 * 11 * 64 * 32 * 9, 1600 * 128 + 128 * 10
 
     compiled_macs, learning = measure.macs(model, spec), measure.training_macs(model, spec)
-    monkeypatch.setattr(pooled, "kernels", lambda: None)
+    monkeypatch.setattr(compiled, "kernels", lambda: None)
 
     assert measure.macs(model, spec) == compiled_macs == first + second + head
     # of the second convolution's 121 values 100 are pooled, to 25, of which ReLU lets half through
@@ -294,6 +300,8 @@ def test_a_compiler_without_openmp_will_do(tmp_path: Path) -> None:
 def test_memory_that_the_loops_cannot_read_is_refused() -> None:
     with pytest.raises(ValueError, match="contiguous"):
         compiled.call("pool", torch.zeros(4, 4).T[::2], 1)
+    with pytest.raises(ValueError, match="32 bits"):
+        compiled.call("pool", torch.zeros(4, 4, dtype=torch.bfloat16), 1)
 
 
 def test_parts_are_as_many_in_both_files() -> None:

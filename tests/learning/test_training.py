@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bench.learning import pooled, training
+from bench.learning import compiled, training
 from bench.learning.architectures import CNN
 from bench.learning.build import build
 from bench.learning.context import LocalContext
@@ -159,7 +159,7 @@ def test_pooling_before_relu_is_relu_before_pooling(monkeypatch: pytest.MonkeyPa
     published = model.fc2(F.relu(model.fc1(x.flatten(1))))
 
     assert torch.allclose(model(images), published, atol=1e-5)  # compiled loops sum in another order
-    monkeypatch.setattr(pooled, "kernels", lambda: None)
+    monkeypatch.setattr(compiled, "kernels", lambda: None)
     assert torch.equal(model(images), published)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,11 +34,21 @@ def matrix(title: str) -> Callable[[], Figure]:
 
 
 FIGURES = [matrix(f"number {number}") for number in range(5)]
-NOT_ONE = partial(plots.confusion_matrix, LABELS, LABELS, "abcd", title="this one", note=b"not a text")
+# of the last, a class is not among the names
+NOT_A_TEXT = partial(plots.confusion_matrix, LABELS, LABELS, "abcd", title="this one", note=b"not a text")
+NOT_A_CLASS = partial(plots.confusion_matrix, LABELS, LABELS + 2, "abcd", title="this one", note="A note.")
 
 
 def process_of(plotter: Plotter) -> psutil.Process:
+    assert plotter._process is not None
     return psutil.Process(plotter._process.pid)
+
+
+def test_the_process_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Plotter, "_draw_last", lambda self: time.sleep(0.01))
+    plotter = Plotter()
+    plotter.begin(FIGURES)
+    assert plotter.finish() == [plots.drawn(make) for make in FIGURES]
 
 
 def test_the_files_are_those_that_one_process_draws_in_the_same_order() -> None:
@@ -64,12 +76,22 @@ def test_a_process_that_is_killed_costs_no_plot(seconds: float) -> None:
     assert [figure.title for figure in plotter.finish()] == [f"number {number}" for number in range(5)]
 
 
-@pytest.mark.parametrize("place", [0, 2, 4])
-def test_what_cannot_be_drawn_fails_here_where_it_is_seen(place: int) -> None:
+@pytest.mark.parametrize("place", [0, 2, 5])
+@pytest.mark.parametrize("broken", [NOT_A_TEXT, NOT_A_CLASS])
+def test_what_cannot_be_drawn_fails_here_where_it_is_seen(broken: Callable[[], Figure], place: int) -> None:
+    with pytest.raises(Exception) as directly:
+        broken()
     plotter = Plotter()
-    plotter.begin([*FIGURES[:place], NOT_ONE, *FIGURES[place:]])  # type: ignore[list-item]
-    with pytest.raises((TypeError, AttributeError)):
+    plotter.begin([*FIGURES[:place], broken, *FIGURES[place:]])
+    with pytest.raises(directly.type, match=re.escape(str(directly.value))):
         plotter.finish()
+
+
+def test_without_a_process_all_is_drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/python")
+    plotter = Plotter()
+    plotter.begin(FIGURES[:2])
+    assert [figure.title for figure in plotter.finish()] == ["number 0", "number 1"]
 
 
 def test_what_cannot_be_sent_is_drawn_here() -> None:
@@ -81,7 +103,8 @@ def test_what_cannot_be_sent_is_drawn_here() -> None:
 @pytest.mark.parametrize("end", ["", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
 def test_the_process_ends_with_its_owner(end: str) -> None:
     owner = f"from bench.reporting.plotter import plotter; print(plotter()._process.pid, flush=True); {end}"
-    said = subprocess.run([sys.executable, "-c", owner], capture_output=True, text=True, check=False)
+    nowhere = {**os.environ, "HOME": "/proc", "MPLCONFIGDIR": ""}  # matplotlib says so if its cache cannot be written
+    said = subprocess.run([sys.executable, "-c", owner], capture_output=True, text=True, check=False, env=nowhere)
     assert said.stderr == ""
     with pytest.raises(psutil.NoSuchProcess):
         psutil.Process(int(said.stdout)).wait(10)
