@@ -22,6 +22,7 @@ from bench.phases import Phases, within_runs
 from bench.plan import Plan, make_plan
 from bench.progress import ProgressView
 from bench.reporting import images, stats
+from bench.reporting.plotter import plotter
 from bench.reporting.store import Store
 from bench.spec import Begun, Event, Job, Outcome, Recipe, Record, Saved, Status
 
@@ -132,6 +133,7 @@ class Benchmark:
                 )
             finally:
                 self.phases.enter("ending Ray")
+                plotter()  # not before, as it takes CPU from the workers; Ray's end is mostly waiting
         return False
 
     def _place(self, jobs: Sequence[Job], session: Session) -> list[Group]:

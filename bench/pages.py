@@ -25,7 +25,7 @@ NEEDED = ("bench.reporting.html", "scipy.stats", "statsmodels.stats.power", "sta
 
 @functools.cache
 def prepare_pages() -> None:
-    """Begin to import what pages need, plots and all: a second while the caller waits, no gain while it computes."""
+    """Begin to import what pages need, in a thread: 2 s while the caller waits, no gain while it computes."""
 
     def bring() -> None:
         with contextlib.suppress(ImportError):  # who needs it will say so
@@ -33,7 +33,6 @@ def prepare_pages() -> None:
                 importlib.import_module(module)
             plots.prepare()
 
-    plotter()
     threading.Thread(target=bring, name="imports for the pages", daemon=True).start()
 
 

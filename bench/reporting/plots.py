@@ -344,7 +344,7 @@ def learning_curves(
     _note(above, f"{note} Mean of the seeds; band: lowest to highest." if several else note)
     above.set_ylabel("accuracy (%)")
     below.set(xlabel="epoch", ylabel="cross-entropy (nats)")
-    below.xaxis.get_major_locator().set_params(integer=True)
+    below.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if losses and min(losses) > 0 and max(losses) / min(losses) > 10:
         _log(below.yaxis, losses)
     _legend(figure, handles)

@@ -263,6 +263,19 @@ def test_learning_curves_of_runs_of_unequal_length(make_record: Make) -> None:
     assert "dashed: held-out" in texts(figure)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 40])
+def test_epochs_are_whole_numbers(make_record: Make, count: int) -> None:
+    entry = seeds(make_record, "cnn", (0.9,))
+    epochs = {record.run_id: of(record, count=count) for record in entry.records}
+
+    below = plots.learning_curves([entry], epochs, KNOWN, dataset="mnist").axes[1]
+
+    low, high = below.get_xlim()
+    shown = [float(tick) for tick in below.get_xticks() if low <= tick <= high]
+    assert shown
+    assert all(tick.is_integer() for tick in shown)
+
+
 def test_intervals_are_drawn_from_three_seeds_on(make_record: Make) -> None:
     def bars(entry: Entry) -> int:
         figure = plots.accuracy_over_seeds([entry], KNOWN, dataset="mnist")
