@@ -21,11 +21,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from bench.phases import Phases
 
         phases = Phases("starting Python, reading options")
-        from tabulate import tabulate
+        from bench.cluster.session import workers_expected
 
-        from bench.benchmark import profile_table, run_benchmark
+        with workers_expected(own=options.address is None and not options.dry_run):
+            from tabulate import tabulate
 
-        code = run_benchmark(options, phases)
+            from bench.benchmark import profile_table, run_benchmark
+
+            code = run_benchmark(options, phases)
         rows = profile_table(phases, options.results)
         print(f"\nwhere the time went\n\n{tabulate(rows, ['Phase', 'Seconds', 'Share'], disable_numparse=True)}")
         return code

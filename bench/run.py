@@ -25,9 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         parser = build_parser(Options, "python -m bench.run", _DESCRIPTION, _EPILOG)
         options = parse(parser, Options, arguments)
-        from bench.benchmark import run_benchmark
+        from bench.cluster.session import workers_expected
 
-        return run_benchmark(options)
+        with workers_expected(own=options.address is None and not options.dry_run):
+            from bench.benchmark import run_benchmark
+
+            return run_benchmark(options)
 
     return exit_code_of(command)
 

@@ -28,9 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         parser = build_parser(TuneOptions, "python -m bench.tune", _DESCRIPTION, _EPILOG)
         options = parse(parser, TuneOptions, arguments)
-        from bench.tuning import run_tuning
+        from bench.cluster.session import workers_expected
 
-        return run_tuning(options)
+        with workers_expected(own=options.address is None and not options.dry_run):
+            from bench.tuning import run_tuning
+
+            return run_tuning(options)
 
     return exit_code_of(command)
 

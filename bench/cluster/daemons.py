@@ -42,6 +42,17 @@ def on_loopback() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def workers_by(script: Path) -> Iterator[None]:
+    """Let ray.init tell the raylet to start workers with this script, in place of Ray's setup_worker.py."""
+    params = parameter.RayParams
+    parameter.RayParams = functools.partial(params, setup_worker_path=str(script))
+    try:
+        yield
+    finally:
+        parameter.RayParams = params
+
+
+@contextlib.contextmanager
 def only_what_trains(*, agents: bool) -> Iterator[None]:
     """Let ray.init start neither the dashboard's server, nor an autoscaler, nor what copies logs to the driver.
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.cluster.forkserver import WORKER, forkserver
 from bench.cluster.placement import Node
 from bench.errors import UserError
 from bench.learning.compiled import kernels
@@ -54,6 +55,19 @@ class Session:
 
 
 @contextlib.contextmanager
+def workers_expected(own: bool) -> Iterator[None]:
+    """Have what workers need imported, from now on, if :func:`connect` is to start a cluster of our own in this."""
+    _set_up()
+    with forkserver() if own else contextlib.nullcontext():
+        yield
+
+
+def _set_up() -> None:
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
 def connect(address: str | None, *, verbose: bool = False, for_tune: bool = False) -> Iterator[Session]:
     """Connect to the cluster at ``address``, or start one on this machine.
 
@@ -65,49 +79,59 @@ def connect(address: str | None, *, verbose: bool = False, for_tune: bool = Fals
     Raises:
         UserError: nothing answers at ``address``.
     """
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
+    _set_up()
     if address is not None:
         _check_address(address)
         _use_token(address)
     import ray
 
     _quieten(verbose)
-    common = {
-        "log_to_driver": verbose,
-        "logging_level": logging.INFO if verbose else logging.ERROR,
-        "ignore_reinit_error": False,
-    }
-    if address is None:
-        # Ray Train takes more than a second to import, in which the driver would wait for Ray's daemons.
-        threading.Thread(target=_import_ray_train, daemon=True).start()
-        # The first time, a compiler works at them for 2 s, for which the workers would wait.
-        threading.Thread(target=kernels, daemon=True).start()
-        from bench.cluster.daemons import LOOPBACK, on_loopback, only_what_trains
-
-        with on_loopback(), only_what_trains(agents=for_tune) if not verbose else contextlib.nullcontext():
-            # "local": without it ray.init would join a cluster that somebody else started on this machine
-            _start(address="local", include_dashboard=False, _node_ip_address=LOOPBACK, **common)
-    else:
-        package = str(Path(__file__).parents[1])
-        try:
-            ray.init(address=address, runtime_env={"py_modules": [package]}, **common)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(
-                f"--address {address}: no Ray cluster to connect to ({reason}); if it asks for a token, "
-                "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-            ) from None
-    try:
+    with contextlib.ExitStack() as until_the_end:
+        common = {
+            "log_to_driver": verbose,
+            "logging_level": logging.INFO if verbose else logging.ERROR,
+            "ignore_reinit_error": False,
+        }
+        until_the_end.callback(ray.shutdown)
+        if address is None:
+            _start_own(verbose=verbose, for_tune=for_tune, **common)
+        else:
+            _join(address, **common)
         nodes = [
             Node(cpus=node["Resources"].get("CPU", 0.0), gpus=node["Resources"].get("GPU", 0.0))
             for node in ray.nodes()
             if node["Alive"]
         ]
-        with tempfile.TemporaryDirectory(prefix="bench-train-", ignore_cleanup_errors=True) as storage:
-            yield Session(nodes, address is None, Path(storage))
-    finally:
-        ray.shutdown()
+        storage = tempfile.TemporaryDirectory(prefix="bench-train-", ignore_cleanup_errors=True)
+        yield Session(nodes, address is None, Path(until_the_end.enter_context(storage)))
+
+
+def _join(address: str, **options: Any) -> None:
+    import ray
+
+    package = str(Path(__file__).parents[1])
+    try:
+        ray.init(address=address, runtime_env={"py_modules": [package]}, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"--address {address}: no Ray cluster to connect to ({reason}); if it asks for a token, "
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        ) from None
+
+
+def _start_own(*, verbose: bool, for_tune: bool, **options: Any) -> None:
+    # Ray Train takes more than a second to import, in which the driver would wait for Ray's daemons.
+    threading.Thread(target=_import_ray_train, daemon=True).start()
+    # The first time, a compiler works at them for 2 s, for which the workers would wait.
+    threading.Thread(target=kernels, daemon=True).start()
+    from bench.cluster.daemons import LOOPBACK, on_loopback, only_what_trains, workers_by
+
+    with on_loopback(), workers_by(WORKER), contextlib.ExitStack() as less:
+        if not verbose:
+            less.enter_context(only_what_trains(agents=for_tune))
+        # "local": without it ray.init would join a cluster that somebody else started on this machine
+        _start(address="local", include_dashboard=False, _node_ip_address=LOOPBACK, **options)
 
 
 def _import_ray_train() -> None:

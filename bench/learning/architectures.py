@@ -89,6 +89,12 @@ class MobileNetTransfer(nn.Module):
 
 def mobilenet_v2_features() -> nn.Sequential:
     """The convolutional part of torchvision's MobileNetV2, with random weights."""
+    features: nn.Sequential = torchvision_models().mobilenet_v2().features
+    return features
+
+
+def torchvision_models() -> types.ModuleType:
+    """torchvision.models, imported without PyTorch's compiler."""
     name = "torch._dynamo.utils"
     if name not in sys.modules:
         # torchvision's detection operators import torch's compiler, 2 s that no model here needs. They ask it
@@ -98,7 +104,6 @@ def mobilenet_v2_features() -> nn.Sequential:
         sys.modules[name] = stand_in
         # another version may ask for more than that: then the import below brings the real one
         with contextlib.suppress(ImportError):
-            importlib.import_module("torchvision.models.mobilenetv2")
+            importlib.import_module("torchvision.models")
         del sys.modules[name]
-    features: nn.Sequential = importlib.import_module("torchvision.models.mobilenetv2").mobilenet_v2().features
-    return features
+    return importlib.import_module("torchvision.models")

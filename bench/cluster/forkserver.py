@@ -1,0 +1,207 @@
+"""Ray's workers forked from one process that has imported what they need, instead of each importing it anew.
+
+A worker of Ray imports Ray twice, then Ray Train and PyTorch: seconds of processor time before it can train. Here one
+process imports them while Ray starts. It is the forkserver of Python's multiprocessing, for Ray's workers. Whatever
+goes wrong with it, a worker begins in Ray's own way: see fork_worker.py, which the raylet starts for each.
+
+Forking is safe as long as nothing computes in that process: it has no threads but those of libraries that know how to
+be forked (OpenBLAS, jemalloc), and has not touched a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+ADDRESS = "BENCH_FORKSERVER"
+"""The environment variable by which workers find the server."""
+WORKER = Path(__file__).with_name("fork_worker.py")
+"""What the raylet is to start in place of Ray's setup_worker.py."""
+
+_WITH_RAY = ("2.60",)
+"""Versions of Ray that are known to draw no random numbers and to start no threads when they are imported."""
+_ROOT = str(Path(__file__).parents[2])
+_ANY_JOB = "ffffffff"
+"""As Ray's idle workers have it, which take their job from the first task."""
+_NEEDED = (
+    "ray._private.workers.default_worker",
+    "bench.cluster.mailbox",
+    "torch",
+    "ray.train.v2._internal.execution.worker_group.worker",
+    "bench.cluster.train",
+    "bench.learning.execute",
+)
+
+
+@contextlib.contextmanager
+def forkserver() -> Iterator[None]:
+    """Let workers be forked that a raylet starts which is started meanwhile; on Linux, elsewhere forking is not safe.
+
+    The server ends with the context, or with this process; its workers end with their raylet.
+    """
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-fork-") as folder:
+        address = str(Path(folder) / "socket")
+        with _server(address) as process:
+            if process is not None:
+                os.environ[ADDRESS] = address
+            try:
+                yield
+            finally:
+                os.environ.pop(ADDRESS, None)
+
+
+@contextlib.contextmanager
+def _server(address: str) -> Iterator[subprocess.Popen[bytes] | None]:
+    """None where there can be none: a path too long for a socket, or no room for a process."""
+    process = None
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()  # from here on whoever connects waits for the server, or hears that it is gone
+        # like Ray's processes: a Ctrl-C is meant for the command
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process = subprocess.Popen(
+                [sys.executable, __file__, str(listener.fileno())],
+                stdin=subprocess.PIPE,  # which closes when this process ends, however it does
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[listener.fileno()],
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    try:
+        yield process
+    finally:
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A worker that the raylet wants."""
+
+    arguments: Sequence[str]
+    """Its script, and what that is given."""
+    environment: Mapping[str, str]
+    folder: str
+
+
+def _serve(listener: socket.socket) -> tuple[Request, Sequence[int]] | None:
+    """Fork for each request; in the new process gives it, with its standard streams. None when all is over."""
+    with selectors.DefaultSelector() as ready, contextlib.ExitStack() as watched:
+        ready.register(listener, selectors.EVENT_READ)
+        ready.register(sys.stdin, selectors.EVENT_READ)  # of which nothing comes but the end
+        raylets: set[int] = set()
+        while True:
+            if any(key.fileobj is not listener for key, _ in ready.select()):
+                return None
+            with listener.accept()[0] as connection:
+                found = _receive(connection)
+                if found is None:
+                    continue
+                raylet = int(found[0].environment["RAY_RAYLET_PID"])
+                if raylet not in raylets:
+                    ready.register(watched.enter_context(open(os.pidfd_open(raylet), "rb")), selectors.EVENT_READ)
+                    raylets.add(raylet)
+                if os.fork() == 0:
+                    return found
+                for stream in found[1]:
+                    os.close(stream)
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"+")
+
+
+def _receive(connection: socket.socket) -> tuple[Request, Sequence[int]] | None:
+    """A request; None if it is torn."""
+    parts, streams = [], []
+    while True:
+        part, sent, _, _ = socket.recv_fds(connection, 1 << 16, 3)
+        streams += sent
+        if not part:
+            break
+        parts.append(part)
+    try:
+        arguments, environment, folder = json.loads(b"".join(parts))
+    except ValueError:
+        return None
+    return Request(arguments, environment, folder), streams
+
+
+def _become(request: Request, streams: Sequence[int]) -> None:
+    """Do what the worker's script does, with everything as if a raylet had started it."""
+    os.setpgid(0, 0)
+    with contextlib.suppress(OSError):  # who shall go first if memory runs out
+        Path("/proc/self/oom_score_adj").write_text(request.environment.get("RAY_worker_oom_score_adjustment", "1000"))
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    gc.enable()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.chdir(request.folder)
+    os.environ.clear()
+    os.environ.update(request.environment)
+    script = request.arguments[0]
+    sys.argv = list(request.arguments)
+    sys.path[sys.path.index(_ROOT)] = str(Path(script).parent)
+    if "ray._raylet" in sys.modules:  # whether a token is asked for was decided since
+        sys.modules["ray._raylet"].Config.initialize("")
+    if "numpy" in sys.modules:  # Python itself makes its random numbers differ
+        sys.modules["numpy"].random.seed()
+    runpy.run_path(script, run_name="__main__")
+
+
+def _import_all() -> None:
+    version: str = importlib.import_module("ray").__version__
+    if not version.startswith(_WITH_RAY):
+        sys.exit()  # workers begin in Ray's own way
+    actor: Any = importlib.import_module("ray.actor")
+    identifier = actor.ActorClassID
+    # What draws its random numbers before it is forked draws the same in every worker: names that are no names.
+    actor.ActorClassID = SimpleNamespace(from_random=lambda: identifier(os.urandom(identifier.size())))
+    try:
+        for name in _NEEDED:
+            importlib.import_module(name)
+    finally:
+        actor.ActorClassID = identifier
+    importlib.import_module("bench.learning.eager").postpone_compiler()
+    importlib.import_module("bench.learning.architectures").torchvision_models()
+
+
+def main() -> None:
+    """The server's process."""
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    sys.path[0] = _ROOT
+    # Ray keeps what these are when it is imported. A worker ends when its raylet does: these when the server does.
+    os.environ |= {"RAY_RAYLET_PID": str(os.getpid()), "RAY_JOB_ID": _ANY_JOB}
+    gc.disable()  # a seventh of the time: little of what is imported is garbage
+    with contextlib.suppress(ImportError):  # a worker fails where it needs it, and says so
+        _import_all()
+    gc.freeze()  # collecting garbage would write to memory that is shared with the server
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who has ended is gone at once: a raylet looks whether it is
+    with listener:
+        found = _serve(listener)
+    if found is not None:
+        _become(*found)
+
+
+if __name__ == "__main__":
+    main()
