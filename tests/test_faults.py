@@ -137,8 +137,8 @@ class Running:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that train: they have torch loaded."""
-        return [one for one in self.family() if any("libtorch_cpu" in part.path for part in one.memory_maps())]
+        """The processes that train, as Ray calls them."""
+        return [one for one in self.family() if one.cmdline()[0].startswith("ray::RayTrainWorker")]
 
 
 @pytest.fixture

@@ -120,7 +120,9 @@ def _serve(listener: socket.socket) -> tuple[Request, Sequence[int]] | None:
                     continue
                 raylet = int(found[0].environment["RAY_RAYLET_PID"])
                 if raylet not in raylets:
-                    ready.register(watched.enter_context(open(os.pidfd_open(raylet), "rb")), selectors.EVENT_READ)
+                    ended = os.pidfd_open(raylet)
+                    watched.callback(os.close, ended)
+                    ready.register(ended, selectors.EVENT_READ)
                     raylets.add(raylet)
                 if os.fork() == 0:
                     return found
@@ -142,6 +144,8 @@ def _receive(connection: socket.socket) -> tuple[Request, Sequence[int]] | None:
     try:
         arguments, environment, folder = json.loads(b"".join(parts))
     except ValueError:
+        for stream in streams:
+            os.close(stream)
         return None
     return Request(arguments, environment, folder), streams
 
@@ -159,13 +163,14 @@ def _become(request: Request, streams: Sequence[int]) -> None:
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
+    torch = sys.modules.get("torch")
+    if torch is None or torch.cuda._is_in_bad_fork():  # a GPU that was touched before cannot be used
+        os.execv(sys.executable, [sys.executable, *request.arguments])
     script = request.arguments[0]
     sys.argv = list(request.arguments)
     sys.path[sys.path.index(_ROOT)] = str(Path(script).parent)
-    if "ray._raylet" in sys.modules:  # whether a token is asked for was decided since
-        sys.modules["ray._raylet"].Config.initialize("")
-    if "numpy" in sys.modules:  # Python itself makes its random numbers differ
-        sys.modules["numpy"].random.seed()
+    sys.modules["ray._raylet"].Config.initialize("")  # whether a token is asked for was decided since
+    sys.modules["numpy"].random.seed()  # Python makes its own random numbers differ
     runpy.run_path(script, run_name="__main__")
 
 

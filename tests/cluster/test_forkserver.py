@@ -114,7 +114,7 @@ def test_nothing_is_left_of_a_command_that_was_killed() -> None:
         family = psutil.Process(command.pid).children(recursive=True)
         assert sum("ray::" in " ".join(one.cmdline()) for one in family) >= 3
         command.kill()
-    gone, alive = psutil.wait_procs(family, timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive, [one.cmdline() for one in alive]
 
 
@@ -185,6 +185,10 @@ def test_a_server_that_dies_while_a_worker_asks_is_done_without(scripts: Path) -
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
-        threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
+
+        def die() -> None:
+            listener.accept()[0].close()
+
+        threading.Thread(target=die, daemon=True).start()
         said = begin(str(scripts / "default_worker.py"), "--language=PYTHON", folder=scripts, address=address)
     assert json.loads(said) == ["default_worker.py", [], None]
