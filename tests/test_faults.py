@@ -138,7 +138,12 @@ class Running:
 
     def workers(self) -> list[psutil.Process]:
         """The processes that train, as Ray calls them."""
-        return [one for one in self.family() if one.cmdline()[0].startswith("ray::RayTrainWorker")]
+        found = []
+        for one in self.family():
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                if " ".join(one.cmdline()).startswith("ray::RayTrainWorker"):
+                    found.append(one)
+        return found
 
 
 @pytest.fixture
