@@ -17,6 +17,7 @@ import json
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -38,6 +39,7 @@ _WITH_RAY = ("2.60",)
 _ROOT = str(Path(__file__).parents[2])
 _ANY_JOB = "ffffffff"
 """As Ray's idle workers have it, which take their job from the first task."""
+_OOM_SCORE = "RAY_worker_oom_score_adjustment"
 _NEEDED = (
     "ray._private.workers.default_worker",
     "bench.cluster.mailbox",
@@ -54,6 +56,7 @@ def forkserver() -> Iterator[None]:
 
     The server ends with the context, or with this process; its workers end with their raylet.
     """
+    os.environ.pop(ADDRESS, None)  # of a command that this one is a part of
     if not sys.platform.startswith("linux"):
         yield
         return
@@ -84,10 +87,13 @@ def _server(address: str) -> Iterator[subprocess.Popen[bytes] | None]:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=[listener.fileno()],
+                env={"OMP_NUM_THREADS": "1", **os.environ},  # as Ray has it, and read when PyTorch is imported
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     try:
+        # Nobody may wait for it before the end: its workers live as long as its process id does, and so they go on if
+        # it dies.
         yield process
     finally:
         if process is not None:
@@ -152,25 +158,26 @@ def _receive(connection: socket.socket) -> tuple[Request, Sequence[int]] | None:
 
 def _become(request: Request, streams: Sequence[int]) -> None:
     """Do what the worker's script does, with everything as if a raylet had started it."""
-    os.setpgid(0, 0)
-    with contextlib.suppress(OSError):  # who shall go first if memory runs out
-        Path("/proc/self/oom_score_adj").write_text(request.environment.get("RAY_worker_oom_score_adjustment", "1000"))
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    gc.enable()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
-    torch = sys.modules.get("torch")
-    if torch is None or torch.cuda._is_in_bad_fork():  # a GPU that was touched before cannot be used
-        os.execv(sys.executable, [sys.executable, *request.arguments])
-    script = request.arguments[0]
-    sys.argv = list(request.arguments)
-    sys.path[sys.path.index(_ROOT)] = str(Path(script).parent)
-    sys.modules["ray._raylet"].Config.initialize("")  # whether a token is asked for was decided since
-    sys.modules["numpy"].random.seed()  # Python makes its own random numbers differ
+    script, *_ = sys.argv = list(request.arguments)
+    try:
+        os.setpgid(0, 0)
+        with contextlib.suppress(OSError):  # who shall go first if memory runs out
+            Path("/proc/self/oom_score_adj").write_text(os.environ.get(_OOM_SCORE, "1000"))
+        os.chdir(request.folder)
+        if sys.modules["torch"].cuda._is_in_bad_fork():
+            raise RuntimeError("a GPU that was touched before the fork cannot be used")
+        sys.path[sys.path.index(_ROOT)] = str(Path(script).parent)
+        sys.modules["ray._raylet"].Config.initialize("")  # whether a token is asked for was decided since
+        sys.modules["numpy"].random.seed()  # Python makes its own random numbers differ
+        gc.enable()
+    except Exception:
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     runpy.run_path(script, run_name="__main__")
 
 
@@ -204,8 +211,10 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who has ended is gone at once: a raylet looks whether it is
     with listener:
         found = _serve(listener)
-    if found is not None:
-        _become(*found)
+        if found is None:
+            shutil.rmtree(Path(listener.getsockname()).parent)
+            return
+    _become(*found)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.cluster.forkserver import WORKER, forkserver
+from bench.cluster.forkserver import ADDRESS, WORKER, forkserver
 from bench.cluster.placement import Node
 from bench.errors import UserError
 from bench.learning.compiled import kernels
@@ -127,9 +127,11 @@ def _start_own(*, verbose: bool, for_tune: bool, **options: Any) -> None:
     threading.Thread(target=kernels, daemon=True).start()
     from bench.cluster.daemons import LOOPBACK, on_loopback, only_what_trains, workers_by
 
-    with on_loopback(), workers_by(WORKER), contextlib.ExitStack() as less:
+    with on_loopback(), contextlib.ExitStack() as changed:
+        if ADDRESS in os.environ:
+            changed.enter_context(workers_by(WORKER))
         if not verbose:
-            less.enter_context(only_what_trains(agents=for_tune))
+            changed.enter_context(only_what_trains(agents=for_tune))
         # "local": without it ray.init would join a cluster that somebody else started on this machine
         _start(address="local", include_dashboard=False, _node_ip_address=LOOPBACK, **options)
 

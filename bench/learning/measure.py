@@ -92,35 +92,48 @@ def cost(
 
 
 class PeakMemory:
-    """Peak memory from the moment this object is made: the GPU's allocations, or the resident set of this process."""
+    """Peak memory from the moment this object is made: the GPU's allocations, or what this process holds in memory.
+
+    Files that are mapped, mostly libraries, are left out where the system tells (Linux): their pages are shared by all
+    processes, and which of them count for one is chance; a process that was forked begins with none.
+    """
 
     def __init__(self, device: str) -> None:
         self._device = device
         self._resettable = False
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats(device)
-        else:
-            try:  # on Linux the high-water mark can be reset (man 5 proc: clear_refs)
+        elif "RssFile" in _memory():
+            with contextlib.suppress(OSError):  # the high-water mark can be reset (man 5 proc: clear_refs)
                 Path("/proc/self/clear_refs").write_text("5")
                 self._resettable = True
-            except OSError:
-                pass
 
     @property
     def kind(self) -> str:
         """What is counted."""
-        return "GPU, allocated by PyTorch" if self._device.startswith("cuda") else "CPU, resident set of the process"
+        if self._device.startswith("cuda"):
+            return "GPU, allocated by PyTorch"
+        return f"CPU, resident set of the process{' without mapped files' if self._resettable else ''}"
 
-    def megabytes(self) -> float | None:
-        """The peak in 10^6 bytes; None where the system does not tell."""
+    def megabytes(self) -> float:
+        """The peak in 10^6 bytes."""
         if self._device.startswith("cuda"):
             return torch.cuda.max_memory_allocated(self._device) / 1e6
         if self._resettable:
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024 / 1e6
+            now = _memory()
+            return (now["VmHWM"] - now["RssFile"]) / 1e6
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _memory() -> dict[str, int]:
+    """This process's figures in bytes by the kernel's names (man 5 proc: status); empty where there are none."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return {}
+    figures = [line.split() for line in lines if line.endswith(" kB")]
+    return {name.removesuffix(":"): 1024 * int(figure) for name, figure, _ in figures}
 
 
 def machine(device: str, threads: int) -> dict[str, object]:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,14 +27,18 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="wo
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def describe() -> dict[str, Any]:
-    """What a worker is; two that are asked at once are two processes."""
+def describe(folder: str, count: int) -> dict[str, Any]:
+    """What a worker is; waits until so many have begun, so that each is a process of its own."""
+    here = Path(folder) / str(os.getpid())
+    here.touch()
+    end = time.monotonic() + 60
+    while len(list(here.parent.iterdir())) < count and time.monotonic() < end:
+        time.sleep(0.05)
     drawn = [ray.ObjectID.from_random().hex()]
     thread = threading.Thread(target=lambda: drawn.append(ray.ObjectID.from_random().hex()))
     thread.start()
     thread.join()
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    time.sleep(1)
     return {
         "pid": os.getpid(),
         "parent": os.getppid(),
@@ -51,11 +56,19 @@ def describe() -> dict[str, Any]:
 
 
 def described(count: int) -> list[dict[str, Any]]:
-    return ray.get([describe.remote() for _ in range(count)], timeout=120)
+    with tempfile.TemporaryDirectory() as folder:
+        return ray.get([describe.remote(folder, count) for _ in range(count)], timeout=120)
 
 
 def servers() -> list[psutil.Process]:
     return [one for one in psutil.Process().children() if "forkserver.py" in " ".join(one.cmdline())]
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path leaves room for the names of Ray's sockets."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -70,10 +83,10 @@ def test_workers_are_forked_with_everything_imported_and_none_draws_what_another
     workers = described(4)
     assert {worker["parent"] for worker in workers} == {forked}
     assert all(worker["imported"] for worker in workers)
+    assert len({worker["pid"] for worker in workers}) == 4
+    # with the same names Ray would take what one worker says for what another does
     drawn = [number for worker in workers for number in worker["drawn"]]
     assert len(set(drawn)) == len(drawn) == 16
-    # the same names from the same seed, or Ray would take what one worker says for what another does
-    assert len({worker["pid"] for worker in workers}) == 4
 
 
 def test_a_forked_worker_is_like_one_that_ray_started() -> None:
@@ -97,7 +110,7 @@ def test_where_the_server_is_gone_its_workers_go_on_and_others_begin_in_rays_own
     assert {worker["pid"] for worker in before} <= {worker["pid"] for worker in after if worker["imported"]}
 
 
-def test_nothing_is_left_of_a_command_that_was_killed() -> None:
+def test_nothing_is_left_of_a_command_that_was_killed(short: Path) -> None:
     script = (
         "import ray, time\n"
         "from bench.cluster.session import connect, workers_expected\n"
@@ -108,7 +121,10 @@ def test_nothing_is_left_of_a_command_that_was_killed() -> None:
         "    print('ready', flush=True)\n"
         "    time.sleep(600)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as command:
+    environment = {**os.environ, "TMPDIR": str(short)}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment
+    ) as command:
         assert command.stdout is not None
         assert command.stdout.readline() == "ready\n"
         family = psutil.Process(command.pid).children(recursive=True)
@@ -116,6 +132,7 @@ def test_nothing_is_left_of_a_command_that_was_killed() -> None:
         command.kill()
     _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive, [one.cmdline() for one in alive]
+    assert not list(short.glob("bench-fork-*"))
 
 
 def test_a_server_that_cannot_be_started_is_done_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -178,6 +195,39 @@ def test_what_a_fork_cannot_be_is_left_to_ray(scripts: Path, options: list[str])
         [script, "--x=1", *options],
         None,
     ]
+
+
+def test_another_version_of_ray_has_its_own_way(scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other"
+    (other / "ray").mkdir(parents=True)
+    (other / "ray" / "__init__.py").write_text("__version__ = '99.1.0'")
+    monkeypatch.setenv("PYTHONPATH", str(other))
+    with forkserver.forkserver():
+        said = begin(
+            str(scripts / "default_worker.py"),
+            "--language=PYTHON",
+            folder=scripts,
+            address=os.environ[forkserver.ADDRESS],
+        )
+    assert json.loads(said) == ["default_worker.py", [], None]
+
+
+def test_a_fork_that_cannot_become_a_worker_is_the_plain_script(scripts: Path) -> None:
+    """Its folder is gone, say."""
+    script = str(scripts / "default_worker.py")
+    with forkserver.forkserver():
+        read, write = os.pipe()
+        request = [[script, "--x=1"], {**os.environ, "RAY_RAYLET_PID": str(os.getpid())}, str(scripts / "gone")]
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(os.environ[forkserver.ADDRESS])
+            content = json.dumps(request).encode()
+            socket.send_fds(connection, [content[:1]], [0, write, 2])
+            connection.sendall(content[1:])
+            connection.shutdown(socket.SHUT_WR)
+            os.close(write)
+            assert connection.recv(1) == b"+"
+        with os.fdopen(read) as said:
+            assert json.loads(said.read()) == ["default_worker.py", ["--x=1"], None]
 
 
 def test_a_server_that_dies_while_a_worker_asks_is_done_without(scripts: Path) -> None:

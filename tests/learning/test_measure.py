@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -76,6 +77,18 @@ def test_the_peak_grows_with_what_is_allocated_and_stays_when_it_is_freed() -> N
     assert during is not None
     assert 195 < during - before < 260
     assert after == pytest.approx(during, abs=30)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell files apart")
+def test_mapped_files_do_not_count(tmp_path: Path) -> None:
+    content = np.zeros(200_000_000, np.uint8)
+    content.tofile(tmp_path / "file")
+    del content
+    memory = measure.PeakMemory("cpu")
+    before = memory.megabytes()
+    mapped = np.memmap(tmp_path / "file", mode="r")
+    assert mapped.sum() == 0
+    assert memory.megabytes() < before + 100
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system forgets no peak")
