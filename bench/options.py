@@ -216,6 +216,11 @@ class Options(BaseModel):
         json_schema_extra={"group": None},
     )
 
+    @property
+    def trains_here(self) -> bool:
+        """Whether runs are trained by workers on this machine."""
+        return self.address is None and not self.dry_run
+
     @field_validator("models", "weights", "seeds", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         phases = Phases("starting Python, reading options")
         from bench.cluster.session import workers_expected
 
-        with workers_expected(own=options.address is None and not options.dry_run):
+        with workers_expected(own=options.trains_here):
             from tabulate import tabulate
 
             from bench.benchmark import profile_table, run_benchmark

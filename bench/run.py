@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parse(parser, Options, arguments)
         from bench.cluster.session import workers_expected
 
-        with workers_expected(own=options.address is None and not options.dry_run):
+        with workers_expected(own=options.trains_here):
             from bench.benchmark import run_benchmark
 
             return run_benchmark(options)

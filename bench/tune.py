@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parse(parser, TuneOptions, arguments)
         from bench.cluster.session import workers_expected
 
-        with workers_expected(own=options.address is None and not options.dry_run):
+        with workers_expected(own=options.trains_here):
             from bench.tuning import run_tuning
 
             return run_tuning(options)

@@ -140,7 +140,7 @@ class Running:
         """The processes that train, as Ray calls them."""
         found = []
         for one in self.family():
-            with contextlib.suppress(psutil.Error):  # it has just ended
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
                 if " ".join(one.cmdline()).startswith("ray::RayTrainWorker"):
                     found.append(one)
         return found

@@ -42,10 +42,10 @@ def on_loopback() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def workers_by(script: Path) -> Iterator[None]:
-    """Let ray.init tell the raylet to start workers with this script, in place of Ray's setup_worker.py."""
+def with_params(**given: Any) -> Iterator[None]:
+    """Let ray.init give Ray's parameters these values (ray._private.parameter.RayParams)."""
     params = parameter.RayParams
-    parameter.RayParams = functools.partial(params, setup_worker_path=str(script))
+    parameter.RayParams = functools.partial(params, **given)
     try:
         yield
     finally:
@@ -63,14 +63,16 @@ def only_what_trains(*, agents: bool) -> Iterator[None]:
         agents: without them no worker may ask for an environment of its own: it would end the whole cluster.
     """
     leave_out = not agents and ray.__version__.startswith(_WITHOUT_AGENTS)
-    params, start_api_server = parameter.RayParams, services.start_api_server
-    parameter.RayParams = functools.partial(params, no_monitor=True, include_log_monitor=False)
+    start_api_server = services.start_api_server
     services.start_api_server = lambda *arguments, **options: ("", None)
     try:
-        with _without_agents() if leave_out else contextlib.nullcontext():
+        with (
+            with_params(no_monitor=True, include_log_monitor=False),
+            _without_agents() if leave_out else contextlib.nullcontext(),
+        ):
             yield
     finally:
-        parameter.RayParams, services.start_api_server = params, start_api_server
+        services.start_api_server = start_api_server
 
 
 @contextlib.contextmanager

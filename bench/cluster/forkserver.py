@@ -109,10 +109,12 @@ class Request:
     """Its script, and what that is given."""
     environment: Mapping[str, str]
     folder: str
+    streams: Sequence[int]
+    """Standard input, output and error."""
 
 
-def _serve(listener: socket.socket) -> tuple[Request, Sequence[int]] | None:
-    """Fork for each request; in the new process gives it, with its standard streams. None when all is over."""
+def _serve(listener: socket.socket) -> Request | None:
+    """Fork for each request; in the new process gives it. None when all is over."""
     with selectors.DefaultSelector() as ready, contextlib.ExitStack() as watched:
         ready.register(listener, selectors.EVENT_READ)
         ready.register(sys.stdin, selectors.EVENT_READ)  # of which nothing comes but the end
@@ -121,24 +123,24 @@ def _serve(listener: socket.socket) -> tuple[Request, Sequence[int]] | None:
             if any(key.fileobj is not listener for key, _ in ready.select()):
                 return None
             with listener.accept()[0] as connection:
-                found = _receive(connection)
-                if found is None:
+                request = _receive(connection)
+                if request is None:
                     continue
-                raylet = int(found[0].environment["RAY_RAYLET_PID"])
+                raylet = int(request.environment["RAY_RAYLET_PID"])
                 if raylet not in raylets:
                     ended = os.pidfd_open(raylet)
                     watched.callback(os.close, ended)
                     ready.register(ended, selectors.EVENT_READ)
                     raylets.add(raylet)
                 if os.fork() == 0:
-                    return found
-                for stream in found[1]:
+                    return request
+                for stream in request.streams:
                     os.close(stream)
                 with contextlib.suppress(OSError):
                     connection.sendall(b"+")
 
 
-def _receive(connection: socket.socket) -> tuple[Request, Sequence[int]] | None:
+def _receive(connection: socket.socket) -> Request | None:
     """A request; None if it is torn."""
     parts, streams = [], []
     while True:
@@ -153,12 +155,12 @@ def _receive(connection: socket.socket) -> tuple[Request, Sequence[int]] | None:
         for stream in streams:
             os.close(stream)
         return None
-    return Request(arguments, environment, folder), streams
+    return Request(arguments, environment, folder, streams)
 
 
-def _become(request: Request, streams: Sequence[int]) -> None:
+def _become(request: Request) -> None:
     """Do what the worker's script does, with everything as if a raylet had started it."""
-    for number, stream in enumerate(streams):
+    for number, stream in enumerate(request.streams):
         os.dup2(stream, number)
         os.close(stream)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -210,11 +212,11 @@ def main() -> None:
     gc.freeze()  # collecting garbage would write to memory that is shared with the server
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who has ended is gone at once: a raylet looks whether it is
     with listener:
-        found = _serve(listener)
-        if found is None:
+        request = _serve(listener)
+        if request is None:
             shutil.rmtree(Path(listener.getsockname()).parent)
             return
-    _become(*found)
+    _become(request)
 
 
 if __name__ == "__main__":

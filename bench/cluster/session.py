@@ -125,11 +125,11 @@ def _start_own(*, verbose: bool, for_tune: bool, **options: Any) -> None:
     threading.Thread(target=_import_ray_train, daemon=True).start()
     # The first time, a compiler works at them for 2 s, for which the workers would wait.
     threading.Thread(target=kernels, daemon=True).start()
-    from bench.cluster.daemons import LOOPBACK, on_loopback, only_what_trains, workers_by
+    from bench.cluster.daemons import LOOPBACK, on_loopback, only_what_trains, with_params
 
     with on_loopback(), contextlib.ExitStack() as changed:
         if ADDRESS in os.environ:
-            changed.enter_context(workers_by(WORKER))
+            changed.enter_context(with_params(setup_worker_path=str(WORKER)))
         if not verbose:
             changed.enter_context(only_what_trains(agents=for_tune))
         # "local": without it ray.init would join a cluster that somebody else started on this machine

@@ -18,8 +18,8 @@ def test_our_own_ray_listens_on_loopback_only(forked: bool) -> None:
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         listening = []
         for process in processes:
-            with contextlib.suppress(psutil.Error):  # it has just ended
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
                 of_it = process.net_connections("tcp")
-                listening += [(process.pid, one.laddr.ip) for one in of_it if one.status == psutil.CONN_LISTEN]
+                listening += [(process.name(), one.laddr.ip) for one in of_it if one.status == psutil.CONN_LISTEN]
         assert len(listening) >= 4  # the raylet and the global control store, at least
         assert {address for _, address in listening} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, listening
