@@ -127,10 +127,10 @@ def _pooled_gradients(
     count, height, width, channels = maps.shape
     _, rows, columns, outputs = gradient.shape
     by_map, sums = torch.empty_like(maps), torch.empty(weight.numel() + outputs)
-    room = PARTS, outputs, rows * columns + 3
-    starts, flows = torch.empty(room, dtype=torch.int32), torch.empty(room)
-    found, parts = torch.empty(PARTS, outputs, dtype=torch.int32), torch.empty(PARTS, len(sums))
-    tensors = maps, weight, gradient, position, parts, starts, flows, found, by_map, sums
+    pixels = rows * columns
+    entries = torch.empty(PARTS, (outputs + 4) * (pixels + 4), 2, dtype=torch.int32)
+    found, parts = torch.empty(PARTS, outputs + 4 * pixels, dtype=torch.int32), torch.empty(PARTS, len(sums))
+    tensors = maps, weight, gradient, position, parts, entries, found, by_map, sums
     call("pooled_gradients", *tensors, count, height, width, channels, outputs)
     by_weight, by_bias = torch.split(sums, [weight.numel(), outputs])
     return by_map, by_weight.view_as(weight), by_bias.clone()
