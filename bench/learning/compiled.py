@@ -96,7 +96,7 @@ def call(name: str, *arguments: Tensor | int) -> None:
         ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_void_p(argument.data_ptr())
         for argument in arguments
     ]
-    library[name](*passed, ctypes.c_int(torch.get_num_threads()))
+    getattr(library, name)(*passed, ctypes.c_int(torch.get_num_threads()))
 
 
 def _compiler() -> list[str] | None:

@@ -38,9 +38,6 @@ VERSION = 4
 SMALL_MAP = 16
 """Pixels of a feature map up to which a 1 x 1 convolution is faster as a matrix product, on the CPU."""
 
-LARGE_MAP = 16
-"""Pixels of a feature map from which a 1 x 1 convolution and the depthwise one behind it are faster as one layer."""
-
 DEFAULT_LIMIT_GB = 8.0
 """How large the features in the cache may be together, unless BENCH_FEATURES_GB says otherwise."""
 
@@ -144,10 +141,8 @@ class _Depthwise(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         expand, bias = self.expand, cast(Tensor, self.bias)
-        if expand is not None:
-            large = images.shape[2] * images.shape[3] >= LARGE_MAP
-            if not (large and self._suits(images, expand, expand.weight, expand.bias)):
-                images, expand = expand(images), None
+        if expand is not None and not self._suits(images, expand, expand.weight, expand.bias):
+            images, expand = expand(images), None
         if not self._suits(images, expand or self):
             return F.relu6(super().forward(F.relu6(images) if self.relu6_before else images))
         maps = images.permute(0, 2, 3, 1).contiguous()  # in channels-last order: nothing moves
@@ -156,10 +151,11 @@ class _Depthwise(nn.Conv2d):
         answers = torch.empty(count, (height - 1) // stride + 1, (width - 1) // stride + 1, channels)
         weight = self.weight[:, 0].permute(1, 2, 0).contiguous()
         if expand is not None:
-            room = torch.empty(torch.get_num_threads(), height, width, channels)
-            first = expand.weight.flatten(1).t().contiguous(), cast(Tensor, expand.bias)
+            packed = torch.empty(inputs, channels)
+            expanded = torch.empty(torch.get_num_threads(), 48 * max(128, height * width))
+            first = expand.weight.flatten(1).contiguous(), cast(Tensor, expand.bias)
             sizes = count, height, width, inputs, channels, stride
-            call("expanded_depthwise", maps, *first, weight, bias, room, answers, *sizes)
+            call("expanded_depthwise", maps, *first, weight, bias, packed, expanded, answers, *sizes)
         else:
             sizes = count, height, width, channels, stride, int(self.relu6_before)
             call("depthwise", maps, weight, bias, answers, *sizes)

@@ -15,6 +15,8 @@ enum { KERNEL = 3, DEAD = 4, PARTS = 8 };
 
 #define FIRST_OF(part, images) ((int64_t)(part) * (images) / PARTS)
 #define INLINED static inline __attribute__((always_inline))
+/* A function of its own, so that its registers are its own. */
+#define APART static __attribute__((noinline))
 
 /* As many channels at once as the processor's registers have room for, and how many such sums it has registers for, with
  * what is multiplied beside them. Compilers make slow code of vectors that are longer than registers. */
@@ -37,7 +39,7 @@ INLINED lanes chosen(lanes_bits where, lanes yes, lanes no)
     return (lanes)((where & (lanes_bits)yes) | (~where & (lanes_bits)no));
 }
 
-/* Numbers from bytes and back. GCC converts vectors of AVX2 one value at a time, and shuffles them at once. */
+/* Numbers from bytes and back. GCC converts such vectors one value at a time, and shuffles them at once. */
 #if defined(__AVX2__) && !defined(__AVX512F__) && !defined(__clang__)
 typedef uint8_t all_bytes __attribute__((vector_size(LANES * sizeof(int32_t))));
 typedef uint64_t all_words __attribute__((vector_size(LANES * sizeof(int32_t))));
@@ -120,6 +122,19 @@ static void sum_parts(const float *restrict parts, float *restrict sums, int64_t
         for (int part = 0; part < PARTS; part++)
             sum += parts[part * values + v];
         sums[v] = sum;
+    }
+}
+
+/* weight [outputs][taps] as blocks of [taps][block] and then of [taps][LANES]: what is read in a row lies in a row. */
+static void pack(const float *restrict weight, float *restrict packed, int64_t outputs, int64_t taps, int64_t block,
+                 int threads)
+{
+    const int64_t in_large = outputs - outputs % block;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t o = 0; o < outputs; o++) {
+        const int64_t width = o < in_large ? block : LANES, first = o < in_large ? o % block : (o - in_large) % LANES;
+        for (int64_t t = 0; t < taps; t++)
+            packed[(o - first) * taps + t * width + first] = weight[o * taps + t];
     }
 }
 
@@ -298,23 +313,204 @@ INLINED void convolved_pixel(const float *restrict at, const float *restrict wei
         keep_largest(sums[0][v], sums[1][v], sums[2][v], sums[3][v], pooled + LANES * v, position + LANES * v);
 }
 
+INLINED lanes relu6(lanes values)
+{
+    const lanes six = (lanes){0} + 6.0f;
+    const lanes_bits positive = (lanes_bits)values & ~(lanes_bits)(values < (lanes){0});
+    const lanes_bits large = (lanes_bits)((lanes)positive > six);
+    return (lanes)((positive & ~large) | ((lanes_bits)six & large));
+}
+
+/* A product of from [pixels][inputs] and weight [inputs][LANES * vectors]: to [pixels][step], of which LANES * vectors are
+ * written. Inlined with pixels and vectors known, so that the sums stay in registers. */
+INLINED void product_tile(const float *restrict from, const float *restrict weight, const float *restrict bias,
+                          float *restrict to, int64_t inputs, int64_t step, const int relu6_after, const int pixels,
+                          const int vectors)
+{
+    lanes sums[PIXELS][VECTORS];
+    for (int p = 0; p < pixels; p++)
+        for (int v = 0; v < vectors; v++)
+            sums[p][v] = FROM(bias + LANES * v);
+    for (int64_t i = 0; i < inputs; i++)
+        for (int p = 0; p < pixels; p++)
+            for (int v = 0; v < vectors; v++)
+                sums[p][v] += from[p * inputs + i] * FROM(weight + (i * vectors + v) * LANES);
+    for (int p = 0; p < pixels; p++)
+        for (int v = 0; v < vectors; v++)
+            AT(to + p * step + LANES * v) = relu6_after ? relu6(sums[p][v]) : sums[p][v];
+}
+
+INLINED void product(const float *restrict from, const float *restrict weight, const float *restrict bias,
+                     float *restrict to, int64_t pixels, int64_t inputs, int64_t step, const int relu6_after,
+                     const int vectors)
+{
+#define TILE(at, pixels) \
+    product_tile(from + (at) * inputs, weight, bias, to + (at) * step, inputs, step, relu6_after, pixels, vectors)
+    if (pixels < PIXELS)
+        for (int64_t at = 0; at < pixels; at++)
+            TILE(at, 1);
+    else /* the last ones once more, if they are not enough for a tile */
+        for (int64_t at = 0; at < pixels; at += PIXELS)
+            TILE(at + PIXELS <= pixels ? at : pixels - PIXELS, PIXELS);
+#undef TILE
+}
+
+#define PRODUCT(name, relu6_after, vectors)                                                                        \
+    APART void name(const float *from, const float *weight, const float *bias, float *to, int64_t pixels, int64_t inputs, \
+                    int64_t step)                                                                                  \
+    {                                                                                                              \
+        product(from, weight, bias, to, pixels, inputs, step, relu6_after, vectors);                               \
+    }
+PRODUCT(product_of_two, 0, 2)
+PRODUCT(product_of_one, 0, 1)
+PRODUCT(relu6_of_product_many, 1, VECTORS)
+PRODUCT(relu6_of_product_few, 1, 1)
+
+/* Winograd's convolution: of a patch of 4 x 4 pixels it makes the 2 x 2 that are pooled, with 16 multiplications for each pair
+ * of channels instead of 36 (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, F(2 x 2, 3 x 3)).
+ * What is transformed has 16 values, and so 16 products of matrices take the place of the convolution. */
+enum { VALUES = 16 };
+
+/* weight [outputs][3][3][channels] to transformed: blocks of [VALUES][channels][block], then of [VALUES][channels][LANES]. */
+static void transform_weight(const float *restrict weight, float *restrict transformed, int64_t outputs, int64_t channels,
+                             int64_t block, int threads)
+{
+    const int64_t in_large = outputs - outputs % block;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t o = 0; o < outputs; o++) {
+        const int64_t width = o < in_large ? block : LANES, lane = o < in_large ? o % block : (o - in_large) % LANES;
+        float *to = transformed + (o - lane) * VALUES * channels + lane;
+        for (int64_t c = 0; c < channels; c++) {
+            float half[4][KERNEL];
+            for (int q = 0; q < KERNEL; q++) {
+                const float *at = weight + (o * KERNEL * KERNEL + q) * channels + c;
+                const float first = at[0], second = at[KERNEL * channels], third = at[2 * KERNEL * channels];
+                half[0][q] = first;
+                half[1][q] = 0.5f * (first + second + third);
+                half[2][q] = 0.5f * (first - second + third);
+                half[3][q] = third;
+            }
+            for (int p = 0; p < 4; p++) {
+                const float first = half[p][0], second = half[p][1], third = half[p][2];
+                float *row = to + (4 * p * channels + c) * width;
+                row[0] = first;
+                row[channels * width] = 0.5f * (first + second + third);
+                row[2 * channels * width] = 0.5f * (first - second + third);
+                row[3 * channels * width] = third;
+            }
+        }
+    }
+}
+
+/* A patch of 4 x 4 pixels, of all channels: what is transformed lies apart. */
+INLINED void transform_patch(const float *restrict at, float *restrict to, int64_t line, int64_t channels, int64_t apart)
+{
+    for (int64_t c = 0; c < channels; c += LANES) {
+        lanes half[4][4];
+        for (int q = 0; q < 4; q++) {
+            const float *pixel = at + q * channels + c;
+            const lanes d0 = FROM(pixel), d1 = FROM(pixel + line), d2 = FROM(pixel + 2 * line), d3 = FROM(pixel + 3 * line);
+            half[0][q] = d0 - d2;
+            half[1][q] = d1 + d2;
+            half[2][q] = d2 - d1;
+            half[3][q] = d1 - d3;
+        }
+        for (int p = 0; p < 4; p++) {
+            float *row = to + 4 * p * apart + c;
+            AT(row) = half[p][0] - half[p][2];
+            AT(row + apart) = half[p][1] + half[p][2];
+            AT(row + 2 * apart) = half[p][2] - half[p][1];
+            AT(row + 3 * apart) = half[p][1] - half[p][3];
+        }
+    }
+}
+
+/* What the products gave for a patch, LANES outputs, back to 2 x 2 pixels; these pooled. */
+INLINED void pool_patch(const float *restrict from, lanes bias, float *restrict pooled, uint8_t *restrict position,
+                        int64_t apart)
+{
+    lanes half[2][4];
+    for (int q = 0; q < 4; q++) {
+        const float *at = from + q * apart;
+        const lanes m1 = FROM(at + 4 * apart), m2 = FROM(at + 8 * apart);
+        half[0][q] = FROM(at) + m1 + m2;
+        half[1][q] = m1 - m2 - FROM(at + 12 * apart);
+    }
+    lanes found[2][2];
+    for (int p = 0; p < 2; p++) {
+        found[p][0] = half[p][0] + half[p][1] + half[p][2] + bias;
+        found[p][1] = half[p][1] - half[p][2] - half[p][3] + bias;
+    }
+    keep_largest(found[0][0], found[0][1], found[1][0], found[1][1], pooled, position);
+}
+
+/* As pooled_convolution, for whole LANES of channels and numbers that are finite. Room: transformed as there,
+ * values [threads][VALUES * max(72, rows * columns) * (channels + 32)]. */
+static void winograd(const float *maps, const float *weight, const float *bias, float *transformed, float *values,
+                     float *pooled, uint8_t *position, int64_t count, int64_t height, int64_t width, int64_t channels,
+                     int64_t outputs, int threads)
+{
+    enum { BLOCK = 2 * LANES, FEW = 72 };
+    const float none[BLOCK] = {0};
+    const int64_t rows = (height - KERNEL + 1) / 2, columns = (width - KERNEL + 1) / 2, pixels = rows * columns;
+    const int64_t line = width * channels, at_once = pixels < FEW ? FEW / pixels : 1;
+    const int64_t room = VALUES * (pixels < FEW ? FEW : pixels) * (channels + 32);
+    transform_weight(weight, transformed, outputs, channels, BLOCK, threads);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int thread = 0; thread < threads; thread++) {
+        const int64_t behind = (thread + 1) * count / threads;
+        for (int64_t first = thread * count / threads; first < behind; first += at_once) {
+            const int64_t images = first + at_once < behind ? at_once : behind - first, patches = images * pixels;
+            float *patch = values + thread * room, *products = patch + VALUES * patches * channels;
+            for (int64_t n = first; n < first + images; n++)
+                for (int64_t i = 0; i < rows; i++)
+                    for (int64_t j = 0; j < columns; j++, patch += channels)
+                        transform_patch(maps + (n * height + 2 * i) * line + 2 * j * channels, patch, line, channels,
+                                        patches * channels);
+            patch -= patches * channels;
+            int64_t o = 0;
+#define OUTPUTS(product, vectors)                                                                                         \
+    for (; o + LANES * (vectors) <= outputs; o += LANES * (vectors)) {                                                    \
+        const int64_t step = LANES * (vectors);                                                                           \
+        for (int v = 0; v < VALUES; v++)                                                                                  \
+            product(patch + v * patches * channels, transformed + (o * VALUES + v * step) * channels, none,               \
+                    products + v * patches * step, patches, channels, step);                                              \
+        for (int64_t n = 0; n < patches; n++)                                                                             \
+            for (int64_t lane = 0; lane < step; lane += LANES)                                                            \
+                pool_patch(products + n * step + lane, FROM(bias + o + lane), pooled + (first * pixels + n) * outputs + o + lane, \
+                           position + (first * pixels + n) * outputs + o + lane, patches * step);                         \
+    }
+            OUTPUTS(product_of_two, 2)
+            OUTPUTS(product_of_one, 1)
+#undef OUTPUTS
+        }
+    }
+}
+
+static int all_finite(const float *values, int64_t count)
+{
+    int bad = 0;
+    for (int64_t v = 0; v < count; v++)
+        bad |= values[v] - values[v] != 0;
+    return !bad;
+}
+
 /* relu(max_pool2d(conv(maps))): maps [count][height][width][channels], weight [outputs][3][3][channels], bias [outputs],
  * outputs a multiple of 16; pooled and position [count][rows][columns][outputs] as in pooled_grey.
- * Room: by_tap, as many values as weight: blocks of [3][3][channels][LANES * POOLED_VECTORS] and then of [...][LANES],
- * each of which stays in the cache while an image goes by. */
-void pooled_convolution(const float *maps, const float *weight, const float *bias, float *by_tap, float *pooled,
-                        uint8_t *position, int64_t count, int64_t height, int64_t width, int64_t channels,
-                        int64_t outputs, int threads)
+ * Room: by_tap [16][channels][outputs], values [threads][16 * max(72, rows * columns) * (channels + 32)]. */
+void pooled_convolution(const float *maps, const float *weight, const float *bias, float *by_tap, float *values,
+                        float *pooled, uint8_t *position, int64_t count, int64_t height, int64_t width,
+                        int64_t channels, int64_t outputs, int threads)
 {
+    /* Winograd's transforms make numbers that are none of those that are not finite: what is wrong shall show as it is. */
+    if (channels % LANES == 0 && all_finite(weight, outputs * KERNEL * KERNEL * channels)) {
+        winograd(maps, weight, bias, by_tap, values, pooled, position, count, height, width, channels, outputs, threads);
+        return;
+    }
     const int64_t rows = (height - KERNEL + 1) / 2, columns = (width - KERNEL + 1) / 2, line = width * channels;
     const int64_t taps = KERNEL * KERNEL * channels;
     const int64_t in_large = outputs - outputs % (LANES * POOLED_VECTORS);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t o = 0; o < outputs; o++) {
-        const int64_t block = o < in_large ? LANES * POOLED_VECTORS : LANES;
-        for (int64_t t = 0; t < taps; t++)
-            by_tap[o / block * block * taps + t * block + o % block] = weight[o * taps + t];
-    }
+    pack(weight, by_tap, outputs, taps, LANES * POOLED_VECTORS, threads);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t n = 0; n < count; n++) {
 #define PIXELS_OF(o, vectors)                                                                                     \
@@ -490,43 +686,64 @@ void pooled_gradients(const float *maps, const float *weight, const float *gradi
     sum_parts(parts, by_weight_and_bias, sums, threads);
 }
 
-INLINED lanes relu6(lanes values)
+/* One pixel of depthwise, LANES channels times vectors of them: at is where the kernel's first tap stands, and only the taps
+ * from (top, left) to before (bottom, right) are inside the map. There are step values from one pixel of the map to the next,
+ * line from one row to the next, and channels from one tap of weight to the next. */
+INLINED void depthwise_pixel(const float *restrict at, const float *restrict weight, const float *restrict bias,
+                             float *restrict to, int64_t step, int64_t line, int64_t channels, int top, int bottom, int left,
+                             int right, const int relu6_before, const int vectors)
 {
-    const lanes six = (lanes){0} + 6.0f;
-    const lanes_bits positive = (lanes_bits)values & ~(lanes_bits)(values < (lanes){0});
-    const lanes_bits large = (lanes_bits)((lanes)positive > six);
-    return (lanes)((positive & ~large) | ((lanes_bits)six & large));
+    lanes sums[VECTORS];
+    for (int v = 0; v < vectors; v++)
+        sums[v] = FROM(bias + LANES * v);
+    for (int p = top; p < bottom; p++)
+        for (int q = left; q < right; q++)
+            for (int v = 0; v < vectors; v++) {
+                const lanes pixel = FROM(at + p * line + q * step + LANES * v);
+                sums[v] += (relu6_before ? relu6(pixel) : pixel) * FROM(weight + (p * KERNEL + q) * channels + LANES * v);
+            }
+    for (int v = 0; v < vectors; v++)
+        AT(to + LANES * v) = relu6(sums[v]);
 }
 
-/* One image of depthwise. */
-static inline void depthwise_image(const float *restrict maps, const float *restrict weight, const float *restrict bias,
-                                   float *restrict answers, int64_t height, int64_t width, int64_t channels,
-                                   int64_t stride, int64_t relu6_before)
+/* The first channels of some images of depthwise, LANES times vectors of them. There are step values from one pixel of maps
+ * to the next, and channels from one of weight or answers to the next. */
+INLINED void depthwise_channels(const float *restrict maps, const float *restrict weight, const float *restrict bias,
+                                float *restrict answers, int64_t images, int64_t height, int64_t width, int64_t step,
+                                int64_t channels, int64_t stride, const int relu6_before, const int vectors)
 {
-    const int64_t rows = (height - 1) / stride + 1, columns = (width - 1) / stride + 1;
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++) {
-            const float *pixels[KERNEL * KERNEL], *weights[KERNEL * KERNEL];
-            int taps = 0; /* inside the map */
-            for (int64_t p = 0; p < KERNEL; p++)
-                for (int64_t q = 0; q < KERNEL; q++) {
-                    const int64_t row = i * stride + p - 1, column = j * stride + q - 1;
-                    if (row < 0 || row >= height || column < 0 || column >= width)
-                        continue;
-                    pixels[taps] = maps + (row * width + column) * channels;
-                    weights[taps++] = weight + (p * KERNEL + q) * channels;
-                }
-            float *to = answers + (i * columns + j) * channels;
-            for (int64_t o = 0; o < channels; o += LANES) {
-                lanes sum = *(const lanes *)(bias + o);
-                for (int t = 0; t < taps; t++) {
-                    const lanes pixel = *(const lanes *)(pixels[t] + o);
-                    sum += (relu6_before ? relu6(pixel) : pixel) * *(const lanes *)(weights[t] + o);
-                }
-                *(lanes *)(to + o) = relu6(sum);
+    const int64_t rows = (height - 1) / stride + 1, columns = (width - 1) / stride + 1, line = width * step;
+    for (int64_t i = 0; i < rows; i++) {
+        const int64_t row = i * stride - 1;
+        const int top = row < 0, bottom = row + KERNEL > height ? height - row : KERNEL;
+        for (int64_t j = 0; j < columns; j++) { /* of all images one after the other, as their taps are alike */
+            const int64_t column = j * stride - 1;
+            const int left = column < 0, right = column + KERNEL > width ? width - column : KERNEL;
+            const int inside = !top && !left && bottom == KERNEL && right == KERNEL;
+            for (int64_t n = 0; n < images; n++) {
+                const float *at = maps + n * height * line + row * line + column * step;
+                float *to = answers + ((n * rows + i) * columns + j) * channels;
+                if (inside)
+                    depthwise_pixel(at, weight, bias, to, step, line, channels, 0, KERNEL, 0, KERNEL, relu6_before, vectors);
+                else
+                    depthwise_pixel(at, weight, bias, to, step, line, channels, top, bottom, left, right, relu6_before,
+                                    vectors);
             }
         }
+    }
 }
+
+#define DEPTHWISE(name, relu6_before, vectors)                                                                           \
+    APART void name(const float *maps, const float *weight, const float *bias, float *answers, int64_t images,           \
+                    int64_t height, int64_t width, int64_t step, int64_t channels, int64_t stride)                       \
+    {                                                                                                                    \
+        depthwise_channels(maps, weight, bias, answers, images, height, width, step, channels, stride, relu6_before,     \
+                           vectors);                                                                                     \
+    }
+DEPTHWISE(depthwise_many, 0, VECTORS)
+DEPTHWISE(depthwise_few, 0, 1)
+DEPTHWISE(depthwise_many_after_relu6, 1, VECTORS)
+DEPTHWISE(depthwise_few_after_relu6, 1, 1)
 
 /* relu6(conv(maps)), or relu6(conv(relu6(maps))) with relu6_before, where the convolution is depthwise and has a padding of
  * 1; channels are a multiple of 16.
@@ -538,64 +755,47 @@ void depthwise(const float *maps, const float *weight, const float *bias, float 
     const int64_t from = height * width * channels;
     const int64_t to = ((height - 1) / stride + 1) * ((width - 1) / stride + 1) * channels;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t n = 0; n < count; n++)
-        depthwise_image(maps + n * from, weight, bias, answers + n * to, height, width, channels, stride, relu6_before);
-}
-
-/* relu6 of a product: from [pixels][inputs] and to [pixels][channels], LANES channels times vectors of them.
- * Inlined with pixels and vectors known, so that the sums stay in registers. */
-INLINED void
-expand_tile(const float *restrict from, const float *restrict weight, const float *restrict bias, float *restrict to,
-            int64_t inputs, int64_t channels, const int pixels, const int vectors)
-{
-    lanes sums[PIXELS][VECTORS];
-    for (int p = 0; p < pixels; p++)
-        for (int v = 0; v < vectors; v++)
-            sums[p][v] = *(const lanes *)(bias + LANES * v);
-    for (int64_t i = 0; i < inputs; i++)
-        for (int p = 0; p < pixels; p++)
-            for (int v = 0; v < vectors; v++)
-                sums[p][v] += from[p * inputs + i] * *(const lanes *)(weight + i * channels + LANES * v);
-    for (int p = 0; p < pixels; p++)
-        for (int v = 0; v < vectors; v++)
-            *(lanes *)(to + p * channels + LANES * v) = relu6(sums[p][v]);
-}
-
-static void expand_image(const float *maps, const float *weight, const float *bias, float *expanded, int64_t pixels,
-                         int64_t inputs, int64_t channels)
-{
-    int64_t o = 0;
-#define EXPAND(at, pixels, vectors)                                                                          \
-    expand_tile(maps + (at) * inputs, weight + o, bias + o, expanded + (at) * channels + o, inputs, channels, \
-                pixels, vectors)
-    for (; o + LANES * VECTORS <= channels; o += LANES * VECTORS) {
-        int64_t at = 0;
-        for (; at + PIXELS <= pixels; at += PIXELS)
-            EXPAND(at, PIXELS, VECTORS);
-        for (; at < pixels; at++)
-            EXPAND(at, 1, VECTORS);
+    for (int64_t n = 0; n < count; n++) {
+        int64_t o = 0;
+#define CHANNELS(function, vectors)                                                                               \
+    for (; o + LANES * (vectors) <= channels; o += LANES * (vectors))                                             \
+        (function)(maps + n * from + o, weight + o, bias + o, answers + n * to + o, 1, height, width, channels, channels, stride);
+        CHANNELS(relu6_before ? depthwise_many_after_relu6 : depthwise_many, VECTORS)
+        CHANNELS(relu6_before ? depthwise_few_after_relu6 : depthwise_few, 1)
+#undef CHANNELS
     }
-    for (; o < channels; o += LANES)
-        for (int64_t at = 0; at < pixels; at++)
-            EXPAND(at, 1, 1);
-#undef EXPAND
 }
 
-/* depthwise of relu6 of a 1 x 1 convolution of maps [count][height][width][inputs]; an expanded image, of many more channels
- * than maps have, stays in the cache. expand [inputs][channels], expand_bias [channels], the others as for depthwise.
- * Room: expanded [threads][height][width][channels]. */
+/* depthwise of relu6 of a 1 x 1 convolution of maps [count][height][width][inputs], which makes many more channels of them.
+ * Some of these at a time, of few images, they stay in the fastest cache, and so do the weights that make them.
+ * expand [channels][inputs], expand_bias [channels], the others as for depthwise.
+ * Room: packed [inputs][channels], expanded [threads][48 * max(128, height * width)]. */
 void expanded_depthwise(const float *maps, const float *expand, const float *expand_bias, const float *weight,
-                        const float *bias, float *expanded, float *answers, int64_t count, int64_t height, int64_t width,
-                        int64_t inputs, int64_t channels, int64_t stride, int threads)
+                        const float *bias, float *packed, float *expanded, float *answers, int64_t count, int64_t height,
+                        int64_t width, int64_t inputs, int64_t channels, int64_t stride, int threads)
 {
-    const int64_t pixels = height * width;
+    enum { BLOCK = LANES * VECTORS, FEW = 128 };
+    const int64_t pixels = height * width, at_once = pixels < FEW ? FEW / pixels : 1;
+    const int64_t room = 48 * (pixels < FEW ? FEW : pixels);
     const int64_t to = ((height - 1) / stride + 1) * ((width - 1) / stride + 1) * channels;
+    pack(expand, packed, channels, inputs, BLOCK, threads);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int thread = 0; thread < threads; thread++) {
-        float *mine = expanded + thread * pixels * channels;
-        for (int64_t n = thread * count / threads; n < (thread + 1) * count / threads; n++) {
-            expand_image(maps + n * pixels * inputs, expand, expand_bias, mine, pixels, inputs, channels);
-            depthwise_image(mine, weight, bias, answers + n * to, height, width, channels, stride, 0);
+        const int64_t behind = (thread + 1) * count / threads;
+        float *mine = expanded + thread * room;
+        for (int64_t first = thread * count / threads; first < behind; first += at_once) {
+            const int64_t images = first + at_once < behind ? at_once : behind - first;
+            int64_t o = 0;
+#define CHANNELS(product, depthwise, vectors)                                                                              \
+    for (; o + LANES * (vectors) <= channels; o += LANES * (vectors)) {                                                    \
+        product(maps + first * pixels * inputs, packed + o * inputs, expand_bias + o, mine, images * pixels, inputs,       \
+                LANES * (vectors));                                                                                        \
+        depthwise(mine, weight + o, bias + o, answers + first * to + o, images, height, width, LANES * (vectors), channels, \
+                  stride);                                                                                                 \
+    }
+            CHANNELS(relu6_of_product_many, depthwise_many, VECTORS)
+            CHANNELS(relu6_of_product_few, depthwise_few, 1)
+#undef CHANNELS
         }
     }
 }

@@ -104,8 +104,10 @@ def _pooled_convolution(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Ten
     count, height, width, channels = maps.shape
     outputs = len(weight)
     pooled, position = _room_for_pooled(count, (height - 2) // 2, (width - 2) // 2, outputs)
-    room = torch.empty(weight.numel())
-    tensors = maps, weight, bias.contiguous(), room, pooled, position
+    by_tap = torch.empty(16, channels, outputs)
+    pixels = pooled.shape[1] * pooled.shape[2]
+    values = torch.empty(torch.get_num_threads(), 16 * max(72, pixels) * (channels + 32))
+    tensors = maps, weight, bias.contiguous(), by_tap, values, pooled, position
     call("pooled_convolution", *tensors, count, height, width, channels, outputs)
     return pooled, position
 
