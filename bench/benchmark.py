@@ -109,7 +109,7 @@ class Benchmark:
         with (
             contextlib.nullcontext(connected)
             if connected is not None
-            else connect(options.address, verbose=options.verbose)
+            else connect(options.address, verbose=options.verbose, meanwhile=prepare_pages)
         ) as session:
             groups = self._place(missing, session)
             if groups or options.dry_run:
@@ -155,7 +155,6 @@ class Benchmark:
             def handle(event: Event) -> None:
                 if isinstance(event, Begun):
                     self.phases.enter(RUNS)
-                    prepare_pages()
                     view.begun(event.run_id, event.attempt)
                 elif isinstance(event, Saved):
                     store.save_state(event.run_id, event.state)

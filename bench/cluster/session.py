@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,20 @@ def _set_up() -> None:
 
 
 @contextlib.contextmanager
-def connect(address: str | None, *, verbose: bool = False, for_tune: bool = False) -> Iterator[Session]:
+def connect(
+    address: str | None,
+    *,
+    verbose: bool = False,
+    for_tune: bool = False,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Iterator[Session]:
     """Connect to the cluster at ``address``, or start one on this machine.
 
     Args:
         address: 'HOST:PORT' or 'auto'; None starts one.
         verbose: show what Ray prints, and leave nothing out that would print.
         for_tune: Ray Tune will be used, whose workers have environments of their own.
+        meanwhile: called in a thread, to do what would disturb runs later: this process waits now.
 
     Raises:
         UserError: nothing answers at ``address``.
@@ -94,8 +101,9 @@ def connect(address: str | None, *, verbose: bool = False, for_tune: bool = Fals
         }
         until_the_end.callback(ray.shutdown)
         if address is None:
-            _start_own(verbose=verbose, for_tune=for_tune, **common)
+            _start_own(meanwhile, verbose=verbose, for_tune=for_tune, **common)
         else:
+            threading.Thread(target=meanwhile, daemon=True).start()
             _join(address, **common)
         nodes = [
             Node(cpus=node["Resources"].get("CPU", 0.0), gpus=node["Resources"].get("GPU", 0.0))
@@ -120,9 +128,9 @@ def _join(address: str, **options: Any) -> None:
         ) from None
 
 
-def _start_own(*, verbose: bool, for_tune: bool, **options: Any) -> None:
+def _start_own(meanwhile: Callable[[], None], *, verbose: bool, for_tune: bool, **options: Any) -> None:
     # Ray Train takes more than a second to import, in which the driver would wait for Ray's daemons.
-    threading.Thread(target=_import_ray_train, daemon=True).start()
+    threading.Thread(target=_import_ray_train, args=[meanwhile], daemon=True).start()
     # The first time, a compiler works at them for 2 s, for which the workers would wait.
     threading.Thread(target=kernels, daemon=True).start()
     from bench.cluster.daemons import LOOPBACK, on_loopback, only_what_trains, with_params
@@ -130,15 +138,19 @@ def _start_own(*, verbose: bool, for_tune: bool, **options: Any) -> None:
     with on_loopback(), contextlib.ExitStack() as changed:
         if ADDRESS in os.environ:
             changed.enter_context(with_params(setup_worker_path=str(WORKER)))
+            # Workers begin in no time. By default ray.init waits until there is one for each CPU, and keeps Python's
+            # lock meanwhile, so that nothing else can be imported.
+            options["_system_config"] = {"prestart_worker_first_driver": False}
         if not verbose:
             changed.enter_context(only_what_trains(agents=for_tune))
         # "local": without it ray.init would join a cluster that somebody else started on this machine
         _start(address="local", include_dashboard=False, _node_ip_address=LOOPBACK, **options)
 
 
-def _import_ray_train() -> None:
+def _import_ray_train(and_then: Callable[[], None]) -> None:
     with contextlib.suppress(ImportError):  # then it is imported, or fails, where it is needed
         importlib.import_module("ray.train.v2.api.data_parallel_trainer")
+    and_then()
 
 
 def _start(**options: Any) -> None:

@@ -32,7 +32,7 @@ from bench.learning.models import ModelSpec
 from bench.learning.precision import arithmetic
 from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
 
-VERSION = 4
+VERSION = 5
 """Raise it when extraction gives other features, so that those in caches are not used again."""
 
 SMALL_MAP = 16
@@ -71,7 +71,11 @@ def fold(model: nn.Module, spec: ModelSpec) -> nn.Module:
     if spec.backbone is None:
         return model
     folded = copy.deepcopy(model)
-    _fold_inside(folded.get_submodule(spec.backbone))
+    backbone = folded.get_submodule(spec.backbone)
+    _fold_inside(backbone)
+    for module in backbone.modules():
+        if _is_plain(module):
+            module.__class__ = _Brief
     return folded.to(memory_format=torch.channels_last)
 
 
@@ -120,6 +124,16 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Sequential]:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) > 0
 
 
+class _Brief(nn.Sequential):
+    """Does not call what does nothing: a third of a folded backbone's layers, which stay as others keep their names."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        for layer in self._modules.values():
+            if type(layer) is not nn.Identity:
+                images = cast(nn.Module, layer)(images)
+        return images
+
+
 def _is_pointwise(layer: nn.Conv2d) -> bool:
     plain = layer.stride == (1, 1) and layer.padding == (0, 0) and layer.groups == 1
     return layer.kernel_size == (1, 1) and plain and layer.weight.device.type == "cpu"
@@ -138,32 +152,42 @@ class _Depthwise(nn.Conv2d):
     relu6_before = False
     expand: _Pointwise | None
     """A 1 x 1 convolution before that; set with the class."""
+    _in_order: tuple[Tensor, ...] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        expand, bias = self.expand, cast(Tensor, self.bias)
-        if expand is not None and not self._suits(images, expand, expand.weight, expand.bias):
+        expand = self.expand
+        if expand is not None and not self._suits(images, expand):
             images, expand = expand(images), None
         if not self._suits(images, expand or self):
             return F.relu6(super().forward(F.relu6(images) if self.relu6_before else images))
+        if self._in_order is None:
+            self._in_order = self._arranged()
         maps = images.permute(0, 2, 3, 1).contiguous()  # in channels-last order: nothing moves
         count, height, width, inputs = maps.shape
         channels, stride = self.out_channels, self.stride[0]
         answers = torch.empty(count, (height - 1) // stride + 1, (width - 1) // stride + 1, channels)
-        weight = self.weight[:, 0].permute(1, 2, 0).contiguous()
         if expand is not None:
-            packed = torch.empty(inputs, channels)
-            expanded = torch.empty(torch.get_num_threads(), 48 * max(128, height * width))
-            first = expand.weight.flatten(1).contiguous(), cast(Tensor, expand.bias)
+            room = torch.empty(torch.get_num_threads(), 48 * max(128, height * width))
             sizes = count, height, width, inputs, channels, stride
-            call("expanded_depthwise", maps, *first, weight, bias, packed, expanded, answers, *sizes)
+            call("expanded_depthwise", maps, *self._in_order, room, answers, *sizes)
         else:
             sizes = count, height, width, channels, stride, int(self.relu6_before)
-            call("depthwise", maps, weight, bias, answers, *sizes)
+            call("depthwise", maps, *self._in_order[-2:], answers, *sizes)
         return answers.permute(0, 3, 1, 2)
 
-    def _suits(self, images: Tensor, first: nn.Conv2d, *further: Tensor | None) -> bool:
+    def _suits(self, images: Tensor, first: nn.Conv2d) -> bool:
         fits = images.shape[1] == first.in_channels and not torch.is_grad_enabled()
-        return fits and suit(images, self.weight, self.bias, *further)
+        return fits and suit(images, first.weight, first.bias, self.weight)
+
+    def _arranged(self) -> tuple[Tensor, ...]:
+        """Weights and biases in the order in which the loops read them; they stay, as a folded copy does not learn."""
+        taps = self.weight[:, 0].permute(1, 2, 0).contiguous(), cast(Tensor, self.bias)
+        if self.expand is None:
+            return taps
+        weight = self.expand.weight.flatten(1).contiguous()
+        packed = torch.empty_like(weight)
+        call("pack_expansion", weight, packed, *weight.shape)
+        return packed, cast(Tensor, self.expand.bias), *taps
 
 
 class _Pointwise(nn.Conv2d):

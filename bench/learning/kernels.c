@@ -557,7 +557,7 @@ INLINED void add_scaled(float *restrict sum, const float *restrict from, const e
 static void add_all(float *restrict sum, const float *restrict from, const entry *restrict entries, int64_t count,
                     int64_t length)
 {
-    int64_t t = 0;
+    int64_t t = count ? 0 : length;
 #define ADD(vectors)                                                \
     for (; t + LANES * (vectors) <= length; t += LANES * (vectors)) \
     add_scaled(sum + t, from + t, entries, count, vectors)
@@ -766,19 +766,24 @@ void depthwise(const float *maps, const float *weight, const float *bias, float 
     }
 }
 
+/* weight [channels][inputs] as expanded_depthwise reads it, in as many values. */
+void pack_expansion(const float *weight, float *packed, int64_t channels, int64_t inputs, int threads)
+{
+    pack(weight, packed, channels, inputs, LANES * VECTORS, threads);
+}
+
 /* depthwise of relu6 of a 1 x 1 convolution of maps [count][height][width][inputs], which makes many more channels of them.
  * Some of these at a time, of few images, they stay in the fastest cache, and so do the weights that make them.
- * expand [channels][inputs], expand_bias [channels], the others as for depthwise.
- * Room: packed [inputs][channels], expanded [threads][48 * max(128, height * width)]. */
+ * expand is what pack_expansion made, expand_bias [channels], the others as for depthwise.
+ * Room: expanded [threads][48 * max(128, height * width)]. */
 void expanded_depthwise(const float *maps, const float *expand, const float *expand_bias, const float *weight,
-                        const float *bias, float *packed, float *expanded, float *answers, int64_t count, int64_t height,
-                        int64_t width, int64_t inputs, int64_t channels, int64_t stride, int threads)
+                        const float *bias, float *expanded, float *answers, int64_t count, int64_t height, int64_t width,
+                        int64_t inputs, int64_t channels, int64_t stride, int threads)
 {
-    enum { BLOCK = LANES * VECTORS, FEW = 128 };
+    enum { FEW = 128 };
     const int64_t pixels = height * width, at_once = pixels < FEW ? FEW / pixels : 1;
     const int64_t room = 48 * (pixels < FEW ? FEW : pixels);
     const int64_t to = ((height - 1) / stride + 1) * ((width - 1) / stride + 1) * channels;
-    pack(expand, packed, channels, inputs, BLOCK, threads);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int thread = 0; thread < threads; thread++) {
         const int64_t behind = (thread + 1) * count / threads;
@@ -788,7 +793,7 @@ void expanded_depthwise(const float *maps, const float *expand, const float *exp
             int64_t o = 0;
 #define CHANNELS(product, depthwise, vectors)                                                                              \
     for (; o + LANES * (vectors) <= channels; o += LANES * (vectors)) {                                                    \
-        product(maps + first * pixels * inputs, packed + o * inputs, expand_bias + o, mine, images * pixels, inputs,       \
+        product(maps + first * pixels * inputs, expand + o * inputs, expand_bias + o, mine, images * pixels, inputs,       \
                 LANES * (vectors));                                                                                        \
         depthwise(mine, weight + o, bias + o, answers + first * to + o, images, height, width, LANES * (vectors), channels, \
                   stride);                                                                                                 \

@@ -17,7 +17,8 @@ def conv_pool_relu(conv: nn.Conv2d, images: Tensor) -> Tensor:
 
     Of four values pooling keeps one, and ReLU about half of those: seven eighths of the gradient at the convolution are
     zero. On a CPU, for 3 x 3 kernels in float32, they are left out (kernels.c). What pooling throws away is not written
-    down either, for grey images or a multiple of 16 output channels; otherwise, and in bfloat16, PyTorch convolves.
+    down either, for grey images or a multiple of 16 output channels, which with a multiple of 16 input channels take
+    Winograd's fewer multiplications; otherwise, and in bfloat16, PyTorch convolves.
 
     Args:
         conv: any convolution.
@@ -156,7 +157,7 @@ def _grey_flops(images: Any, weight: Any, bias: Any, **shape_of: Any) -> int:
 
 @register_flop_formula(torch.ops.bench.pooled_convolution)
 def _convolution_flops(maps: Any, weight: Any, bias: Any, **shape_of: Any) -> int:
-    """As the plain convolution."""
+    """As the plain convolution: operations are a property of the network, not of how it is computed."""
     count, height, width, channels = maps
     return int(2 * 9 * count * (height - 2) * (width - 2) * channels * weight[0])
 

@@ -118,7 +118,8 @@ def main() -> None:
         "Command: `python experiments/speed/rates.py --data-dir DIR`",
         table,
         "The CNN's share counts its forward pass three times: for itself and for the gradients of inputs and weights, "
-        "also where pooling and ReLU make those zero, so that they are not computed.",
+        "also where pooling and ReLU make those zero, so that they are not computed, and as if Winograd's convolution "
+        "multiplied as often as the plain one; so it may be more than all.",
         threads=options.threads,
     )
     print(table)

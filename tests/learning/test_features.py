@@ -165,6 +165,21 @@ def test_a_relu6_that_something_else_sees_stays() -> None:
     assert isinstance(folded(residual).get_submodule("0.1"), nn.ReLU6)
 
 
+def test_what_does_nothing_is_not_called_and_layers_keep_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = build(SPEC, 10, WEIGHTS, seed=0).eval()
+    brief = fold(plain, SPEC)
+    images = Preprocessor(SPEC, "cpu")(digits(4).images)
+
+    def called(*arguments: object) -> None:
+        raise AssertionError("called")
+
+    monkeypatch.setattr(nn.Identity, "forward", called)
+    with torch.inference_mode():
+        brief(images)
+    assert any(isinstance(layer, nn.Identity) for layer in brief.modules())
+    assert len(brief.get_submodule("features")) == len(plain.get_submodule("features"))  # type: ignore[arg-type]
+
+
 def test_the_head_learns_the_same_on_features_as_through_the_backbone() -> None:
     data, recipe = digits(200), Recipe(epochs=2)
     heads = []

@@ -133,6 +133,20 @@ def test_of_equal_values_the_first_gets_the_gradient_and_nothing_flows_through_z
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
+@needs_compiler
+@pytest.mark.parametrize(("channels", "outputs", "size"), [(16, 64, 8), (32, 64, 13), (32, 48, 30)])
+def test_winograds_convolution_rounds_like_the_plain_one(channels: int, outputs: int, size: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(channels, outputs, 3)
+    images = torch.randn(5, channels, size, size)
+    with torch.inference_mode():
+        ours, theirs = conv_pool_relu(conv, images), plain(conv, images)
+        exact = plain(conv.double(), images.double())
+
+    assert not torch.equal(ours, theirs), "it is another way to compute it"
+    assert (ours - exact).norm() < 4 * (theirs - exact).norm()
+
+
 class Doubling(nn.Conv2d):
     def forward(self, images: Tensor) -> Tensor:
         return 2 * super().forward(images)
