@@ -130,7 +130,7 @@ class _Brief(nn.Sequential):
     def forward(self, images: Tensor) -> Tensor:
         for layer in self._modules.values():
             if type(layer) is not nn.Identity:
-                images = cast(nn.Module, layer)(images)
+                images = layer(images)
         return images
 
 
