@@ -26,10 +26,11 @@ from bench.learning import measure
 from bench.learning.build import build
 from bench.learning.execute import Inputs, spec_of
 from bench.learning.features import fold, usable
+from bench.learning.optimizers import make_optimizer
 from bench.learning.precision import arithmetic, precision_on
 from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor
 from bench.learning.process import prepare_process, small_numbers_are_zero
-from bench.learning.training import Trainee, make_optimizer, on_features, on_images, training_step
+from bench.learning.training import Trainee, on_features, on_images, training_step
 from bench.spec import Run, Timing
 
 ROUNDS, FEWEST_ROUNDS = 40, 6

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.learning.context import Context
 from bench.learning.features import fold
 from bench.learning.models import ModelSpec
+from bench.learning.optimizers import make_optimizer, make_schedule
 from bench.learning.precision import arithmetic, precision_on
 from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor
 from bench.spec import Predictions, Progress, Recipe
@@ -116,28 +117,6 @@ def on_features(
 def _all_unless(positions: Tensor | None, data: DeviceSplit) -> Tensor:
     device = data.labels.device
     return torch.arange(len(data.labels), device=device) if positions is None else positions.to(device)
-
-
-def make_optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser, in its fused form."""
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
-        )
-    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    betas = (recipe.momentum, recipe.beta2)
-    return kind(parameters, recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)
-
-
-def make_schedule(
-    optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler | None:
-    """What changes the learning rate after each of ``steps`` steps; None where nothing does."""
-    if recipe.schedule == "one-cycle":  # Smith and Topin, Super-Convergence, 2018
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps, cycle_momentum=False)
-    if recipe.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    return None
 
 
 def fit(
