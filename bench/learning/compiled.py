@@ -69,6 +69,12 @@ def suit(*tensors: Tensor | None) -> bool:
     return computable and not recorded() and kernels() is not None
 
 
+def lanes() -> int:
+    """How many channels the loops compute with at once, where :func:`kernels` is not None."""
+    library = kernels()
+    return library.lanes_at_once() if library is not None else 1
+
+
 def recorded() -> bool:
     """Whether operators are written down, for ONNX or a compiler, which know PyTorch's and not ours."""
     import torch

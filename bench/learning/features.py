@@ -27,16 +27,19 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bench.learning import cache
-from bench.learning.compiled import call, kernels, recorded, suit
+from bench.learning.compiled import call, kernels, lanes, recorded, suit
 from bench.learning.models import ModelSpec
 from bench.learning.precision import arithmetic
 from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
 
-VERSION = 5
+VERSION = 6
 """Raise it when extraction gives other features, so that those in caches are not used again."""
 
 SMALL_MAP = 16
 """Pixels of a feature map up to which a 1 x 1 convolution is faster as a matrix product, on the CPU."""
+
+FEW_CHANNELS = 4
+"""Of images, up to which our loop is faster than oneDNN's convolution."""
 
 DEFAULT_LIMIT_GB = 8.0
 """How large the features in the cache may be together, unless BENCH_FEATURES_GB says otherwise."""
@@ -64,8 +67,8 @@ def fold(model: nn.Module, spec: ModelSpec) -> nn.Module:
     """A copy of ``model`` in evaluation mode whose backbone has its batch-norm layers folded into the convolutions.
 
     The same function up to rounding (Jacob et al., CVPR 2018, section 3.2), in less than half of the time, as on a CPU
-    its 1 x 1 convolutions of small maps become matrix products too, and its depthwise convolutions one with the ReLU6
-    before and after them and the 1 x 1 convolution before that. A model without a backbone is returned as it is.
+    its inverted residuals (Sandler et al., CVPR 2018) become one layer each, and other 1 x 1 convolutions of small maps
+    matrix products. A model without a backbone is returned as it is.
     """
     model.eval()
     if spec.backbone is None:
@@ -91,20 +94,26 @@ def _fold_inside(module: nn.Module) -> None:
         for layer in module:
             if type(layer) is nn.Conv2d and _is_pointwise(layer):
                 layer.__class__ = _Pointwise
-        _take_relu6_along(module)
+        _take_along(module)
 
 
-def _take_relu6_along(module: nn.Sequential) -> None:
-    """Make a depthwise convolution with a ReLU6 behind it one layer, and then take in what is before it as well.
+def _take_along(module: nn.Sequential) -> None:
+    """Make one layer of a convolution and the ReLU6 behind it, if it is depthwise or the first of all.
 
-    That is a ReLU6, and before that a 1 x 1 convolution, if nothing else sees what they give.
+    A depthwise one takes in more: a ReLU6 before it and before that a 1 x 1 convolution, if nothing else sees what they
+    give, and a 1 x 1 convolution behind it.
     """
     layers = list(module) if _is_plain(module) else []
     for position, (layer, norm, after) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
         folded = isinstance(norm, nn.Identity) and isinstance(after, nn.ReLU6)
-        if folded and type(layer) is nn.Conv2d and _is_depthwise(layer):
+        if not (folded and type(layer) is nn.Conv2d):
+            continue
+        if _is_depthwise(layer):
             layer.__class__ = _Depthwise
-            cast(_Depthwise, layer).expand = None
+            cast(_Depthwise, layer).expand = cast(_Depthwise, layer).project = None
+            module[position + 2] = nn.Identity()
+        elif _is_first(layer):
+            layer.__class__ = _First
             module[position + 2] = nn.Identity()
     for one, other in itertools.pairwise(layers):
         if not (_is_plain(one) and _is_plain(other)):
@@ -114,14 +123,25 @@ def _take_relu6_along(module: nn.Sequential) -> None:
             one[-1] = nn.Identity()
             first.relu6_before = True
             expand, *norms = one
-            if type(expand) is _Pointwise and all(isinstance(norm, nn.Identity) for norm in norms):
+            if _can_be_taken(expand) and all(isinstance(norm, nn.Identity) for norm in norms):
                 one[0] = nn.Identity()
                 first.expand = expand
+    for position, (one, other) in enumerate(itertools.pairwise(layers)):
+        depthwise = one[0] if _is_plain(one) else None
+        alone = _is_plain(one) and all(isinstance(layer, nn.Identity) for layer in list(one)[1:])
+        if alone and isinstance(depthwise, _Depthwise) and _can_be_taken(other):
+            module[position + 1] = nn.Identity()
+            depthwise.project = other
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Sequential]:
     """Whether it does nothing but call its layers, of which there are some, one after the other."""
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) > 0
+
+
+def _can_be_taken(layer: nn.Module) -> TypeGuard[_Pointwise]:
+    """Whether it is a 1 x 1 convolution that the loops can do along with a depthwise one."""
+    return type(layer) is _Pointwise and layer.bias is not None and layer.out_channels % lanes() == 0
 
 
 class _Brief(nn.Sequential):
@@ -140,54 +160,90 @@ def _is_pointwise(layer: nn.Conv2d) -> bool:
 
 
 def _is_depthwise(layer: nn.Conv2d) -> bool:
-    square = layer.kernel_size == (3, 3) and layer.padding == (1, 1) and layer.dilation == (1, 1)
     each_alone = layer.groups == layer.in_channels == layer.out_channels and layer.in_channels % 16 == 0
+    return each_alone and _is_padded(layer)
+
+
+def _is_first(layer: nn.Conv2d) -> bool:
+    few = layer.groups == 1 and layer.in_channels <= FEW_CHANNELS and layer.out_channels % 16 == 0
+    return few and _is_padded(layer)
+
+
+def _is_padded(layer: nn.Conv2d) -> bool:
+    square = layer.kernel_size == (3, 3) and layer.padding == (1, 1) and layer.dilation == (1, 1)
     known = layer.stride in {(1, 1), (2, 2)} and layer.padding_mode == "zeros" and layer.bias is not None
-    return square and each_alone and known and layer.weight.device.type == "cpu"
+    return square and known and layer.weight.device.type == "cpu"
 
 
 class _Depthwise(nn.Conv2d):
-    """``relu6(conv(maps))`` in one pass over memory, and what comes before if that is a ReLU6 too. It has a bias."""
+    """``relu6(conv(maps))`` and the layers around it that it has taken in, in one pass over memory. It has a bias."""
 
     relu6_before = False
     expand: _Pointwise | None
-    """A 1 x 1 convolution before that; set with the class."""
+    """A 1 x 1 convolution before that ReLU6; set with the class."""
+    project: _Pointwise | None
+    """A 1 x 1 convolution behind all; set with the class."""
     _in_order: tuple[Tensor, ...] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        expand = self.expand
-        if expand is not None and not self._suits(images, expand):
-            images, expand = expand(images), None
-        if not self._suits(images, expand or self):
-            return F.relu6(super().forward(F.relu6(images) if self.relu6_before else images))
+        if not self._suits(images):
+            images = images if self.expand is None else self.expand(images)
+            images = F.relu6(super().forward(F.relu6(images) if self.relu6_before else images))
+            return images if self.project is None else self.project(images)
         if self._in_order is None:
             self._in_order = self._arranged()
         maps = images.permute(0, 2, 3, 1).contiguous()  # in channels-last order: nothing moves
-        count, height, width, inputs = maps.shape
+        count, height, width, _ = maps.shape
         channels, stride = self.out_channels, self.stride[0]
-        answers = torch.empty(count, (height - 1) // stride + 1, (width - 1) // stride + 1, channels)
-        if expand is not None:
-            room = torch.empty(torch.get_num_threads(), 48 * max(128, height * width))
-            sizes = count, height, width, inputs, channels, stride
-            call("expanded_depthwise", maps, *self._in_order, room, answers, *sizes)
-        else:
-            sizes = count, height, width, channels, stride, int(self.relu6_before)
-            call("depthwise", maps, *self._in_order[-2:], answers, *sizes)
+        rows, columns = (height - 1) // stride + 1, (width - 1) // stride + 1
+        inputs = self.expand.in_channels if self.expand is not None else 0
+        outputs = self.project.out_channels if self.project is not None else 0
+        answers = torch.empty(count, rows, columns, outputs or channels)
+        threads, pixels = torch.get_num_threads(), max(128, height * width)
+        room = torch.empty(threads, 48 * pixels), torch.empty(threads, channels * pixels if outputs else 0)
+        sizes = count, height, width, inputs, channels, outputs, stride, int(self.relu6_before)
+        call("inverted_residual", maps, *self._in_order, *room, answers, *sizes)
         return answers.permute(0, 3, 1, 2)
 
-    def _suits(self, images: Tensor, first: nn.Conv2d) -> bool:
+    def _suits(self, images: Tensor) -> bool:
+        first = self if self.expand is None else self.expand
         fits = images.shape[1] == first.in_channels and not torch.is_grad_enabled()
-        return fits and suit(images, first.weight, first.bias, self.weight)
+        return fits and suit(images, self.weight)
 
     def _arranged(self) -> tuple[Tensor, ...]:
         """Weights and biases in the order in which the loops read them; they stay, as a folded copy does not learn."""
         taps = self.weight[:, 0].permute(1, 2, 0).contiguous(), cast(Tensor, self.bias)
-        if self.expand is None:
-            return taps
-        weight = self.expand.weight.flatten(1).contiguous()
-        packed = torch.empty_like(weight)
-        call("pack_expansion", weight, packed, *weight.shape)
-        return packed, cast(Tensor, self.expand.bias), *taps
+        return *_packed(self.expand), *taps, *_packed(self.project)
+
+
+class _First(nn.Conv2d):
+    """``relu6(conv(images))`` of few channels, with a padding of 1 and a bias."""
+
+    _in_order: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        fits = images.shape[1] == self.in_channels and not torch.is_grad_enabled()
+        if not (fits and suit(images, self.weight)):
+            return F.relu6(super().forward(images))
+        if self._in_order is None:
+            self._in_order = _packed(self)
+        maps = images.permute(0, 2, 3, 1).contiguous()  # in channels-last order: nothing moves
+        count, height, width, inputs = maps.shape
+        outputs, stride = self.out_channels, self.stride[0]
+        answers = torch.empty(count, (height - 1) // stride + 1, (width - 1) // stride + 1, outputs)
+        room = torch.empty(torch.get_num_threads(), (height + 2) * (width + 2) * inputs)
+        call("first_convolution", maps, *self._in_order, room, answers, count, height, width, inputs, outputs, stride)
+        return answers.permute(0, 3, 1, 2)
+
+
+def _packed(layer: nn.Conv2d | None) -> tuple[Tensor, Tensor]:
+    """Weight and bias, for the loops; of no layer nothing."""
+    if layer is None:
+        return torch.empty(0), torch.empty(0)
+    weight = layer.weight.permute(0, 2, 3, 1).flatten(1).contiguous()
+    packed = torch.empty_like(weight)
+    call("pack_product", weight, packed, *weight.shape)
+    return packed, cast(Tensor, layer.bias)
 
 
 class _Pointwise(nn.Conv2d):

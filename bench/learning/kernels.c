@@ -1,6 +1,6 @@
 /* Loops over batches of feature maps: what PyTorch needs several passes over memory for, in one.
  *
- * Arrays are contiguous, maps are [image][row][column][channel] (channels-last). Kernels are 3 x 3 with stride 1 and no
+ * Arrays are contiguous, maps are [image][row][column][channel] (channels-last). Kernels are 3 x 3, those with pooling of stride 1 and no
  * padding. Pooling takes the largest of 2 x 2 values and leaves out an odd last row and column, as max_pool2d(x, 2) does;
  * position says which of the four it was, row by row, or DEAD where ReLU made it zero, so that nothing flows back.
  * A value that is not a number wins, as in PyTorch: what went wrong must show.
@@ -10,6 +10,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
 enum { KERNEL = 3, DEAD = 4, PARTS = 8 };
 
@@ -18,15 +21,24 @@ enum { KERNEL = 3, DEAD = 4, PARTS = 8 };
 /* A function of its own, so that its registers are its own. */
 #define APART static __attribute__((noinline))
 
-/* As many channels at once as the processor's registers have room for, and how many such sums it has registers for, with
- * what is multiplied beside them. Compilers make slow code of vectors that are longer than registers. */
+/* As many channels at once as the processor's registers have room for (-DWIDTH tries another), and how many such sums it has
+ * registers for, with what is multiplied beside them. Compilers make slow code of vectors that are longer than registers. */
+#ifndef WIDTH
 #if defined(__AVX512F__)
-enum { LANES = 16, PIXELS = 8, VECTORS = 3, POOLED_VECTORS = 4, GREY_VECTORS = 2 };
+#define WIDTH 16
 #elif defined(__AVX__)
-enum { LANES = 8, PIXELS = 4, VECTORS = 3, POOLED_VECTORS = 2, GREY_VECTORS = 2 };
+#define WIDTH 8
 #else
-enum { LANES = 4, PIXELS = 4, VECTORS = 3, POOLED_VECTORS = 2, GREY_VECTORS = 2 };
+#define WIDTH 4
 #endif
+#endif
+enum {
+    LANES = WIDTH,
+    PIXELS = WIDTH == 16 ? 8 : 4,
+    VECTORS = 3,
+    POOLED_VECTORS = WIDTH == 16 ? 4 : 2,
+    GREY_VECTORS = 2,
+};
 /* Wherever they lie; the second is what comparing them gives: all bits where it holds. */
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
 typedef int32_t lanes_bits __attribute__((vector_size(LANES * sizeof(int32_t)), aligned(sizeof(int32_t))));
@@ -40,7 +52,7 @@ INLINED lanes chosen(lanes_bits where, lanes yes, lanes no)
 }
 
 /* Numbers from bytes and back. GCC converts such vectors one value at a time, and shuffles them at once. */
-#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(__clang__)
+#if WIDTH == 8 && defined(__AVX2__) && !defined(__clang__)
 typedef uint8_t all_bytes __attribute__((vector_size(LANES * sizeof(int32_t))));
 typedef uint64_t all_words __attribute__((vector_size(LANES * sizeof(int32_t))));
 
@@ -313,12 +325,18 @@ INLINED void convolved_pixel(const float *restrict at, const float *restrict wei
         keep_largest(sums[0][v], sums[1][v], sums[2][v], sums[3][v], pooled + LANES * v, position + LANES * v);
 }
 
+/* Processors have one instruction each for max and min, whose answer is the second number where one is none. */
 INLINED lanes relu6(lanes values)
 {
     const lanes six = (lanes){0} + 6.0f;
-    const lanes_bits positive = (lanes_bits)values & ~(lanes_bits)(values < (lanes){0});
-    const lanes_bits large = (lanes_bits)((lanes)positive > six);
-    return (lanes)((positive & ~large) | ((lanes_bits)six & large));
+#if WIDTH == 16 && defined(__AVX512F__)
+    return (lanes)_mm512_min_ps((__m512)six, _mm512_max_ps(_mm512_setzero_ps(), (__m512)values));
+#elif WIDTH == 8 && defined(__AVX__)
+    return (lanes)_mm256_min_ps((__m256)six, _mm256_max_ps(_mm256_setzero_ps(), (__m256)values));
+#else
+    const lanes positive = chosen(values < (lanes){0}, (lanes){0}, values);
+    return chosen(positive > six, six, positive);
+#endif
 }
 
 /* A product of from [pixels][inputs] and weight [inputs][LANES * vectors]: to [pixels][step], of which LANES * vectors are
@@ -361,10 +379,37 @@ INLINED void product(const float *restrict from, const float *restrict weight, c
     {                                                                                                              \
         product(from, weight, bias, to, pixels, inputs, step, relu6_after, vectors);                               \
     }
-PRODUCT(product_of_two, 0, 2)
 PRODUCT(product_of_one, 0, 1)
-PRODUCT(relu6_of_product_many, 1, VECTORS)
-PRODUCT(relu6_of_product_few, 1, 1)
+PRODUCT(product_of_two, 0, 2)
+PRODUCT(product_of_three, 0, 3)
+PRODUCT(relu6_of_product_of_one, 1, 1)
+PRODUCT(relu6_of_product_of_two, 1, 2)
+PRODUCT(relu6_of_product_of_three, 1, 3)
+typedef void (*product_function)(const float *, const float *, const float *, float *, int64_t, int64_t, int64_t);
+
+/* By how many vectors, less one. */
+static const product_function products[] = {product_of_one, product_of_two, product_of_three};
+static const product_function relu6_of_products[] = {relu6_of_product_of_one, relu6_of_product_of_two, relu6_of_product_of_three};
+
+/* How many channels the next block has when so many are left, a multiple of LANES: at best VECTORS of these, which are 3, and
+ * not one alone, whose sums would keep the processor waiting for each other. */
+INLINED int64_t next_block(int64_t left)
+{
+    return left == LANES ? LANES : left == 2 * LANES || left == 4 * LANES ? 2 * LANES : VECTORS * LANES;
+}
+
+/* The weight [outputs][inputs] of a 1 x 1 convolution as inverted_residual reads it, in as many values: blocks of
+ * [inputs][outputs of the block]. */
+void pack_product(const float *restrict weight, float *restrict packed, int64_t outputs, int64_t inputs, int threads)
+{
+    (void)threads;
+    for (int64_t o = 0, block; o < outputs; o += block) {
+        block = next_block(outputs - o);
+        for (int64_t lane = 0; lane < block; lane++)
+            for (int64_t i = 0; i < inputs; i++)
+                packed[o * inputs + i * block + lane] = weight[(o + lane) * inputs + i];
+    }
+}
 
 /* Winograd's convolution: of a patch of 4 x 4 pixels it makes the 2 x 2 that are pooled, with 16 multiplications for each pair
  * of channels instead of 36 (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, F(2 x 2, 3 x 3)).
@@ -706,101 +751,250 @@ INLINED void depthwise_pixel(const float *restrict at, const float *restrict wei
         AT(to + LANES * v) = relu6(sums[v]);
 }
 
+/* A few pixels of depthwise that lie in a row, LANES channels: what is read serves all of those that it is a tap of. Without
+ * the first tap of the first pixel (left), or the last tap of the last (right), which are not inside the map. Inlined with
+ * stride, left and right known. */
+enum { IN_A_ROW = 4 };
+INLINED void depthwise_row(const float *restrict at, const float *restrict weight, lanes bias, float *restrict to,
+                           int64_t step, int64_t line, int64_t channels, int top, int bottom, const int stride,
+                           const int left, const int right, const int relu6_before)
+{
+    lanes sums[IN_A_ROW] = {bias, bias, bias, bias};
+    for (int p = top; p < bottom; p++) {
+        lanes taps[KERNEL];
+        for (int q = 0; q < KERNEL; q++)
+            taps[q] = FROM(weight + (p * KERNEL + q) * channels);
+#pragma GCC unroll 16
+        for (int column = left; column < (IN_A_ROW - 1) * stride + KERNEL - right; column++) {
+            lanes pixel = FROM(at + p * line + column * step);
+            if (relu6_before)
+                pixel = relu6(pixel);
+#pragma GCC unroll 4
+            for (int k = 0; k < IN_A_ROW; k++)
+                if (column >= k * stride && column < k * stride + KERNEL)
+                    sums[k] += pixel * taps[column - k * stride];
+        }
+    }
+    for (int k = 0; k < IN_A_ROW; k++)
+        AT(to + k * channels) = relu6(sums[k]);
+}
+
 /* The first channels of some images of depthwise, LANES times vectors of them. There are step values from one pixel of maps
  * to the next, and channels from one of weight or answers to the next. */
 INLINED void depthwise_channels(const float *restrict maps, const float *restrict weight, const float *restrict bias,
                                 float *restrict answers, int64_t images, int64_t height, int64_t width, int64_t step,
-                                int64_t channels, int64_t stride, const int relu6_before, const int vectors)
+                                int64_t channels, const int stride, const int relu6_before, const int vectors)
 {
     const int64_t rows = (height - 1) / stride + 1, columns = (width - 1) / stride + 1, line = width * step;
     for (int64_t i = 0; i < rows; i++) {
         const int64_t row = i * stride - 1;
         const int top = row < 0, bottom = row + KERNEL > height ? height - row : KERNEL;
-        for (int64_t j = 0; j < columns; j++) { /* of all images one after the other, as their taps are alike */
+        int64_t j = 0;
+        for (; j + IN_A_ROW <= columns; j += IN_A_ROW) {
+            const int64_t column = j * stride - 1;
+            const int right = column + (IN_A_ROW - 1) * stride + KERNEL > width;
+            for (int64_t n = 0; n < images; n++)
+                for (int64_t v = 0; v < LANES * vectors; v += LANES) {
+                    const float *at = maps + n * height * line + row * line + column * step + v;
+                    float *to = answers + ((n * rows + i) * columns + j) * channels + v;
+#define ROW(left, right) \
+    depthwise_row(at, weight + v, FROM(bias + v), to, step, line, channels, top, bottom, stride, left, right, relu6_before)
+                    if (j == 0 && right)
+                        ROW(1, 1);
+                    else if (j == 0)
+                        ROW(1, 0);
+                    else if (right)
+                        ROW(0, 1);
+                    else
+                        ROW(0, 0);
+#undef ROW
+                }
+        }
+        for (; j < columns; j++) { /* of all images one after the other, as their taps are alike */
             const int64_t column = j * stride - 1;
             const int left = column < 0, right = column + KERNEL > width ? width - column : KERNEL;
-            const int inside = !top && !left && bottom == KERNEL && right == KERNEL;
-            for (int64_t n = 0; n < images; n++) {
-                const float *at = maps + n * height * line + row * line + column * step;
-                float *to = answers + ((n * rows + i) * columns + j) * channels;
-                if (inside)
-                    depthwise_pixel(at, weight, bias, to, step, line, channels, 0, KERNEL, 0, KERNEL, relu6_before, vectors);
-                else
-                    depthwise_pixel(at, weight, bias, to, step, line, channels, top, bottom, left, right, relu6_before,
-                                    vectors);
+            for (int64_t n = 0; n < images; n++)
+                depthwise_pixel(maps + n * height * line + row * line + column * step, weight, bias,
+                                answers + ((n * rows + i) * columns + j) * channels, step, line, channels, top, bottom, left,
+                                right, relu6_before, vectors);
+        }
+    }
+}
+
+#define DEPTHWISE(name, stride, relu6_before, vectors)                                                                   \
+    APART void name(const float *maps, const float *weight, const float *bias, float *answers, int64_t images,           \
+                    int64_t height, int64_t width, int64_t step, int64_t channels)                                       \
+    {                                                                                                                    \
+        depthwise_channels(maps, weight, bias, answers, images, height, width, step, channels, stride, relu6_before,     \
+                           vectors);                                                                                     \
+    }
+#define DEPTHWISE_OF_EACH(name, stride, relu6_before)  \
+    DEPTHWISE(name##_of_one, stride, relu6_before, 1)   \
+    DEPTHWISE(name##_of_two, stride, relu6_before, 2)   \
+    DEPTHWISE(name##_of_three, stride, relu6_before, 3)
+DEPTHWISE_OF_EACH(depthwise, 1, 0)
+DEPTHWISE_OF_EACH(depthwise_after_relu6, 1, 1)
+DEPTHWISE_OF_EACH(halving, 2, 0)
+DEPTHWISE_OF_EACH(halving_after_relu6, 2, 1)
+typedef void (*depthwise_function)(const float *, const float *, const float *, float *, int64_t, int64_t, int64_t, int64_t,
+                                   int64_t);
+
+/* By the stride, whether relu6 comes before, and how many vectors; all less one. */
+static const depthwise_function depthwise_functions[2][2][VECTORS] = {
+    {{depthwise_of_one, depthwise_of_two, depthwise_of_three},
+     {depthwise_after_relu6_of_one, depthwise_after_relu6_of_two, depthwise_after_relu6_of_three}},
+    {{halving_of_one, halving_of_two, halving_of_three},
+     {halving_after_relu6_of_one, halving_after_relu6_of_two, halving_after_relu6_of_three}},
+};
+
+/* How many channels are computed with at once: others must be a multiple of it. */
+int lanes_at_once(void)
+{
+    return LANES;
+}
+
+/* A depthwise convolution with a padding of 1 and relu6 behind it, and what stands around it:
+ * - before it, if inputs is not 0, relu6 of a 1 x 1 convolution of maps [count][height][width][inputs] to channels: expand as
+ *   pack_product made it, expand_bias [channels]; otherwise maps have channels, and relu6 comes first with relu6_before;
+ * - weight [3][3][channels], bias [channels];
+ * - behind it, if outputs is not 0, a 1 x 1 convolution to outputs: project as pack_product made it, project_bias [outputs].
+ * answers [count][(height - 1) / stride + 1][(width - 1) / stride + 1][outputs, or channels if there are none].
+ * Channels and outputs are multiples of LANES. Few images are taken through all of it at a time, and of the many channels in
+ * between some at a time, so that nothing but maps and answers leaves the processor's caches.
+ * Room, where pixels are those of the larger map, but at least 128: expanded [threads][48 * pixels],
+ * deep [threads][channels * pixels]. */
+void inverted_residual(const float *maps, const float *expand, const float *expand_bias, const float *weight,
+                       const float *bias, const float *project, const float *project_bias, float *expanded, float *deep,
+                       float *answers, int64_t count, int64_t height, int64_t width, int64_t inputs, int64_t channels,
+                       int64_t outputs, int64_t stride, int64_t relu6_before, int threads)
+{
+    enum { FEW = 128 };
+    const int64_t pixels = height * width, at_once = pixels < FEW ? FEW / pixels : 1, room = pixels < FEW ? FEW : pixels;
+    const int64_t left = ((height - 1) / stride + 1) * ((width - 1) / stride + 1), in = inputs ? inputs : channels;
+    const depthwise_function *depthwise = depthwise_functions[stride - 1][!inputs && relu6_before];
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int thread = 0; thread < threads; thread++) {
+        const int64_t behind = (thread + 1) * count / threads;
+        float *some = expanded + thread * 48 * room, *all = deep + thread * channels * room;
+        for (int64_t first = thread * count / threads; first < behind; first += at_once) {
+            const int64_t images = first + at_once < behind ? at_once : behind - first;
+            const float *from = maps + first * pixels * in;
+            float *to = outputs ? all : answers + first * left * channels;
+            for (int64_t o = 0, block; o < channels; o += block) {
+                block = next_block(channels - o);
+                const int64_t vectors = block / LANES - 1;
+                if (inputs)
+                    relu6_of_products[vectors](from, expand + o * inputs, expand_bias + o, some, images * pixels, inputs, block);
+                depthwise[vectors](inputs ? some : from + o, weight + o, bias + o, to + o, images, height, width,
+                                   inputs ? block : channels, channels);
+            }
+            for (int64_t o = 0, block; o < outputs; o += block) {
+                block = next_block(outputs - o);
+                products[block / LANES - 1](all, project + o * channels, project_bias + o, answers + first * left * outputs + o,
+                                            images * left, channels, outputs);
             }
         }
     }
 }
 
-#define DEPTHWISE(name, relu6_before, vectors)                                                                           \
-    APART void name(const float *maps, const float *weight, const float *bias, float *answers, int64_t images,           \
-                    int64_t height, int64_t width, int64_t step, int64_t channels, int64_t stride)                       \
+/* A few pixels of first_convolution that lie in a row: at is where the first tap of the first stands, from one to the next
+ * there are apart values, and from one row to the next line. weight [3 * run][LANES * vectors]. Inlined with pixels and
+ * vectors known, so that the sums stay in registers. */
+INLINED void convolution_tile(const float *restrict at, const float *restrict weight, const float *restrict bias,
+                              float *restrict to, int64_t line, int64_t run, int64_t apart, int64_t step, const int pixels,
+                              const int vectors)
+{
+    lanes sums[PIXELS][VECTORS];
+    for (int k = 0; k < pixels; k++)
+        for (int v = 0; v < vectors; v++)
+            sums[k][v] = FROM(bias + LANES * v);
+    for (int p = 0; p < KERNEL; p++)
+        for (int64_t t = 0; t < run; t++, weight += LANES * vectors)
+            for (int k = 0; k < pixels; k++)
+                for (int v = 0; v < vectors; v++)
+                    sums[k][v] += at[p * line + k * apart + t] * FROM(weight + LANES * v);
+    for (int k = 0; k < pixels; k++)
+        for (int v = 0; v < vectors; v++)
+            AT(to + k * step + LANES * v) = relu6(sums[k][v]);
+}
+
+#define CONVOLUTION(name, vectors)                                                                                       \
+    APART void name(const float *at, const float *weight, const float *bias, float *to, int64_t columns, int64_t line,    \
+                    int64_t run, int64_t apart, int64_t step)                                                            \
     {                                                                                                                    \
-        depthwise_channels(maps, weight, bias, answers, images, height, width, step, channels, stride, relu6_before,     \
-                           vectors);                                                                                     \
+        if (columns < PIXELS)                                                                                            \
+            for (int64_t j = 0; j < columns; j++)                                                                        \
+                convolution_tile(at + j * apart, weight, bias, to + j * step, line, run, apart, step, 1, vectors);       \
+        else /* the last ones once more, if they are not enough */                                                       \
+            for (int64_t j = 0; j < columns; j += PIXELS) {                                                              \
+                const int64_t first = j + PIXELS <= columns ? j : columns - PIXELS;                                      \
+                convolution_tile(at + first * apart, weight, bias, to + first * step, line, run, apart, step, PIXELS,    \
+                                 vectors);                                                                               \
+            }                                                                                                            \
     }
-DEPTHWISE(depthwise_many, 0, VECTORS)
-DEPTHWISE(depthwise_few, 0, 1)
-DEPTHWISE(depthwise_many_after_relu6, 1, VECTORS)
-DEPTHWISE(depthwise_few_after_relu6, 1, 1)
+CONVOLUTION(convolution_of_one, 1)
+CONVOLUTION(convolution_of_two, 2)
+CONVOLUTION(convolution_of_three, 3)
+typedef void (*convolution_function)(const float *, const float *, const float *, float *, int64_t, int64_t, int64_t, int64_t,
+                                     int64_t);
 
-/* relu6(conv(maps)), or relu6(conv(relu6(maps))) with relu6_before, where the convolution is depthwise and has a padding of
- * 1; channels are a multiple of 16.
- * maps [count][height][width][channels], weight [3][3][channels], bias [channels];
- * answers [count][(height - 1) / stride + 1][(width - 1) / stride + 1][channels]. */
-void depthwise(const float *maps, const float *weight, const float *bias, float *answers, int64_t count, int64_t height,
-               int64_t width, int64_t channels, int64_t stride, int64_t relu6_before, int threads)
+/* relu6(conv(maps)), with a padding of 1, of maps that have few channels, as those that images begin with.
+ * maps [count][height][width][inputs]; weight is what pack_product made of [outputs][3 * 3 * inputs], bias [outputs];
+ * answers [count][(height - 1) / stride + 1][(width - 1) / stride + 1][outputs], outputs a multiple of LANES.
+ * Room: padded [threads][(height + 2) * (width + 2) * inputs]. */
+void first_convolution(const float *maps, const float *weight, const float *bias, float *padded, float *answers,
+                       int64_t count, int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t stride,
+                       int threads)
 {
-    const int64_t from = height * width * channels;
-    const int64_t to = ((height - 1) / stride + 1) * ((width - 1) / stride + 1) * channels;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t n = 0; n < count; n++) {
-        int64_t o = 0;
-#define CHANNELS(function, vectors)                                                                               \
-    for (; o + LANES * (vectors) <= channels; o += LANES * (vectors))                                             \
-        (function)(maps + n * from + o, weight + o, bias + o, answers + n * to + o, 1, height, width, channels, channels, stride);
-        CHANNELS(relu6_before ? depthwise_many_after_relu6 : depthwise_many, VECTORS)
-        CHANNELS(relu6_before ? depthwise_few_after_relu6 : depthwise_few, 1)
-#undef CHANNELS
-    }
-}
-
-/* weight [channels][inputs] as expanded_depthwise reads it, in as many values. */
-void pack_expansion(const float *weight, float *packed, int64_t channels, int64_t inputs, int threads)
-{
-    pack(weight, packed, channels, inputs, LANES * VECTORS, threads);
-}
-
-/* depthwise of relu6 of a 1 x 1 convolution of maps [count][height][width][inputs], which makes many more channels of them.
- * Some of these at a time, of few images, they stay in the fastest cache, and so do the weights that make them.
- * expand is what pack_expansion made, expand_bias [channels], the others as for depthwise.
- * Room: expanded [threads][48 * max(128, height * width)]. */
-void expanded_depthwise(const float *maps, const float *expand, const float *expand_bias, const float *weight,
-                        const float *bias, float *expanded, float *answers, int64_t count, int64_t height, int64_t width,
-                        int64_t inputs, int64_t channels, int64_t stride, int threads)
-{
-    enum { FEW = 128 };
-    const int64_t pixels = height * width, at_once = pixels < FEW ? FEW / pixels : 1;
-    const int64_t room = 48 * (pixels < FEW ? FEW : pixels);
-    const int64_t to = ((height - 1) / stride + 1) * ((width - 1) / stride + 1) * channels;
+    static const convolution_function functions[] = {convolution_of_one, convolution_of_two, convolution_of_three};
+    const int64_t rows = (height - 1) / stride + 1, columns = (width - 1) / stride + 1;
+    const int64_t line = (width + 2) * inputs, room = (height + 2) * line;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int thread = 0; thread < threads; thread++) {
-        const int64_t behind = (thread + 1) * count / threads;
-        float *mine = expanded + thread * room;
-        for (int64_t first = thread * count / threads; first < behind; first += at_once) {
-            const int64_t images = first + at_once < behind ? at_once : behind - first;
-            int64_t o = 0;
-#define CHANNELS(product, depthwise, vectors)                                                                              \
-    for (; o + LANES * (vectors) <= channels; o += LANES * (vectors)) {                                                    \
-        product(maps + first * pixels * inputs, expand + o * inputs, expand_bias + o, mine, images * pixels, inputs,       \
-                LANES * (vectors));                                                                                        \
-        depthwise(mine, weight + o, bias + o, answers + first * to + o, images, height, width, LANES * (vectors), channels, \
-                  stride);                                                                                                 \
-    }
-            CHANNELS(relu6_of_product_many, depthwise_many, VECTORS)
-            CHANNELS(relu6_of_product_few, depthwise_few, 1)
-#undef CHANNELS
+        float *image = padded + thread * room;
+        memset(image, 0, sizeof(float) * room);
+        for (int64_t n = thread * count / threads; n < (thread + 1) * count / threads; n++) {
+            for (int64_t i = 0; i < height; i++)
+                memcpy(image + (i + 1) * line + inputs, maps + (n * height + i) * width * inputs,
+                       sizeof(float) * width * inputs);
+            for (int64_t o = 0, block; o < outputs; o += block) {
+                block = next_block(outputs - o);
+                for (int64_t i = 0; i < rows; i++)
+                    functions[block / LANES - 1](image + i * stride * line, weight + o * KERNEL * KERNEL * inputs, bias + o,
+                                                 answers + (n * rows + i) * columns * outputs + o, columns, line,
+                                                 KERNEL * inputs, stride * inputs, outputs);
+            }
         }
+    }
+}
+
+/* Images of bytes enlarged, between pixels in a straight line, and then normalised: value * scale + shift for each channel.
+ * images [count][planes][height][width], planes as many as channels or 1, which then serves all; answers [count][rows]
+ * [columns][channels]. The pixel before the place of each row and of each column: above [rows], before [columns]; how much of
+ * the next one there is in it, from 0 to 1: below [rows], behind [columns]. Room: line [threads][width + 1]. */
+void enlarge(const uint8_t *images, const int32_t *above, const float *below, const int32_t *before, const float *behind,
+             const float *scale, const float *shift, float *line, float *answers, int64_t count, int64_t planes,
+             int64_t height, int64_t width, int64_t rows, int64_t columns, int64_t channels, int threads)
+{
+    const int64_t each = channels / planes;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int thread = 0; thread < threads; thread++) {
+        float *restrict between = line + thread * (width + 1);
+        for (int64_t n = thread * count / threads; n < (thread + 1) * count / threads; n++)
+            for (int64_t plane = 0; plane < planes; plane++)
+                for (int64_t i = 0; i < rows; i++) {
+                    const uint8_t *restrict upper = images + ((n * planes + plane) * height + above[i]) * width;
+                    const uint8_t *restrict lower = upper + (above[i] + 1 < height ? width : 0);
+                    for (int64_t j = 0; j < width; j++)
+                        between[j] = upper[j] + below[i] * ((float)lower[j] - (float)upper[j]);
+                    between[width] = between[width - 1];
+                    float *restrict to = answers + (n * rows + i) * columns * channels + plane * each;
+                    for (int64_t j = 0; j < columns; j++, to += channels) {
+                        const float left = between[before[j]];
+                        const float value = left + behind[j] * (between[before[j] + 1] - left);
+                        for (int64_t c = 0; c < each; c++)
+                            to[c] = value * scale[plane * each + c] + shift[plane * each + c];
+                    }
+                }
     }
 }

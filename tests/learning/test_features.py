@@ -17,6 +17,7 @@ from torch import nn
 
 from bench.learning import datasets, features
 from bench.learning.build import build
+from bench.learning.compiled import lanes
 from bench.learning.context import LocalContext
 from bench.learning.execute import Inputs, execute
 from bench.learning.features import features_of, fold, usable
@@ -107,16 +108,27 @@ def test_a_depthwise_convolution_with_its_relu6_is_the_plain_layers(
     width=st.integers(1, 9),
     stride=st.sampled_from([1, 2]),
     norm=st.booleans(),
+    outputs=st.sampled_from([None, 8, 12, 16, 24, 32, 64]),
     seed=st.integers(0, 100),
 )
-def test_an_expansion_and_a_depthwise_convolution_are_the_plain_layers(
-    count: int, inputs: int, channels: int, height: int, width: int, stride: int, norm: bool, seed: int
+def test_an_inverted_residual_is_the_plain_layers(
+    count: int,
+    inputs: int,
+    channels: int,
+    height: int,
+    width: int,
+    stride: int,
+    norm: bool,
+    outputs: int | None,
+    seed: int,
 ) -> None:
     random = torch.Generator().manual_seed(seed)
     norms = [nn.BatchNorm2d(channels, eps=0.0)] if norm else []
     plain = depthwise(channels, stride, nn.Conv2d(inputs, channels, 1), *norms, nn.ReLU6())
+    if outputs is not None:
+        plain.append(nn.Conv2d(channels, outputs, 1)).eval()
     with torch.no_grad():  # whole numbers, so that nothing is rounded in whatever order it is summed
-        for name in ("0.0.weight", "0.0.bias", "1.0.weight"):
+        for name in ("0.0.weight", "0.0.bias", "1.0.weight", *(("2.weight", "2.bias") if outputs else ())):
             weight = plain.get_parameter(name)
             weight.copy_(torch.randint(-2, 3, weight.shape, generator=random).float())
     maps = torch.randint(-3, 4, (count, inputs, height, width), generator=random).float()
@@ -127,6 +139,41 @@ def test_an_expansion_and_a_depthwise_convolution_are_the_plain_layers(
         assert torch.equal(ours(maps), plain(maps))
     assert torch.equal(ours(maps), plain(maps)), "with gradients"
     assert isinstance(ours.get_submodule("0.0"), nn.Identity) == (channels % 16 == 0), "one layer where it can be"
+    if outputs is not None and channels % 16 == 0:
+        assert isinstance(ours.get_submodule("2"), nn.Identity) == (outputs % lanes() == 0), "that one, too"
+    with torch.inference_mode(), pytest.raises(RuntimeError):  # and not read beyond
+        ours(torch.zeros(1, inputs + 1, height, width))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    count=st.integers(1, 5),
+    inputs=st.sampled_from([1, 3, 4, 5]),
+    outputs=st.sampled_from([8, 16, 32, 48]),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    stride=st.sampled_from([1, 2]),
+    seed=st.integers(0, 100),
+)
+def test_the_first_convolution_with_its_relu6_is_the_plain_layers(
+    count: int, inputs: int, outputs: int, height: int, width: int, stride: int, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    first = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.copy_(torch.randint(-2, 3, parameter.shape, generator=random).float())
+    plain = nn.Sequential(first, nn.BatchNorm2d(outputs, eps=0.0), nn.ReLU6()).eval()
+    maps = torch.randint(-3, 4, (count, inputs, height, width), generator=random).float()
+    maps = maps.contiguous(memory_format=torch.channels_last)
+
+    ours = folded(plain)
+    with torch.inference_mode():
+        assert torch.equal(ours(maps), plain(maps))
+    assert torch.equal(ours(maps), plain(maps)), "with gradients"
+    assert isinstance(ours.get_submodule("2"), nn.Identity) == (inputs <= 4 and outputs % 16 == 0), (
+        "one where it can be"
+    )
     with torch.inference_mode(), pytest.raises(RuntimeError):  # and not read beyond
         ours(torch.zeros(1, inputs + 1, height, width))
 
@@ -142,6 +189,8 @@ def test_what_is_not_a_number_comes_out_of_a_depthwise_convolution() -> None:
 
         expanded = depthwise(16, 1, nn.Conv2d(16, 16, 1), nn.ReLU6())
         assert torch.equal(folded(expanded)(maps).isnan(), expanded(maps).isnan())
+        first = nn.Sequential(nn.Conv2d(4, 16, 3, padding=1), nn.Identity(), nn.ReLU6()).eval()
+        assert torch.equal(folded(first)(maps[:, :4]).isnan(), first(maps[:, :4]).isnan())
 
 
 @pytest.mark.parametrize("size", [3, 4])

@@ -119,6 +119,30 @@ def test_images_are_resized_as_pillow_does(size: int, to: int) -> None:
     np.testing.assert_allclose(255 * found[0, 0].numpy(), by_pillow, atol=2)
 
 
+@given(
+    count=st.integers(1, 3),
+    channels=st.sampled_from([(1, 1), (1, 3), (3, 3)]),
+    height=st.integers(1, 12),
+    width=st.integers(1, 12),
+    more=st.integers(0, 20),
+    seed=st.integers(0, 100),
+)
+def test_images_are_enlarged_as_pytorch_does(
+    count: int, channels: tuple[int, int], height: int, width: int, more: int, seed: int
+) -> None:
+    has, wants = channels
+    size, mean, std = max(height, width) + more, (0.1, 0.2, 0.3)[:wants], (0.5, 0.6, 0.7)[:wants]
+    images = torch.randint(256, (count, has, height, width), generator=torch.Generator().manual_seed(seed))
+
+    found = Preprocessor(spec_of(size, mean, std), "cpu")(images.to(torch.uint8))
+
+    expected = torch.nn.functional.interpolate(images / 255, size=(size, size), mode="bilinear", align_corners=False)
+    by_channel = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+    expected = (expected - next(by_channel)) / next(by_channel)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_an_oblong_image_becomes_square() -> None:
     images = torch.full((2, 3, 10, 40), 255, dtype=torch.uint8)
 
