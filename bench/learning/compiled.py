@@ -14,8 +14,9 @@ import platform
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from bench.learning.cache import cache_dir, fill, locked
 
@@ -82,27 +83,42 @@ def recorded() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined, no-untyped-call]
 
 
-def call(name: str, *arguments: Tensor | int) -> None:
+def call(name: str, *arguments: Tensor | int | float) -> None:
     """Call a function of kernels.c with as many threads as PyTorch uses, where :func:`kernels` is not None.
 
     Args:
         name: of the function.
-        arguments: contiguous tensors on the CPU of the types that it takes, and sizes.
+        arguments: contiguous tensors on the CPU of the types that it takes, sizes, and factors.
     """
     import torch  # whoever has tensors has it; whoever only compiles need not wait for it
 
+    passed: list[int | float] = []
+    for argument in arguments:
+        if isinstance(argument, int | float):
+            passed.append(argument)
+        elif argument.is_cpu and argument.is_contiguous() and argument.dtype in _types():
+            passed.append(argument.data_ptr())
+        else:
+            raise ValueError(f"{name} wants contiguous tensors on the CPU, of types that it knows")
+    _function(name, tuple(map(type, arguments)))(*passed, torch.get_num_threads())
+
+
+@functools.cache
+def _types() -> frozenset[object]:
+    import torch
+
+    return frozenset({torch.float32, torch.int32, torch.int64, torch.uint8})
+
+
+@functools.cache
+def _function(name: str, kinds: tuple[type, ...]) -> Callable[..., None]:
+    """The function, which takes such arguments and then the number of threads."""
     library = kernels()
     if library is None:
         raise RuntimeError("there is no C compiler, or CC is empty")
-    tensors = [argument for argument in arguments if not isinstance(argument, int)]
-    known = torch.float32, torch.int32, torch.uint8
-    if not all(one.device.type == "cpu" and one.is_contiguous() and one.dtype in known for one in tensors):
-        raise ValueError(f"{name} wants contiguous tensors on the CPU, of 32 bits or bytes")
-    passed = [
-        ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_void_p(argument.data_ptr())
-        for argument in arguments
-    ]
-    getattr(library, name)(*passed, ctypes.c_int(torch.get_num_threads()))
+    numbers: dict[type, Any] = {int: ctypes.c_int64, float: ctypes.c_float}
+    prototype = ctypes.CFUNCTYPE(None, *(numbers.get(kind, ctypes.c_void_p) for kind in kinds), ctypes.c_int)
+    return cast("Callable[..., None]", prototype((name, library)))
 
 
 def _compiler() -> list[str] | None:
@@ -127,7 +143,7 @@ def _key(compiler: list[str]) -> str:
 def _compile(compiler: list[str], file: Path) -> None:
     for options in _FAST:
         with_options = [*compiler, *_ALWAYS, *options]
-        if _succeeds([*with_options, str(_SOURCE), "-o", str(file)]):
+        if _succeeds([*with_options, str(_SOURCE), "-lm", "-o", str(file)]):
             return
         if _succeeds([*with_options, "-x", "c", "-", "-o", str(file)]):
             break  # it knows the options: something else went wrong, and may not the next time

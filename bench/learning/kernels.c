@@ -8,6 +8,7 @@
  * No result depends on the number of threads: sums over a batch are made in PARTS, which threads share, and then over
  * the parts. Where those go is room that the caller provides. */
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 #ifdef __AVX__
@@ -997,4 +998,38 @@ void enlarge(const uint8_t *images, const int32_t *above, const float *below, co
                     }
                 }
     }
+}
+
+/* Cross-entropy in nats of logits [rows][classes] and labels [rows]: its sum, how many labels have the largest logit, and its
+ * gradient as logits, times scale. Of each label a share (smoothing) is spread evenly over all classes, as PyTorch does. If a
+ * label is none of the classes, right is -1. */
+void cross_entropy(const float *restrict logits, const int64_t *restrict labels, float *restrict gradient,
+                   float *restrict sum, int64_t *restrict right, float scale, float smoothing, int64_t rows, int64_t classes,
+                   int threads)
+{
+    (void)threads;
+    double total = 0;
+    int64_t found = 0;
+    *right = -1;
+    for (int64_t n = 0; n < rows; n++, logits += classes, gradient += classes) {
+        int64_t largest = 0;
+        if (labels[n] < 0 || labels[n] >= classes)
+            return;
+        float exponentials = 0, all = 0;
+        for (int64_t c = 1; c < classes; c++)
+            if (logits[c] > logits[largest] || (isnan(logits[c]) && !isnan(logits[largest])))
+                largest = c;
+        for (int64_t c = 0; c < classes; c++) {
+            gradient[c] = expf(logits[c] - logits[largest]);
+            exponentials += gradient[c];
+            all += logits[c];
+        }
+        for (int64_t c = 0; c < classes; c++)
+            gradient[c] = scale * (gradient[c] / exponentials - smoothing / classes);
+        gradient[labels[n]] -= scale * (1 - smoothing);
+        total += logits[largest] + logf(exponentials) - (1 - smoothing) * logits[labels[n]] - smoothing * all / classes;
+        found += largest == labels[n];
+    }
+    *sum = total;
+    *right = found;
 }

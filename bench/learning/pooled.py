@@ -56,14 +56,14 @@ class _GreyConvPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         images = images.contiguous()
-        pooled, position = torch.ops.bench.pooled_grey(images, weight, bias)
+        pooled, position = torch.ops.bench.pooled_grey.default(images, weight, bias)
         ctx.save_for_backward(images, position)
         return _channels_second(pooled)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
-        by_weight, by_bias = torch.ops.bench.pooled_grey_gradients(*ctx.saved_tensors, _channels_last(gradient))
+        by_weight, by_bias = torch.ops.bench.pooled_grey_gradients.default(*ctx.saved_tensors, _channels_last(gradient))
         return None, by_weight, by_bias
 
 
@@ -72,7 +72,7 @@ class _ConvPool(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         inputs, kernel = _channels_last(images), _channels_last(weight)
         if len(weight) % 16 == 0 and not torch.is_autocast_enabled("cpu"):
-            pooled, position = torch.ops.bench.pooled_convolution(inputs, kernel, bias)
+            pooled, position = torch.ops.bench.pooled_convolution.default(inputs, kernel, bias)
         else:
             maps = _channels_last(F.conv2d(images, weight, bias).float())
             count, height, width, channels = maps.shape
@@ -84,7 +84,9 @@ class _ConvPool(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        by_map, by_weight, by_bias = torch.ops.bench.pooled_gradients(*ctx.saved_tensors, _channels_last(gradient))
+        by_map, by_weight, by_bias = torch.ops.bench.pooled_gradients.default(
+            *ctx.saved_tensors, _channels_last(gradient)
+        )
         return _channels_second(by_map), _channels_second(by_weight), by_bias
 
 

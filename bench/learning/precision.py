@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from contextlib import AbstractContextManager
+
 import torch
 
 
@@ -19,6 +22,8 @@ def precision_on(device: str | torch.device, asked_for: str) -> str:
     return asked_for
 
 
-def arithmetic(device: str | torch.device, precision: str) -> torch.autocast:
+def arithmetic(device: str | torch.device, precision: str) -> AbstractContextManager[object]:
     """A context manager that computes in ``precision``: 'fp32' or 'bf16'. Weights stay float32."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, torch.bfloat16)

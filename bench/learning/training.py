@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.learning.context import Context
 from bench.learning.features import fold
+from bench.learning.loss import backpropagate
 from bench.learning.models import ModelSpec
 from bench.learning.optimizers import make_optimizer, make_schedule
 from bench.learning.precision import arithmetic, precision_on
@@ -277,11 +278,11 @@ def training_step(
     labels = trainee.labels[batch]
     with arithmetic(labels.device, precision):
         logits = model(trainee.prepare(trainee.inputs[batch])).float()
-    summed = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
     optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(summed * (1 / len(batch) if scale is None else scale))
+    scale = 1 / len(batch) if scale is None else scale
+    figures = backpropagate(logits, labels, scale=scale, label_smoothing=label_smoothing)
     optimizer.step()
-    return summed.detach(), (logits.detach().argmax(1) == labels).sum()
+    return figures
 
 
 @dataclass(frozen=True)
