@@ -122,8 +122,7 @@ def _pooled_grey_gradients(images: Tensor, position: Tensor, gradient: Tensor) -
     channels = gradient.shape[3]
     parts, sums = torch.empty(PARTS, 10 * channels), torch.empty(10 * channels)
     call("pooled_grey_gradients", images, gradient, position, parts, sums, count, height, width, channels)
-    by_tap, by_bias = torch.split(sums, [9 * channels, channels])
-    return by_tap.view(3, 3, 1, channels).permute(3, 2, 0, 1), by_bias.clone()
+    return sums[: 9 * channels].view(3, 3, 1, channels).permute(3, 2, 0, 1), sums[9 * channels :].clone()
 
 
 def _pooled_gradients(
@@ -138,8 +137,7 @@ def _pooled_gradients(
     found, parts = torch.empty(PARTS, outputs + 4 * pixels, dtype=torch.int32), torch.empty(PARTS, len(sums))
     tensors = maps, weight, gradient, position, parts, entries, found, by_map, sums
     call("pooled_gradients", *tensors, count, height, width, channels, outputs)
-    by_weight, by_bias = torch.split(sums, [weight.numel(), outputs])
-    return by_map, by_weight.view_as(weight), by_bias.clone()
+    return by_map, sums[: weight.numel()].view_as(weight), sums[weight.numel() :].clone()
 
 
 # Operators of their own, so that what counts floating-point operations sees them; the gradients need none of theirs.

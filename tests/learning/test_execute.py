@@ -268,7 +268,7 @@ pytestmark = pytest.mark.usefixtures("registries")
     [
         ("raise RuntimeError('shapes differ')", Status.FAILED, "RuntimeError: shapes differ"),
         ("if self.steps > 2: raise ValueError('bad step')", Status.FAILED, "ValueError: bad step"),
-        ("logits = logits[:, :3]", Status.FAILED, "IndexError: a label is none of the 3 classes"),
+        ("logits = logits[:, :3]", Status.FAILED, "IndexError: "),
         ("if self.steps > 2: raise MemoryError('no room')", Status.OOM, "MemoryError: no room"),
         ("if self.steps > 2: raise torch.OutOfMemoryError('GPU full')", Status.OOM, "OutOfMemoryError: GPU full"),
         ("if self.steps > 2: torch.empty(2**53)", Status.OOM, "allocate"),
