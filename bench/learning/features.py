@@ -192,6 +192,8 @@ class _Depthwise(nn.Conv2d):
             return images if self.project is None else self.project(images)
         if self._in_order is None:
             self._in_order = self._arranged()
+        if self.relu6_before and self.expand is None:
+            images = F.relu6(images)
         maps = images.permute(0, 2, 3, 1).contiguous()  # in channels-last order: nothing moves
         count, height, width, _ = maps.shape
         channels, stride = self.out_channels, self.stride[0]
@@ -201,7 +203,7 @@ class _Depthwise(nn.Conv2d):
         answers = torch.empty(count, rows, columns, outputs or channels)
         threads, pixels = torch.get_num_threads(), max(128, height * width)
         room = torch.empty(threads, 48 * pixels), torch.empty(threads, channels * pixels if outputs else 0)
-        sizes = count, height, width, inputs, channels, outputs, stride, int(self.relu6_before)
+        sizes = count, height, width, inputs, channels, outputs, stride
         call("inverted_residual", maps, *self._in_order, *room, answers, *sizes)
         return answers.permute(0, 3, 1, 2)
 

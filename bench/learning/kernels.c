@@ -11,8 +11,8 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#ifdef __AVX__
-#include <immintrin.h>
+#ifdef __AVX512F__
+#include <immintrin.h> /* not where it is not needed: reading it takes half a second */
 #endif
 
 enum { KERNEL = 3, DEAD = 4, PARTS = 8 };
@@ -333,7 +333,8 @@ INLINED lanes relu6(lanes values)
 #if WIDTH == 16 && defined(__AVX512F__)
     return (lanes)_mm512_min_ps((__m512)six, _mm512_max_ps(_mm512_setzero_ps(), (__m512)values));
 #elif WIDTH == 8 && defined(__AVX__)
-    return (lanes)_mm256_min_ps((__m256)six, _mm256_max_ps(_mm256_setzero_ps(), (__m256)values));
+    typedef float registers __attribute__((vector_size(LANES * sizeof(float))));
+    return (lanes)__builtin_ia32_minps256((registers)six, __builtin_ia32_maxps256((registers){0}, (registers)values));
 #else
     const lanes positive = chosen(values < (lanes){0}, (lanes){0}, values);
     return chosen(positive > six, six, positive);
@@ -737,17 +738,15 @@ void pooled_gradients(const float *maps, const float *weight, const float *gradi
  * line from one row to the next, and channels from one tap of weight to the next. */
 INLINED void depthwise_pixel(const float *restrict at, const float *restrict weight, const float *restrict bias,
                              float *restrict to, int64_t step, int64_t line, int64_t channels, int top, int bottom, int left,
-                             int right, const int relu6_before, const int vectors)
+                             int right, const int vectors)
 {
     lanes sums[VECTORS];
     for (int v = 0; v < vectors; v++)
         sums[v] = FROM(bias + LANES * v);
     for (int p = top; p < bottom; p++)
         for (int q = left; q < right; q++)
-            for (int v = 0; v < vectors; v++) {
-                const lanes pixel = FROM(at + p * line + q * step + LANES * v);
-                sums[v] += (relu6_before ? relu6(pixel) : pixel) * FROM(weight + (p * KERNEL + q) * channels + LANES * v);
-            }
+            for (int v = 0; v < vectors; v++)
+                sums[v] += FROM(at + p * line + q * step + LANES * v) * FROM(weight + (p * KERNEL + q) * channels + LANES * v);
     for (int v = 0; v < vectors; v++)
         AT(to + LANES * v) = relu6(sums[v]);
 }
@@ -758,7 +757,7 @@ INLINED void depthwise_pixel(const float *restrict at, const float *restrict wei
 enum { IN_A_ROW = 4 };
 INLINED void depthwise_row(const float *restrict at, const float *restrict weight, lanes bias, float *restrict to,
                            int64_t step, int64_t line, int64_t channels, int top, int bottom, const int stride,
-                           const int left, const int right, const int relu6_before)
+                           const int left, const int right)
 {
     lanes sums[IN_A_ROW] = {bias, bias, bias, bias};
     for (int p = top; p < bottom; p++) {
@@ -767,9 +766,7 @@ INLINED void depthwise_row(const float *restrict at, const float *restrict weigh
             taps[q] = FROM(weight + (p * KERNEL + q) * channels);
 #pragma GCC unroll 16
         for (int column = left; column < (IN_A_ROW - 1) * stride + KERNEL - right; column++) {
-            lanes pixel = FROM(at + p * line + column * step);
-            if (relu6_before)
-                pixel = relu6(pixel);
+            const lanes pixel = FROM(at + p * line + column * step);
 #pragma GCC unroll 4
             for (int k = 0; k < IN_A_ROW; k++)
                 if (column >= k * stride && column < k * stride + KERNEL)
@@ -780,26 +777,25 @@ INLINED void depthwise_row(const float *restrict at, const float *restrict weigh
         AT(to + k * channels) = relu6(sums[k]);
 }
 
-/* The first channels of some images of depthwise, LANES times vectors of them. There are step values from one pixel of maps
- * to the next, and channels from one of weight or answers to the next. */
-INLINED void depthwise_channels(const float *restrict maps, const float *restrict weight, const float *restrict bias,
-                                float *restrict answers, int64_t images, int64_t height, int64_t width, int64_t step,
-                                int64_t channels, const int stride, const int relu6_before, const int vectors)
+/* Some channels of some images of depthwise, a multiple of LANES, as far as pixels make up whole rows of IN_A_ROW. There are
+ * step values from one pixel of maps to the next, and channels from one of weight or answers to the next. */
+INLINED void depthwise_rows(const float *restrict maps, const float *restrict weight, const float *restrict bias,
+                            float *restrict answers, int64_t images, int64_t height, int64_t width, int64_t some,
+                            int64_t step, int64_t channels, const int stride)
 {
     const int64_t rows = (height - 1) / stride + 1, columns = (width - 1) / stride + 1, line = width * step;
     for (int64_t i = 0; i < rows; i++) {
         const int64_t row = i * stride - 1;
         const int top = row < 0, bottom = row + KERNEL > height ? height - row : KERNEL;
-        int64_t j = 0;
-        for (; j + IN_A_ROW <= columns; j += IN_A_ROW) {
+        for (int64_t j = 0; j + IN_A_ROW <= columns; j += IN_A_ROW) {
             const int64_t column = j * stride - 1;
             const int right = column + (IN_A_ROW - 1) * stride + KERNEL > width;
             for (int64_t n = 0; n < images; n++)
-                for (int64_t v = 0; v < LANES * vectors; v += LANES) {
+                for (int64_t v = 0; v < some; v += LANES) {
                     const float *at = maps + n * height * line + row * line + column * step + v;
                     float *to = answers + ((n * rows + i) * columns + j) * channels + v;
 #define ROW(left, right) \
-    depthwise_row(at, weight + v, FROM(bias + v), to, step, line, channels, top, bottom, stride, left, right, relu6_before)
+    depthwise_row(at, weight + v, FROM(bias + v), to, step, line, channels, top, bottom, stride, left, right)
                     if (j == 0 && right)
                         ROW(1, 1);
                     else if (j == 0)
@@ -811,42 +807,51 @@ INLINED void depthwise_channels(const float *restrict maps, const float *restric
 #undef ROW
                 }
         }
-        for (; j < columns; j++) { /* of all images one after the other, as their taps are alike */
+    }
+}
+
+/* The pixels that are left, LANES channels times vectors. */
+INLINED void depthwise_pixels(const float *restrict maps, const float *restrict weight, const float *restrict bias,
+                              float *restrict answers, int64_t images, int64_t height, int64_t width, int64_t step,
+                              int64_t channels, int64_t stride, const int vectors)
+{
+    const int64_t rows = (height - 1) / stride + 1, columns = (width - 1) / stride + 1, line = width * step;
+    for (int64_t i = 0; i < rows; i++) {
+        const int64_t row = i * stride - 1;
+        const int top = row < 0, bottom = row + KERNEL > height ? height - row : KERNEL;
+        for (int64_t j = columns - columns % IN_A_ROW; j < columns; j++) { /* of all images, as their taps are alike */
             const int64_t column = j * stride - 1;
             const int left = column < 0, right = column + KERNEL > width ? width - column : KERNEL;
             for (int64_t n = 0; n < images; n++)
                 depthwise_pixel(maps + n * height * line + row * line + column * step, weight, bias,
                                 answers + ((n * rows + i) * columns + j) * channels, step, line, channels, top, bottom, left,
-                                right, relu6_before, vectors);
+                                right, vectors);
         }
     }
 }
 
-#define DEPTHWISE(name, stride, relu6_before, vectors)                                                                   \
+#define DEPTHWISE_ROWS(name, stride)                                                                                     \
     APART void name(const float *maps, const float *weight, const float *bias, float *answers, int64_t images,           \
-                    int64_t height, int64_t width, int64_t step, int64_t channels)                                       \
+                    int64_t height, int64_t width, int64_t some, int64_t step, int64_t channels)                         \
     {                                                                                                                    \
-        depthwise_channels(maps, weight, bias, answers, images, height, width, step, channels, stride, relu6_before,     \
-                           vectors);                                                                                     \
+        depthwise_rows(maps, weight, bias, answers, images, height, width, some, step, channels, stride);                \
     }
-#define DEPTHWISE_OF_EACH(name, stride, relu6_before)  \
-    DEPTHWISE(name##_of_one, stride, relu6_before, 1)   \
-    DEPTHWISE(name##_of_two, stride, relu6_before, 2)   \
-    DEPTHWISE(name##_of_three, stride, relu6_before, 3)
-DEPTHWISE_OF_EACH(depthwise, 1, 0)
-DEPTHWISE_OF_EACH(depthwise_after_relu6, 1, 1)
-DEPTHWISE_OF_EACH(halving, 2, 0)
-DEPTHWISE_OF_EACH(halving_after_relu6, 2, 1)
+DEPTHWISE_ROWS(depthwise_rows_of_one, 1)
+DEPTHWISE_ROWS(depthwise_rows_of_two, 2)
+#define DEPTHWISE_PIXELS(name, vectors)                                                                                  \
+    APART void name(const float *maps, const float *weight, const float *bias, float *answers, int64_t images,           \
+                    int64_t height, int64_t width, int64_t step, int64_t channels, int64_t stride)                       \
+    {                                                                                                                    \
+        depthwise_pixels(maps, weight, bias, answers, images, height, width, step, channels, stride, vectors);           \
+    }
+DEPTHWISE_PIXELS(depthwise_pixels_of_one, 1)
+DEPTHWISE_PIXELS(depthwise_pixels_of_two, 2)
+DEPTHWISE_PIXELS(depthwise_pixels_of_three, 3)
 typedef void (*depthwise_function)(const float *, const float *, const float *, float *, int64_t, int64_t, int64_t, int64_t,
-                                   int64_t);
-
-/* By the stride, whether relu6 comes before, and how many vectors; all less one. */
-static const depthwise_function depthwise_functions[2][2][VECTORS] = {
-    {{depthwise_of_one, depthwise_of_two, depthwise_of_three},
-     {depthwise_after_relu6_of_one, depthwise_after_relu6_of_two, depthwise_after_relu6_of_three}},
-    {{halving_of_one, halving_of_two, halving_of_three},
-     {halving_after_relu6_of_one, halving_after_relu6_of_two, halving_after_relu6_of_three}},
-};
+                                   int64_t, int64_t);
+static const depthwise_function depthwise_rows_of[] = {depthwise_rows_of_one, depthwise_rows_of_two};
+static const depthwise_function depthwise_pixels_of[] = {depthwise_pixels_of_one, depthwise_pixels_of_two,
+                                                         depthwise_pixels_of_three};
 
 /* How many channels are computed with at once: others must be a multiple of it. */
 int lanes_at_once(void)
@@ -856,7 +861,7 @@ int lanes_at_once(void)
 
 /* A depthwise convolution with a padding of 1 and relu6 behind it, and what stands around it:
  * - before it, if inputs is not 0, relu6 of a 1 x 1 convolution of maps [count][height][width][inputs] to channels: expand as
- *   pack_product made it, expand_bias [channels]; otherwise maps have channels, and relu6 comes first with relu6_before;
+ *   pack_product made it, expand_bias [channels]; otherwise maps have channels;
  * - weight [3][3][channels], bias [channels];
  * - behind it, if outputs is not 0, a 1 x 1 convolution to outputs: project as pack_product made it, project_bias [outputs].
  * answers [count][(height - 1) / stride + 1][(width - 1) / stride + 1][outputs, or channels if there are none].
@@ -867,12 +872,11 @@ int lanes_at_once(void)
 void inverted_residual(const float *maps, const float *expand, const float *expand_bias, const float *weight,
                        const float *bias, const float *project, const float *project_bias, float *expanded, float *deep,
                        float *answers, int64_t count, int64_t height, int64_t width, int64_t inputs, int64_t channels,
-                       int64_t outputs, int64_t stride, int64_t relu6_before, int threads)
+                       int64_t outputs, int64_t stride, int threads)
 {
     enum { FEW = 128 };
     const int64_t pixels = height * width, at_once = pixels < FEW ? FEW / pixels : 1, room = pixels < FEW ? FEW : pixels;
     const int64_t left = ((height - 1) / stride + 1) * ((width - 1) / stride + 1), in = inputs ? inputs : channels;
-    const depthwise_function *depthwise = depthwise_functions[stride - 1][!inputs && relu6_before];
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int thread = 0; thread < threads; thread++) {
         const int64_t behind = (thread + 1) * count / threads;
@@ -886,8 +890,12 @@ void inverted_residual(const float *maps, const float *expand, const float *expa
                 const int64_t vectors = block / LANES - 1;
                 if (inputs)
                     relu6_of_products[vectors](from, expand + o * inputs, expand_bias + o, some, images * pixels, inputs, block);
-                depthwise[vectors](inputs ? some : from + o, weight + o, bias + o, to + o, images, height, width,
-                                   inputs ? block : channels, channels);
+                const float *deepened = inputs ? some : from + o;
+                const int64_t step = inputs ? block : channels;
+                depthwise_rows_of[stride - 1](deepened, weight + o, bias + o, to + o, images, height, width, block, step,
+                                              channels);
+                depthwise_pixels_of[vectors](deepened, weight + o, bias + o, to + o, images, height, width, step, channels,
+                                             stride);
             }
             for (int64_t o = 0, block; o < outputs; o += block) {
                 block = next_block(outputs - o);
