@@ -1,7 +1,7 @@
 /* Loops over batches of feature maps: what PyTorch needs several passes over memory for, in one.
  *
- * Arrays are contiguous, maps are [image][row][column][channel] (channels-last). Kernels are 3 x 3, those with pooling of stride 1 and no
- * padding. Pooling takes the largest of 2 x 2 values and leaves out an odd last row and column, as max_pool2d(x, 2) does;
+ * Arrays are contiguous, maps are [image][row][column][channel] (channels-last). Kernels are 3 x 3, those with pooling of
+ * stride 1 and without padding. Pooling takes the largest of 2 x 2 values and leaves out an odd last row and column, as max_pool2d(x, 2) does;
  * position says which of the four it was, row by row, or DEAD where ReLU made it zero, so that nothing flows back.
  * A value that is not a number wins, as in PyTorch: what went wrong must show.
  *
