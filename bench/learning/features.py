@@ -111,10 +111,11 @@ def _take_along(module: nn.Sequential) -> None:
         if _is_depthwise(layer):
             layer.__class__ = _Depthwise
             cast(_Depthwise, layer).expand = cast(_Depthwise, layer).project = None
-            module[position + 2] = nn.Identity()
         elif _is_first(layer):
             layer.__class__ = _First
-            module[position + 2] = nn.Identity()
+        else:
+            continue
+        module[position + 2] = nn.Identity()
     for one, other in itertools.pairwise(layers):
         if not (_is_plain(one) and _is_plain(other)):
             continue

@@ -1,7 +1,8 @@
 /* Loops over batches of feature maps: what PyTorch needs several passes over memory for, in one.
  *
  * Arrays are contiguous, maps are [image][row][column][channel] (channels-last). Kernels are 3 x 3, those with pooling of
- * stride 1 and without padding. Pooling takes the largest of 2 x 2 values and leaves out an odd last row and column, as max_pool2d(x, 2) does;
+ * stride 1 and without padding. Pooling takes the largest of 2 x 2 values and leaves out an odd last row and column, as
+ * max_pool2d(x, 2) does;
  * position says which of the four it was, row by row, or DEAD where ReLU made it zero, so that nothing flows back.
  * A value that is not a number wins, as in PyTorch: what went wrong must show.
  *
@@ -341,31 +342,34 @@ INLINED lanes relu6(lanes values)
 #endif
 }
 
-/* A product of from [pixels][inputs] and weight [inputs][LANES * vectors]: to [pixels][step], of which LANES * vectors are
- * written. Inlined with pixels and vectors known, so that the sums stay in registers. */
+/* For each pixel, sums over lines of run values each: to [pixels][step], of which LANES * vectors are written. From one pixel's
+ * values to the next pixel's there are apart, and from one line to the next line. weight [lines][run][LANES * vectors].
+ * Inlined with pixels and vectors known, so that the sums stay in registers. */
 INLINED void product_tile(const float *restrict from, const float *restrict weight, const float *restrict bias,
-                          float *restrict to, int64_t inputs, int64_t step, const int relu6_after, const int pixels,
-                          const int vectors)
+                          float *restrict to, int64_t lines, int64_t line, int64_t run, int64_t apart, int64_t step,
+                          const int relu6_after, const int pixels, const int vectors)
 {
     lanes sums[PIXELS][VECTORS];
     for (int p = 0; p < pixels; p++)
         for (int v = 0; v < vectors; v++)
             sums[p][v] = FROM(bias + LANES * v);
-    for (int64_t i = 0; i < inputs; i++)
-        for (int p = 0; p < pixels; p++)
-            for (int v = 0; v < vectors; v++)
-                sums[p][v] += from[p * inputs + i] * FROM(weight + (i * vectors + v) * LANES);
+    for (int64_t l = 0; l < lines; l++)
+        for (int64_t i = 0; i < run; i++)
+            for (int p = 0; p < pixels; p++)
+                for (int v = 0; v < vectors; v++)
+                    sums[p][v] += from[l * line + p * apart + i] * FROM(weight + ((l * run + i) * vectors + v) * LANES);
     for (int p = 0; p < pixels; p++)
         for (int v = 0; v < vectors; v++)
             AT(to + p * step + LANES * v) = relu6_after ? relu6(sums[p][v]) : sums[p][v];
 }
 
 INLINED void product(const float *restrict from, const float *restrict weight, const float *restrict bias,
-                     float *restrict to, int64_t pixels, int64_t inputs, int64_t step, const int relu6_after,
-                     const int vectors)
+                     float *restrict to, int64_t pixels, int64_t lines, int64_t line, int64_t run, int64_t apart, int64_t step,
+                     const int relu6_after, const int vectors)
 {
-#define TILE(at, pixels) \
-    product_tile(from + (at) * inputs, weight, bias, to + (at) * step, inputs, step, relu6_after, pixels, vectors)
+#define TILE(at, pixels)                                                                                                \
+    product_tile(from + (at) * apart, weight, bias, to + (at) * step, lines, line, run, apart, step, relu6_after, pixels, \
+                 vectors)
     if (pixels < PIXELS)
         for (int64_t at = 0; at < pixels; at++)
             TILE(at, 1);
@@ -375,23 +379,34 @@ INLINED void product(const float *restrict from, const float *restrict weight, c
 #undef TILE
 }
 
-#define PRODUCT(name, relu6_after, vectors)                                                                        \
+/* Of from [pixels][inputs] and weight [inputs][LANES * vectors]. */
+#define PRODUCT(name, vectors)                                                                                     \
     APART void name(const float *from, const float *weight, const float *bias, float *to, int64_t pixels, int64_t inputs, \
                     int64_t step)                                                                                  \
     {                                                                                                              \
-        product(from, weight, bias, to, pixels, inputs, step, relu6_after, vectors);                               \
+        product(from, weight, bias, to, pixels, 1, 0, inputs, inputs, step, 0, vectors);                           \
     }
-PRODUCT(product_of_one, 0, 1)
-PRODUCT(product_of_two, 0, 2)
-PRODUCT(product_of_three, 0, 3)
-PRODUCT(relu6_of_product_of_one, 1, 1)
-PRODUCT(relu6_of_product_of_two, 1, 2)
-PRODUCT(relu6_of_product_of_three, 1, 3)
+PRODUCT(product_of_one, 1)
+PRODUCT(product_of_two, 2)
+PRODUCT(product_of_three, 3)
 typedef void (*product_function)(const float *, const float *, const float *, float *, int64_t, int64_t, int64_t);
+
+#define RELU6_OF_PRODUCT(name, vectors)                                                                            \
+    APART void name(const float *from, const float *weight, const float *bias, float *to, int64_t pixels, int64_t lines, \
+                    int64_t line, int64_t run, int64_t apart, int64_t step)                                        \
+    {                                                                                                              \
+        product(from, weight, bias, to, pixels, lines, line, run, apart, step, 1, vectors);                        \
+    }
+RELU6_OF_PRODUCT(relu6_of_product_of_one, 1)
+RELU6_OF_PRODUCT(relu6_of_product_of_two, 2)
+RELU6_OF_PRODUCT(relu6_of_product_of_three, 3)
+typedef void (*relu6_of_product_function)(const float *, const float *, const float *, float *, int64_t, int64_t, int64_t,
+                                          int64_t, int64_t, int64_t);
 
 /* By how many vectors, less one. */
 static const product_function products[] = {product_of_one, product_of_two, product_of_three};
-static const product_function relu6_of_products[] = {relu6_of_product_of_one, relu6_of_product_of_two, relu6_of_product_of_three};
+static const relu6_of_product_function relu6_of_products[] = {relu6_of_product_of_one, relu6_of_product_of_two,
+                                                              relu6_of_product_of_three};
 
 /* How many channels the next block has when so many are left, a multiple of LANES: at best VECTORS of these, which are 3, and
  * not one alone, whose sums would keep the processor waiting for each other. */
@@ -889,7 +904,8 @@ void inverted_residual(const float *maps, const float *expand, const float *expa
                 block = next_block(channels - o);
                 const int64_t vectors = block / LANES - 1;
                 if (inputs)
-                    relu6_of_products[vectors](from, expand + o * inputs, expand_bias + o, some, images * pixels, inputs, block);
+                    relu6_of_products[vectors](from, expand + o * inputs, expand_bias + o, some, images * pixels, 1, 0, inputs,
+                                               inputs, block);
                 const float *deepened = inputs ? some : from + o;
                 const int64_t step = inputs ? block : channels;
                 depthwise_rows_of[stride - 1](deepened, weight + o, bias + o, to + o, images, height, width, block, step,
@@ -906,47 +922,6 @@ void inverted_residual(const float *maps, const float *expand, const float *expa
     }
 }
 
-/* A few pixels of first_convolution that lie in a row: at is where the first tap of the first stands, from one to the next
- * there are apart values, and from one row to the next line. weight [3 * run][LANES * vectors]. Inlined with pixels and
- * vectors known, so that the sums stay in registers. */
-INLINED void convolution_tile(const float *restrict at, const float *restrict weight, const float *restrict bias,
-                              float *restrict to, int64_t line, int64_t run, int64_t apart, int64_t step, const int pixels,
-                              const int vectors)
-{
-    lanes sums[PIXELS][VECTORS];
-    for (int k = 0; k < pixels; k++)
-        for (int v = 0; v < vectors; v++)
-            sums[k][v] = FROM(bias + LANES * v);
-    for (int p = 0; p < KERNEL; p++)
-        for (int64_t t = 0; t < run; t++, weight += LANES * vectors)
-            for (int k = 0; k < pixels; k++)
-                for (int v = 0; v < vectors; v++)
-                    sums[k][v] += at[p * line + k * apart + t] * FROM(weight + LANES * v);
-    for (int k = 0; k < pixels; k++)
-        for (int v = 0; v < vectors; v++)
-            AT(to + k * step + LANES * v) = relu6(sums[k][v]);
-}
-
-#define CONVOLUTION(name, vectors)                                                                                       \
-    APART void name(const float *at, const float *weight, const float *bias, float *to, int64_t columns, int64_t line,    \
-                    int64_t run, int64_t apart, int64_t step)                                                            \
-    {                                                                                                                    \
-        if (columns < PIXELS)                                                                                            \
-            for (int64_t j = 0; j < columns; j++)                                                                        \
-                convolution_tile(at + j * apart, weight, bias, to + j * step, line, run, apart, step, 1, vectors);       \
-        else /* the last ones once more, if they are not enough */                                                       \
-            for (int64_t j = 0; j < columns; j += PIXELS) {                                                              \
-                const int64_t first = j + PIXELS <= columns ? j : columns - PIXELS;                                      \
-                convolution_tile(at + first * apart, weight, bias, to + first * step, line, run, apart, step, PIXELS,    \
-                                 vectors);                                                                               \
-            }                                                                                                            \
-    }
-CONVOLUTION(convolution_of_one, 1)
-CONVOLUTION(convolution_of_two, 2)
-CONVOLUTION(convolution_of_three, 3)
-typedef void (*convolution_function)(const float *, const float *, const float *, float *, int64_t, int64_t, int64_t, int64_t,
-                                     int64_t);
-
 /* relu6(conv(maps)), with a padding of 1, of maps that have few channels, as those that images begin with.
  * maps [count][height][width][inputs]; weight is what pack_product made of [outputs][3 * 3 * inputs], bias [outputs];
  * answers [count][(height - 1) / stride + 1][(width - 1) / stride + 1][outputs], outputs a multiple of LANES.
@@ -955,7 +930,6 @@ void first_convolution(const float *maps, const float *weight, const float *bias
                        int64_t count, int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t stride,
                        int threads)
 {
-    static const convolution_function functions[] = {convolution_of_one, convolution_of_two, convolution_of_three};
     const int64_t rows = (height - 1) / stride + 1, columns = (width - 1) / stride + 1;
     const int64_t line = (width + 2) * inputs, room = (height + 2) * line;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -969,9 +943,9 @@ void first_convolution(const float *maps, const float *weight, const float *bias
             for (int64_t o = 0, block; o < outputs; o += block) {
                 block = next_block(outputs - o);
                 for (int64_t i = 0; i < rows; i++)
-                    functions[block / LANES - 1](image + i * stride * line, weight + o * KERNEL * KERNEL * inputs, bias + o,
-                                                 answers + (n * rows + i) * columns * outputs + o, columns, line,
-                                                 KERNEL * inputs, stride * inputs, outputs);
+                    relu6_of_products[block / LANES - 1](image + i * stride * line, weight + o * KERNEL * KERNEL * inputs,
+                                                         bias + o, answers + (n * rows + i) * columns * outputs + o, columns,
+                                                         KERNEL, line, KERNEL * inputs, stride * inputs, outputs);
             }
         }
     }
