@@ -6,12 +6,14 @@ import contextlib
 import importlib
 import sys
 import types
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.learning.dropout import Dropout
+from bench.learning.hidden_layer import hidden_layer
 from bench.learning.pooled import conv_pool_relu
 
 
@@ -32,8 +34,7 @@ class CNN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Float [batch, 1, 28, 28] to logits [batch, classes]."""
         x = conv_pool_relu(self.conv2, conv_pool_relu(self.conv1, images))
-        x = self.dropout(F.relu(self.fc1(torch.flatten(x, 1))))
-        logits: Tensor = self.fc2(x)
+        logits: Tensor = self.fc2(hidden_layer(self.fc1, torch.flatten(x, 1), self.dropout))
         return logits
 
 
@@ -55,8 +56,22 @@ class StridedCNN(nn.Module):
         """Float [batch, 1, 28, 28] to logits [batch, classes]."""
         x = F.relu(self.conv1(images))
         x = conv_pool_relu(self.conv2, x)
-        logits: Tensor = self.fc2(F.relu(self.fc1(torch.flatten(x, 1))))
+        logits: Tensor = self.fc2(hidden_layer(self.fc1, torch.flatten(x, 1)))
         return logits
+
+
+class _Head(nn.Sequential):
+    """A perceptron with one hidden layer."""
+
+    def __init__(self, inputs: int, hidden: int, classes: int) -> None:
+        linear, last = nn.Linear(inputs, hidden), nn.Linear(hidden, classes)
+        super().__init__(Dropout(0.2), linear, nn.ReLU(inplace=True), Dropout(0.5), last)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Float [batch, inputs] to logits [batch, classes]."""
+        layers: tuple[Any, ...] = tuple(self)
+        first_dropout, linear, _, dropout, last = layers
+        return cast(Tensor, last(hidden_layer(linear, first_dropout(values), dropout)))
 
 
 class MobileNetTransfer(nn.Module):
@@ -68,13 +83,7 @@ class MobileNetTransfer(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.features = mobilenet_v2_features()
-        self.classifier = nn.Sequential(
-            Dropout(0.2),
-            nn.Linear(1280, 128),
-            nn.ReLU(inplace=True),
-            Dropout(0.5),
-            nn.Linear(128, classes),
-        )
+        self.classifier = _Head(1280, 128, classes)
 
     def embed(self, images: Tensor) -> Tensor:
         """Float [batch, 3, height, width] to the backbone's features [batch, 1280]."""

@@ -1015,3 +1015,83 @@ void cross_entropy(const float *restrict logits, const int64_t *restrict labels,
     *sum = total;
     *right = found;
 }
+
+/* Bits that are as good as chance: xoshiro128++ (Blackman and Vigna, Scrambled Linear Pseudorandom Number Generators, 2021),
+ * STREAMS of it side by side, all from one seed by way of SplitMix64, as its authors advise. */
+enum { STREAMS = 8, DECISIONS = 2 * STREAMS, CHUNK = 4096 };
+typedef uint32_t words __attribute__((vector_size(STREAMS * sizeof(uint32_t))));
+typedef int32_t words_bits __attribute__((vector_size(STREAMS * sizeof(int32_t))));
+typedef float words_floats __attribute__((vector_size(STREAMS * sizeof(float)), aligned(sizeof(float))));
+
+INLINED uint64_t split_mix(uint64_t state)
+{
+    state = (state ^ (state >> 30)) * 0xbf58476d1ce4e5b9;
+    state = (state ^ (state >> 27)) * 0x94d049bb133111eb;
+    return state ^ (state >> 31);
+}
+
+INLINED words next_words(words state[4])
+{
+    const words sum = state[0] + state[3], shifted = state[1] << 9, drawn = ((sum << 7) | (sum >> 25)) + state[0];
+    state[2] ^= state[0];
+    state[3] ^= state[1];
+    state[1] ^= state[2];
+    state[0] ^= state[3];
+    state[2] ^= shifted;
+    state[3] = (state[3] << 11) | (state[3] >> 21);
+    return drawn;
+}
+
+/* DECISIONS values dropped or scaled, each with 16 of the bits drawn. */
+INLINED void drop(const float *values, float *answers, words drawn, int32_t dropped, float scale, int64_t relu)
+{
+    for (int half = 0; half < 2; half++) {
+        const words_bits numbers = (words_bits)(half ? drawn >> 16 : drawn & 0xffff);
+        const words_floats factors = (words_floats)((numbers >= dropped) & (words_bits)((words_floats){0} + scale));
+        words_floats these = *(const words_floats *)(values + half * STREAMS);
+        if (relu)
+            these = (words_floats)((words_bits)these & ((these > (words_floats){0}) | (these != these)));
+        *(words_floats *)(answers + half * STREAMS) = these * factors;
+    }
+}
+
+/* values [count], if relu is not 0 those below 0 made 0; each then made 0 with the probability dropped / 65536, or else
+ * multiplied by scale. One seed always drops the same, so that gradients need only go through again. In place, if answers are
+ * values. */
+void dropout(const float *values, float *answers, const int64_t *seed, int64_t count, int64_t dropped, int64_t relu,
+             float scale, int threads)
+{
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t first = 0; first < count; first += CHUNK) {
+        words state[4];
+        for (int i = 0; i < DECISIONS; i++) {
+            const uint64_t drawn = split_mix(*seed + (first / CHUNK * DECISIONS + i + 1) * 0x9e3779b97f4a7c15);
+            memcpy((char *)state + i * sizeof drawn, &drawn, sizeof drawn);
+        }
+        const int64_t end = count - first < CHUNK ? count : first + CHUNK;
+        int64_t v = first;
+        for (; v + DECISIONS <= end; v += DECISIONS)
+            drop(values + v, answers + v, next_words(state), dropped, scale, relu);
+        if (v < end) {
+            float some[DECISIONS] = {0};
+            memcpy(some, values + v, (end - v) * sizeof *some);
+            drop(some, some, next_words(state), dropped, scale, relu);
+            memcpy(answers + v, some, (end - v) * sizeof *some);
+        }
+    }
+}
+
+/* Of a gradient [rows][columns] at answers of dropout, with relu, what belongs to its values: nothing where the answer is 0. And
+ * its sums over the rows: by_column [columns]. */
+void dropout_gradient(const float *restrict gradient, const float *restrict answers, float *restrict by_value,
+                      float *restrict by_column, int64_t rows, int64_t columns, float scale, int threads)
+{
+    (void)threads;
+    memset(by_column, 0, columns * sizeof *by_column);
+    for (int64_t n = 0; n < rows; n++)
+        for (int64_t c = 0; c < columns; c++) {
+            const float value = answers[n * columns + c] != 0 ? gradient[n * columns + c] * scale : 0;
+            by_value[n * columns + c] = value;
+            by_column[c] += value;
+        }
+}

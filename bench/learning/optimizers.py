@@ -84,6 +84,12 @@ class _BriefAdam(torch.optim.Adam):
             )
         return None
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """No gradients."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
     # what Optimizer would wrap around it: a profiler's label and hooks that nothing here sets
     step.hooked = True  # type: ignore[attr-defined]
 

@@ -275,9 +275,10 @@ def training_step(
         scale: what the summed loss is multiplied by before its gradient is taken; None gives the mean.
         label_smoothing: share of each label that is spread evenly over all classes.
     """
-    labels = trainee.labels[batch]
+    # in a third of the time of inputs[batch], for bytes on a CPU
+    labels, inputs = trainee.labels.index_select(0, batch), trainee.inputs.index_select(0, batch)
     with arithmetic(labels.device, precision):
-        logits = model(trainee.prepare(trainee.inputs[batch])).float()
+        logits = model(trainee.prepare(inputs)).float()
     optimizer.zero_grad(set_to_none=True)
     scale = 1 / len(batch) if scale is None else scale
     figures = backpropagate(logits, labels, scale=scale, label_smoothing=label_smoothing)
