@@ -1,7 +1,7 @@
 """How fast a trained model is, alone on its machine: training steps and answers, raw samples kept.
 
 Several models are timed in turns, a short block of each in every round, so that a machine that slows down or warms up
-does so for all of them. Right before and after each block a yardstick is timed: a few training steps of a small network
+does so for all of them. Right before and after each block a yardstick is timed: a training step of a small network
 that never changes. One session on a shared machine is often a tenth faster or slower than the next in everything at
 once; relative to the yardstick they agree to a few percent, so that two versions can be compared that were timed a week
 apart. Whether the machine was free is measured, not assumed: a round during which other processes used more than a
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from statistics import fmean
 from typing import Literal
@@ -39,9 +39,8 @@ LONGEST_SECONDS = 60
 BLOCK_SECONDS = 0.03
 """How long a block lasts at least."""
 WARM_UP_SECONDS = 0.3
-"""Of every call, before the first round; in the rounds one call warms up."""
-YARDSTICK_CALLS = 2
-"""Before and after each block."""
+"""Of every call, before the first round. In the rounds one call warms up, if it is shorter than a block: what the
+yardstick left in the caches is a thousandth of a longer one."""
 MOST_RETRIES = 6
 """How many rounds in all are timed again because something else was using the machine; it may never be free."""
 CONTENDED_SHARE = 0.1
@@ -67,6 +66,8 @@ class _Call:
     batch_size: int
     once: Callable[[], object]
     precision: str
+    long: bool = False
+    """Whether it takes longer than BLOCK_SECONDS."""
 
 
 @small_numbers_are_zero()
@@ -81,10 +82,9 @@ def time_models(subjects: Sequence[Subject], *, device: str, threads: int) -> li
         threads: CPU threads to compute with.
     """
     prepare_process(threads)
-    calls = [call for subject in subjects for call in _calls(subject, device)]
     yardstick = make_yardstick(device)
-    for once in (yardstick, *(call.once for call in calls)):
-        _repeat(once, device, seconds=WARM_UP_SECONDS)
+    _repeat(yardstick, device, seconds=WARM_UP_SECONDS)
+    calls = [_warm(call, device) for subject in subjects for call in _calls(subject, device)]
     name = str(measure.machine(device, threads)["device"])
     counts = [0] * len(calls)
     found: list[Timing] = []
@@ -181,6 +181,11 @@ def _calls(subject: Subject, device: str) -> list[_Call]:
     ]
 
 
+def _warm(call: _Call, device: str) -> _Call:
+    samples = _repeat(call.once, device, seconds=WARM_UP_SECONDS)
+    return replace(call, long=min(samples) > BLOCK_SECONDS)
+
+
 def _step(trainee: Trainee, run: Run, precision: str) -> Callable[[], object]:
     parameters = [parameter for parameter in trainee.module.parameters() if parameter.requires_grad]
     # so slow that nothing diverges, however many steps are timed
@@ -217,23 +222,24 @@ def _round(calls: Sequence[_Call], yardstick: Callable[[], object], device: str)
     """(a block of each call, how much of the machine other processes used)."""
     watch = _OthersShare()
     blocks = []
-    before = _repeat(yardstick, device, fewest=YARDSTICK_CALLS)
+    (before,) = _repeat(yardstick, device)
     for call in calls:
         memory = measure.PeakMemory(device)
-        _repeat(call.once, device)
+        if not call.long:
+            _repeat(call.once, device)
         samples = _repeat(call.once, device, seconds=BLOCK_SECONDS)
-        after = _repeat(yardstick, device, fewest=YARDSTICK_CALLS)
-        blocks.append(_Block(samples, fmean(before + after), memory.megabytes(), datetime.now(UTC)))
+        (after,) = _repeat(yardstick, device)
+        blocks.append(_Block(samples, fmean((before, after)), memory.megabytes(), datetime.now(UTC)))
         before = after
     return blocks, watch.share()
 
 
-def _repeat(once: Callable[[], object], device: str, *, seconds: float = 0.0, fewest: int = 1) -> list[float]:
-    """Seconds of each call, called so often and so long at least."""
+def _repeat(once: Callable[[], object], device: str, *, seconds: float = 0.0) -> list[float]:
+    """Seconds of each call, called once and so long at least."""
     samples: list[float] = []
     on_gpu = device.startswith("cuda")
     end = time.perf_counter() + seconds
-    while len(samples) < fewest or time.perf_counter() < end:
+    while not samples or time.perf_counter() < end:
         if on_gpu:
             torch.cuda.synchronize(device)
         start = time.perf_counter()
