@@ -6,14 +6,14 @@ import contextlib
 import importlib
 import sys
 import types
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.learning.dropout import Dropout
-from bench.learning.hidden_layer import hidden_layer
+from bench.learning.perceptron import perceptron
 from bench.learning.pooled import conv_pool_relu
 
 
@@ -34,8 +34,7 @@ class CNN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Float [batch, 1, 28, 28] to logits [batch, classes]."""
         x = conv_pool_relu(self.conv2, conv_pool_relu(self.conv1, images))
-        logits: Tensor = self.fc2(hidden_layer(self.fc1, torch.flatten(x, 1), self.dropout))
-        return logits
+        return perceptron(torch.flatten(x, 1), self.fc1, self.fc2, self.dropout)
 
 
 class StridedCNN(nn.Module):
@@ -56,8 +55,7 @@ class StridedCNN(nn.Module):
         """Float [batch, 1, 28, 28] to logits [batch, classes]."""
         x = F.relu(self.conv1(images))
         x = conv_pool_relu(self.conv2, x)
-        logits: Tensor = self.fc2(hidden_layer(self.fc1, torch.flatten(x, 1)))
-        return logits
+        return perceptron(torch.flatten(x, 1), self.fc1, self.fc2)
 
 
 class _Head(nn.Sequential):
@@ -71,7 +69,7 @@ class _Head(nn.Sequential):
         """Float [batch, inputs] to logits [batch, classes]."""
         layers: tuple[Any, ...] = tuple(self)
         first_dropout, linear, _, dropout, last = layers
-        return cast(Tensor, last(hidden_layer(linear, first_dropout(values), dropout)))
+        return perceptron(first_dropout(values), linear, last, dropout)
 
 
 class MobileNetTransfer(nn.Module):

@@ -1081,17 +1081,30 @@ void dropout(const float *values, float *answers, const int64_t *seed, int64_t c
     }
 }
 
-/* Of a gradient [rows][columns] at answers of dropout, with relu, what belongs to its values: nothing where the answer is 0. And
- * its sums over the rows: by_column [columns]. */
-void dropout_gradient(const float *restrict gradient, const float *restrict answers, float *restrict by_value,
-                      float *restrict by_column, int64_t rows, int64_t columns, float scale, int threads)
+/* The last two layers of a perceptron, backwards: hidden [rows][units] is what dropout, with relu and scale, made of sums, and
+ * weight [classes][units] and a bias made logits of it. From the gradient of these, [rows][classes]: by_sum [rows][units],
+ * by_hidden_bias [units], by_weight as weight, by_bias [classes]. For so few classes that threads would not pay. */
+void perceptron_gradients(const float *restrict gradient, const float *restrict hidden, const float *restrict weight,
+                          float *restrict by_sum, float *restrict by_hidden_bias, float *restrict by_weight,
+                          float *restrict by_bias, int64_t rows, int64_t units, int64_t classes, float scale, int threads)
 {
     (void)threads;
-    memset(by_column, 0, columns * sizeof *by_column);
-    for (int64_t n = 0; n < rows; n++)
-        for (int64_t c = 0; c < columns; c++) {
-            const float value = answers[n * columns + c] != 0 ? gradient[n * columns + c] * scale : 0;
-            by_value[n * columns + c] = value;
-            by_column[c] += value;
+    memset(by_sum, 0, rows * units * sizeof *by_sum);
+    memset(by_hidden_bias, 0, units * sizeof *by_hidden_bias);
+    memset(by_weight, 0, classes * units * sizeof *by_weight);
+    memset(by_bias, 0, classes * sizeof *by_bias);
+    for (int64_t n = 0; n < rows; n++, gradient += classes, hidden += units, by_sum += units) {
+        for (int64_t c = 0; c < classes; c++) {
+            const float of_logit = gradient[c];
+            by_bias[c] += of_logit;
+            for (int64_t u = 0; u < units; u++) {
+                by_sum[u] += of_logit * weight[c * units + u];
+                by_weight[c * units + u] += of_logit * hidden[u];
+            }
         }
+        for (int64_t u = 0; u < units; u++) {
+            by_sum[u] = hidden[u] != 0 ? by_sum[u] * scale : 0; /* what was dropped or below 0 has no part in it */
+            by_hidden_bias[u] += by_sum[u];
+        }
+    }
 }

@@ -38,7 +38,7 @@ LONGEST_SECONDS = 60
 """After this no further round begins, if there were FEWEST_ROUNDS."""
 BLOCK_SECONDS = 0.03
 """How long a block lasts at least."""
-WARM_UP_SECONDS = 0.3
+WARM_UP_SECONDS = 0.1
 """Of every call, before the first round. In the rounds one call warms up, if it is shorter than a block: what the
 yardstick left in the caches is a thousandth of a longer one."""
 MOST_RETRIES = 6

@@ -21,6 +21,7 @@ from bench.learning.architectures import CNN
 from bench.learning.build import build
 from bench.learning.context import LocalContext
 from bench.learning.datasets import Dataset
+from bench.learning.dropout import Dropout
 from bench.learning.execute import Inputs, execute
 from bench.learning.models import MODELS, ModelSpec
 from bench.learning.preprocessing import DeviceSplit, Preprocessor
@@ -551,16 +552,25 @@ def without_dropout(seed: int = 0) -> nn.Module:
     return model
 
 
+class ShowsUnits(nn.Module):
+    """A CNN beside which 128 units that are 1 are dropped out in each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = without_dropout()
+        self.units = Dropout(0.5)
+        self.shown: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.shown.append(self.units(torch.ones(len(images), 128)))
+        return self.model(images)
+
+
 def dropped_units(context: Any, tiny: Dataset) -> Tensor:
     """Which units were dropped in the first step: bool [images of this worker, units]."""
-    model = build(SPEC, 10, None, seed=0)
-    kept: list[Tensor] = []
-    with torch.no_grad():  # all units give 1 before they are dropped
-        model.fc1.weight.zero_()
-        model.fc1.bias.fill_(1)
-    model.fc2.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].detach()))
+    model = ShowsUnits()
     fit_images(model, SPEC, some(tiny, 128), Recipe(epochs=1), seed=0, run_id="a", context=context)
-    return kept[0] == 0
+    return model.shown[0] == 0
 
 
 def run_of_tiny(dataset: Dataset, **fields: Any) -> Any:
