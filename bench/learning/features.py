@@ -77,6 +77,7 @@ def fold(model: nn.Module, spec: ModelSpec) -> nn.Module:
     backbone = folded.get_submodule(spec.backbone)
     _fold_inside(backbone)
     for module in backbone.modules():
+        _add_inside(module)
         if _is_plain(module):
             module.__class__ = _Brief
     return folded.to(memory_format=torch.channels_last)
@@ -135,6 +136,26 @@ def _take_along(module: nn.Sequential) -> None:
             depthwise.project = other
 
 
+def _add_inside(module: nn.Module) -> None:
+    """Let torchvision's inverted residual add its input in the one layer that is left of it, if that is so."""
+    if type(module).__qualname__ != "InvertedResidual" or type(module).__module__ != "torchvision.models.mobilenetv2":
+        return
+    parts = [layer for part in cast(nn.Sequential, module.conv) for layer in (part if _is_plain(part) else [part])]
+    left = [layer for layer in parts if not isinstance(layer, nn.Identity)]
+    if module.use_res_connect and len(left) == 1 and isinstance(left[0], _Depthwise):
+        left[0].adds = True
+        module.__class__ = _Residual
+
+
+class _Residual(nn.Module):
+    """``images + conv(images)``, where conv does the addition."""
+
+    conv: nn.Module
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.conv(images))
+
+
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Sequential]:
     """Whether it does nothing but call its layers, of which there are some, one after the other."""
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) > 0
@@ -184,13 +205,16 @@ class _Depthwise(nn.Conv2d):
     """A 1 x 1 convolution before that ReLU6; set with the class."""
     project: _Pointwise | None
     """A 1 x 1 convolution behind all; set with the class."""
+    adds = False
+    """Whether its input is added to what comes out, of the same shape."""
     _in_order: tuple[Tensor, ...] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         if not self._suits(images):
-            images = images if self.expand is None else self.expand(images)
-            images = F.relu6(super().forward(F.relu6(images) if self.relu6_before else images))
-            return images if self.project is None else self.project(images)
+            maps = images if self.expand is None else self.expand(images)
+            maps = F.relu6(super().forward(F.relu6(maps) if self.relu6_before else maps))
+            maps = maps if self.project is None else self.project(maps)
+            return images + maps if self.adds else maps
         if self._in_order is None:
             self._in_order = self._arranged()
         if self.relu6_before and self.expand is None:
@@ -204,7 +228,7 @@ class _Depthwise(nn.Conv2d):
         answers = torch.empty(count, rows, columns, outputs or channels)
         threads, pixels = torch.get_num_threads(), max(128, height * width)
         room = torch.empty(threads, 48 * pixels), torch.empty(threads, channels * pixels if outputs else 0)
-        sizes = count, height, width, inputs, channels, outputs, stride
+        sizes = count, height, width, inputs, channels, outputs, stride, int(self.adds)
         call("inverted_residual", maps, *self._in_order, *room, answers, *sizes)
         return answers.permute(0, 3, 1, 2)
 

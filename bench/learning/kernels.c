@@ -879,7 +879,8 @@ int lanes_at_once(void)
  *   pack_product made it, expand_bias [channels]; otherwise maps have channels;
  * - weight [3][3][channels], bias [channels];
  * - behind it, if outputs is not 0, a 1 x 1 convolution to outputs: project as pack_product made it, project_bias [outputs].
- * answers [count][(height - 1) / stride + 1][(width - 1) / stride + 1][outputs, or channels if there are none].
+ * answers [count][(height - 1) / stride + 1][(width - 1) / stride + 1][outputs, or channels if there are none]; if adds is not
+ * 0, maps are added to them, which are of that shape.
  * Channels and outputs are multiples of LANES. Few images are taken through all of it at a time, and of the many channels in
  * between some at a time, so that nothing but maps and answers leaves the processor's caches.
  * Room, where pixels are those of the larger map, but at least 128: expanded [threads][48 * pixels],
@@ -887,7 +888,7 @@ int lanes_at_once(void)
 void inverted_residual(const float *maps, const float *expand, const float *expand_bias, const float *weight,
                        const float *bias, const float *project, const float *project_bias, float *expanded, float *deep,
                        float *answers, int64_t count, int64_t height, int64_t width, int64_t inputs, int64_t channels,
-                       int64_t outputs, int64_t stride, int threads)
+                       int64_t outputs, int64_t stride, int64_t adds, int threads)
 {
     enum { FEW = 128 };
     const int64_t pixels = height * width, at_once = pixels < FEW ? FEW / pixels : 1, room = pixels < FEW ? FEW : pixels;
@@ -918,6 +919,9 @@ void inverted_residual(const float *maps, const float *expand, const float *expa
                 products[block / LANES - 1](all, project + o * channels, project_bias + o, answers + first * left * outputs + o,
                                             images * left, channels, outputs);
             }
+            float *made = answers + first * pixels * in;
+            for (int64_t i = 0; adds && i < images * pixels * in; i++)
+                made[i] += from[i];
         }
     }
 }

@@ -51,8 +51,23 @@ def test_folding_does_not_change_the_function(size: int, count: int) -> None:
     with torch.inference_mode():
         plain, folded = model(images), fold(model, SPEC)(images)
     assert torch.allclose(plain, folded, atol=1e-4)
+    assert torch.allclose(plain, fold(model, SPEC)(images), atol=1e-4), "with gradients"
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fold(model, SPEC).modules())
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()), "the model itself stays as it was"
+
+
+def test_inverted_residuals_add_what_they_are_given_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(SPEC, 10, WEIGHTS, seed=0).eval()
+    images = Preprocessor(SPEC, "cpu")(digits(50).images)
+    adding = fold(model, SPEC)
+    monkeypatch.setattr(features, "_add_inside", lambda module: None)
+
+    with torch.inference_mode():
+        assert torch.equal(adding(images), fold(model, SPEC)(images))
+    kinds = [type(block).__name__ for block in adding.get_submodule("features").children()]
+    assert kinds.count("_Residual") == (9 if lanes() == 16 else 10), (
+        "24 outputs stay apart where 16 are computed at once"
+    )
 
 
 def depthwise(channels: int, stride: int, *before: nn.Module) -> nn.Sequential:
