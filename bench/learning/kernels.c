@@ -1075,7 +1075,7 @@ void dropout(const float *values, float *answers, const int64_t *seed, int64_t c
         const int64_t end = count - first < CHUNK ? count : first + CHUNK;
         int64_t v = first;
         for (; v + DECISIONS <= end; v += DECISIONS)
-            drop(values + v, answers + v, next_words(state), dropped, scale, relu);
+            drop(values + v, answers + v, dropped ? next_words(state) : (words){0}, dropped, scale, relu);
         if (v < end) {
             float some[DECISIONS] = {0};
             memcpy(some, values + v, (end - v) * sizeof *some);
@@ -1085,30 +1085,47 @@ void dropout(const float *values, float *answers, const int64_t *seed, int64_t c
     }
 }
 
+/* LANES units of perceptron_gradients' by_weight, of some classes. */
+INLINED void by_weight_of(const float *restrict gradient, const float *restrict hidden, float *restrict by_weight, int64_t rows,
+                          int64_t units, int64_t classes, const int some)
+{
+    lanes sums[4] = {{0}};
+    for (int64_t n = 0; n < rows; n++)
+        for (int c = 0; c < some; c++)
+            sums[c] += gradient[n * classes + c] * FROM(hidden + n * units);
+    for (int c = 0; c < some; c++)
+        AT(by_weight + c * units) = sums[c];
+}
+
 /* The last two layers of a perceptron, backwards: hidden [rows][units] is what dropout, with relu and scale, made of sums, and
  * weight [classes][units] and a bias made logits of it. From the gradient of these, [rows][classes]: by_sum [rows][units],
- * by_hidden_bias [units], by_weight as weight, by_bias [classes]. For so few classes that threads would not pay. */
+ * by_hidden_bias [units], by_weight as weight, by_bias [classes]. Units are a multiple of LANES. */
 void perceptron_gradients(const float *restrict gradient, const float *restrict hidden, const float *restrict weight,
                           float *restrict by_sum, float *restrict by_hidden_bias, float *restrict by_weight,
                           float *restrict by_bias, int64_t rows, int64_t units, int64_t classes, float scale, int threads)
 {
-    (void)threads;
-    memset(by_sum, 0, rows * units * sizeof *by_sum);
-    memset(by_hidden_bias, 0, units * sizeof *by_hidden_bias);
-    memset(by_weight, 0, classes * units * sizeof *by_weight);
-    memset(by_bias, 0, classes * sizeof *by_bias);
-    for (int64_t n = 0; n < rows; n++, gradient += classes, hidden += units, by_sum += units) {
-        for (int64_t c = 0; c < classes; c++) {
-            const float of_logit = gradient[c];
-            by_bias[c] += of_logit;
-            for (int64_t u = 0; u < units; u++) {
-                by_sum[u] += of_logit * weight[c * units + u];
-                by_weight[c * units + u] += of_logit * hidden[u];
-            }
+    const int many = rows * units * classes > 1 << 17; /* otherwise threads take as long to begin as they save */
+#pragma omp parallel for num_threads(many ? threads : 1) schedule(static)
+    for (int64_t u = 0; u < units; u += LANES) {
+        lanes all = {0};
+        for (int64_t n = 0; n < rows; n++) {
+            lanes sum = {0};
+            for (int64_t c = 0; c < classes; c++)
+                sum += gradient[n * classes + c] * FROM(weight + c * units + u);
+            /* what was dropped or below 0 has no part in it */
+            sum = chosen(FROM(hidden + n * units + u) != (lanes){0}, sum * scale, (lanes){0});
+            AT(by_sum + n * units + u) = sum;
+            all += sum;
         }
-        for (int64_t u = 0; u < units; u++) {
-            by_sum[u] = hidden[u] != 0 ? by_sum[u] * scale : 0; /* what was dropped or below 0 has no part in it */
-            by_hidden_bias[u] += by_sum[u];
-        }
+        AT(by_hidden_bias + u) = all;
+        int64_t c = 0;
+        for (; c + 4 <= classes; c += 4)
+            by_weight_of(gradient + c, hidden + u, by_weight + c * units + u, rows, units, classes, 4);
+        for (; c < classes; c++)
+            by_weight_of(gradient + c, hidden + u, by_weight + c * units + u, rows, units, classes, 1);
     }
+    memset(by_bias, 0, classes * sizeof *by_bias);
+    for (int64_t n = 0; n < rows; n++)
+        for (int64_t c = 0; c < classes; c++)
+            by_bias[c] += gradient[n * classes + c];
 }

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.learning.compiled import call, suit
+from bench.learning.compiled import call, lanes, suit
 from bench.learning.dropout import VALUES, Dropout, new_seed
 
 FEW_CLASSES = 32
-"""Up to which a loop on one thread is faster than PyTorch's products for the last layer's gradients."""
+"""Up to which a loop is faster than PyTorch's products for the last layer's gradients."""
 
 
 def perceptron(values: Tensor, hidden: nn.Linear, last: nn.Linear, dropout: Dropout | None = None) -> Tensor:
@@ -44,6 +44,7 @@ def _suits(values: Tensor, hidden: nn.Linear, last: nn.Linear) -> bool:
         and type(hidden).forward is type(last).forward is nn.Linear.forward
         and values.dim() == 2
         and last.out_features <= FEW_CLASSES
+        and hidden.out_features % lanes() == 0
         and suit(values, hidden.weight, hidden.bias, last.weight, last.bias)
         and not torch.is_autocast_enabled("cpu")
     )
