@@ -140,20 +140,30 @@ def _add_inside(module: nn.Module) -> None:
     """Let torchvision's inverted residual add its input in the one layer that is left of it, if that is so."""
     if type(module).__qualname__ != "InvertedResidual" or type(module).__module__ != "torchvision.models.mobilenetv2":
         return
-    parts = [layer for part in cast(nn.Sequential, module.conv) for layer in (part if _is_plain(part) else [part])]
-    left = [layer for layer in parts if not isinstance(layer, nn.Identity)]
-    if module.use_res_connect and len(left) == 1 and isinstance(left[0], _Depthwise):
-        left[0].adds = True
-        module.__class__ = _Residual
+    left = list(_leaves(cast(nn.Sequential, module.conv)))
+    if len(left) == 1 and isinstance(left[0], _Depthwise):
+        left[0].adds = bool(module.use_res_connect)
+        module.__class__ = _Whole
 
 
-class _Residual(nn.Module):
-    """``images + conv(images)``, where conv does the addition."""
+class _Whole(nn.Module):
+    """An inverted residual of which one layer is left, ``conv``, which adds what there is to add."""
 
-    conv: nn.Module
+    conv: nn.Sequential
 
     def forward(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.conv(images))
+
+
+def _leaves(module: nn.Sequential) -> Iterator[nn.Module]:
+    """The layers that do something, in the order in which they are called."""
+    for layer in module:
+        if _is_plain(layer) or type(layer) is _Brief:
+            yield from _leaves(layer)
+        elif type(layer) is _Whole:
+            yield from _leaves(layer.conv)
+        elif type(layer) is not nn.Identity:
+            yield layer
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Sequential]:
@@ -167,12 +177,15 @@ def _can_be_taken(layer: nn.Module) -> TypeGuard[_Pointwise]:
 
 
 class _Brief(nn.Sequential):
-    """Does not call what does nothing: a third of a folded backbone's layers, which stay as others keep their names."""
+    """Calls what does something and nothing else: of a folded backbone's modules a sixth. All keep their names."""
+
+    _left: tuple[nn.Module, ...] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        for layer in self._modules.values():
-            if type(layer) is not nn.Identity:
-                images = layer(images)
+        if self._left is None:
+            self._left = tuple(_leaves(self))
+        for layer in self._left:
+            images = layer(images)
         return images
 
 
