@@ -177,7 +177,7 @@ def _can_be_taken(layer: nn.Module) -> TypeGuard[_Pointwise]:
 
 
 class _Brief(nn.Sequential):
-    """Calls what does something and nothing else: of a folded backbone's modules a sixth. All keep their names."""
+    """Calls what does something and nothing else: a sixth of a folded backbone's modules. All keep their names."""
 
     _left: tuple[nn.Module, ...] | None = None
 
