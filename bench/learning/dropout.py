@@ -31,7 +31,12 @@ class Dropout(nn.Dropout):
         drawn = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         decisions = drawn.view(torch.int16)[: values.numel()].view(values.shape)
         kept = torch.ge(decisions, dropped + _LOWEST, out=torch.empty(values.shape, dtype=values.dtype))
-        return values * kept.mul_(VALUES / (VALUES - dropped))
+        return values * kept.mul_(scale(dropped))
+
+
+def scale(dropped: int) -> float:
+    """What is kept is multiplied by, where so many of VALUES are dropped: the mean stays as it was."""
+    return VALUES / (VALUES - dropped)
 
 
 def new_seed() -> Tensor:
@@ -55,5 +60,5 @@ class _Dropped(torch.autograd.Function):
 def _dropped(values: Tensor, seed: Tensor, dropped: int) -> Tensor:
     values = values.contiguous()
     answers = torch.empty_like(values)
-    call("dropout", values, answers, seed, values.numel(), dropped, 0, VALUES / (VALUES - dropped))
+    call("dropout", values, answers, seed, values.numel(), dropped, 0, scale(dropped))
     return answers

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.learning.compiled import call, lanes, suit
-from bench.learning.dropout import VALUES, Dropout, new_seed
+from bench.learning.dropout import VALUES, Dropout, new_seed, scale
 
 FEW_CLASSES = 32
 """Up to which a loop is faster than PyTorch's products for the last layer's gradients."""
@@ -56,7 +56,7 @@ class _Perceptron(torch.autograd.Function):
         ctx: Any, values: Tensor, weight: Tensor, bias: Tensor, last_weight: Tensor, last_bias: Tensor, dropped: int
     ) -> Tensor:
         units = torch.addmm(bias, values, weight.t())
-        ctx.scale = VALUES / (VALUES - dropped)
+        ctx.scale = scale(dropped)
         call("dropout", units, units, new_seed(), units.numel(), dropped, 1, ctx.scale)
         ctx.save_for_backward(values, weight, last_weight, units)
         return torch.addmm(last_bias, units, last_weight.t())
