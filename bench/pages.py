@@ -62,7 +62,7 @@ def write_pages(store: Store, records: Sequence[Record] | None = None, *, show: 
         sys.stdout.flush()
     from bench.reporting.html import write_report
 
-    pages.append(write_report(store, found, swept, gallery.save(store, planned, drawing.finish())))
+    pages.append(write_report(store, found, swept, planned, drawing.finish))
     pages.append(write_tuning(store, swept))  # shows the plots that there are
     for page in pages if show else ():
         if page is not None:

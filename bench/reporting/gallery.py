@@ -81,12 +81,6 @@ class Planned:
     notes: list[str] = field(default_factory=list)
 
 
-def draw(store: Store, records: Sequence[Record], found: Sequence[Comparison]) -> dict[DataKey, Gallery]:
-    """:func:`plan`, draw and :func:`save`."""
-    planned = plan(store, records, found)
-    return save(store, planned, [plots.drawn(make) for make in makers(planned)])
-
-
 def plan(store: Store, records: Sequence[Record], found: Sequence[Comparison]) -> dict[DataKey, Planned]:
     """Choose what to draw, and read it.
 
@@ -121,13 +115,18 @@ def makers(planned: Mapping[DataKey, Planned]) -> list[Make]:
     return [make for one in planned.values() for _, make in one.figures]
 
 
-def save(store: Store, planned: Mapping[DataKey, Planned], drawn: Sequence[Drawn]) -> dict[DataKey, Gallery]:
+def drawn(planned: Mapping[DataKey, Planned]) -> list[Drawn]:
+    """The figures of :func:`makers`, drawn one after the other."""
+    return [plots.drawn(make) for make in makers(planned)]
+
+
+def save(store: Store, planned: Mapping[DataKey, Planned], figures: Sequence[Drawn]) -> dict[DataKey, Gallery]:
     """Save all plots, and delete those of earlier reports that are no longer drawn.
 
     Args:
         store: the results folder.
         planned: what :func:`plan` gave.
-        drawn: the figures of :func:`makers`, in that order.
+        figures: what :func:`makers` make, in that order.
 
     Raises:
         UserError: the results folder cannot be written.
@@ -135,7 +134,7 @@ def save(store: Store, planned: Mapping[DataKey, Planned], drawn: Sequence[Drawn
     folder = store.root / "plots"
     galleries = {}
     written: set[str] = set()
-    left = iter(drawn)
+    left = iter(figures)
     try:
         folder.mkdir(exist_ok=True)
         for key, one in planned.items():

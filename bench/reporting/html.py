@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.reporting import gallery, plots, tuning
-from bench.reporting.gallery import DataKey, Gallery, data_key
+from bench.reporting.gallery import DataKey, Gallery, Planned, data_key
+from bench.reporting.plots import Drawn
 from bench.reporting.store import Store
 from bench.reporting.summary import MOST_FAILED, Found, look
 from bench.reporting.tables import (
@@ -90,33 +91,37 @@ def write_report(
     store: Store,
     found: Found | None = None,
     swept: Sequence[Swept] | None = None,
-    galleries: Mapping[DataKey, Gallery] | None = None,
+    planned: Mapping[DataKey, Planned] | None = None,
+    draw: Callable[[], Sequence[Drawn]] | None = None,
 ) -> Path:
-    """Make results/report.html, with all plots.
+    """Make results/report.html, with all plots, which it puts into results/plots/.
 
     Args:
         store: the results folder.
         found: what :func:`bench.reporting.summary.look` gave; None looks.
         swept: what :func:`bench.reporting.tuning.read_swept` gave; None reads the sweeps.
-        galleries: what :func:`bench.reporting.gallery.draw` gave; None draws into results/plots/.
+        planned: what :func:`bench.reporting.gallery.plan` gave; None plans.
+        draw: gives the drawn figures of ``planned``, and is asked last, as they may be drawn meanwhile; None draws.
 
     Raises:
         UserError: they cannot be written.
     """
     found = found or look(store)
-    if galleries is None:
-        galleries = gallery.draw(store, found.records, found.comparisons)
+    if planned is None:
+        planned = gallery.plan(store, found.records, found.comparisons)
     if swept is None:
         swept = tuning.read_swept(store, found.records)
-    return store.write_text(NAME, render(found, galleries, swept))
+    page = render(found, planned, swept)
+    drawn = gallery.drawn(planned) if draw is None else draw()
+    return store.write_text(NAME, with_plots(page, gallery.save(store, planned, drawn)))
 
 
-def render(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequence[Swept]) -> str:
-    """The page as HTML: the same as the summary, with plots, and tables that sort.
+def render(found: Found, planned: Mapping[DataKey, Planned], swept: Sequence[Swept]) -> str:
+    """The page as HTML: the same as the summary, and tables that sort. :func:`with_plots` puts the plots into it.
 
     Args:
         found: what there is to say.
-        galleries: the plots of each data set.
+        planned: which plots of each data set there will be.
         swept: sweeps with their trials.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -144,9 +149,32 @@ def render(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequence[S
         script_sha256=base64.b64encode(digest).decode(),
         lead=_lead(found.records),
         findings=said,
-        sections=list(_sections(found, galleries, swept)),
+        sections=list(_sections(found, planned, swept)),
     )
     return page
+
+
+def with_plots(page: str, galleries: Mapping[DataKey, Gallery]) -> str:
+    """The page of :func:`render` with its plots.
+
+    Args:
+        page: whatever it quotes is escaped, so that nothing in it looks like the place of a plot.
+        galleries: the drawn plots of each data set, those that were planned.
+    """
+    insets = {}
+    for key, section_id in _section_ids(galleries).items():
+        for number, plot in enumerate(galleries[key].plots):
+            title = escape(plots.plain(plot.title))
+            insets[_place(section_id, number)] = plots.inline(plot.svg, name=f"{section_id}-{number}", title=title)
+    return re.sub("|".join(map(re.escape, insets)) or "$^", lambda place: insets[place[0]], page)
+
+
+def _section_ids(keys: Iterable[DataKey]) -> dict[DataKey, str]:
+    return {key: f"data-{number}" for number, key in enumerate(keys, 1)}
+
+
+def _place(section_id: str, number: int) -> str:
+    return f"<!-- plot {section_id}-{number} -->"
 
 
 def _lead(records: Sequence[Record]) -> str:
@@ -170,13 +198,11 @@ def _number(number: int, what: str) -> str:
 # --- the sections ----------------------------------------------------------------------------------------------------
 
 
-def _sections(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequence[Swept]) -> Iterator[Section]:
+def _sections(found: Found, planned: Mapping[DataKey, Planned], swept: Sequence[Swept]) -> Iterator[Section]:
     by_key = {data_key(one.entries[0].records[0]): one for one in found.comparisons}
-    number = 0
-    for key, drawn in galleries.items():
-        if key in by_key or drawn.plots:
-            number += 1
-            yield _data(f"data-{number}", key, by_key.get(key), drawn)
+    for key, section_id in _section_ids(planned).items():
+        if key in by_key or planned[key].figures:
+            yield _data(section_id, key, by_key.get(key), planned[key])
     if swept:
         yield _sweeps(swept)
     records = tested(found.records)
@@ -196,7 +222,7 @@ def _sections(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequenc
         yield Section("set-aside", "Set aside", notes=[note], items=[Item(name) for name in found.set_aside])
 
 
-def _data(section_id: str, key: DataKey, comparison: Comparison | None, drawn: Gallery) -> Section:
+def _data(section_id: str, key: DataKey, comparison: Comparison | None, planned: Planned) -> Section:
     """All that is known of one data set."""
     from markupsafe import Markup
 
@@ -205,11 +231,9 @@ def _data(section_id: str, key: DataKey, comparison: Comparison | None, drawn: G
     if comparison is not None:
         section.tables.append(table(section.title, comparison_table(comparison), jobs_as_rows=True))
         section.notes.extend(re.sub(r"\\(?=[*+])", "", note) for note in footnotes(comparison))
-    section.notes.extend(drawn.notes)
-    for number, plot in enumerate(drawn.plots):
-        title = escape(plots.plain(plot.title))
-        part = plots.inline(plot.svg, name=f"{section_id}-{number}", title=title)
-        section.plots.append(Markup(part))  # noqa: S704 - matplotlib has escaped what it holds
+    section.notes.extend(planned.notes)
+    for number in range(len(planned.figures)):
+        section.plots.append(Markup(_place(section_id, number)))  # noqa: S704 - ours
     return section
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 import pickle
 import subprocess
@@ -34,8 +35,8 @@ class Plotter:
                 stdout=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C is for its owner
             )
-        self._count = 0
-        self._left: deque[tuple[int, Callable[[], Figure]]] = deque()
+        self._figures: list[Callable[[], Figure]] = []
+        self._left: deque[int] = deque()
         self._drawn: dict[int, Drawn] = {}
         self._asking = Thread(target=self._ask, name="plotter", daemon=True)
 
@@ -45,8 +46,8 @@ class Plotter:
         Args:
             figures: each makes one; sent to the process, so :class:`functools.partial` rather than lambda.
         """
-        self._count = len(figures)
-        self._left.extend(enumerate(figures))
+        self._figures = list(figures)
+        self._left.extend(range(len(figures)))
         if not figures and self._process is not None:
             self._process.kill()  # it need not be ready first
         self._asking.start()
@@ -58,34 +59,34 @@ class Plotter:
         self._asking.join()
         while self._left:  # the process was lost
             self._draw_last()
-        return [self._drawn[number] for number in range(self._count)]
+        return [self._drawn[number] for number in range(len(self._figures))]
 
     def _draw_last(self) -> None:
         from bench.reporting.plots import drawn
 
         try:
-            number, figure = self._left.pop()
+            number = self._left.pop()
         except IndexError:  # the process has just been given it
             return
-        self._drawn[number] = drawn(figure)
+        self._drawn[number] = drawn(self._figures[number])
 
     def _ask(self) -> None:
         if self._process is None:
             return
-        asked: list[tuple[int, Callable[[], Figure]]] = []  # what the process draws, and what it draws next
+        asked: list[int] = []  # what the process draws, and what it draws next
         try:
             with self._process as process:
                 questions, answers = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
+                pickle.dump(self._figures, questions)  # all at once: they share most of what they are drawn from
                 while self._left or asked:
-                    following = b""
+                    before = len(asked)
                     with contextlib.suppress(IndexError):  # the other thread took the last
                         asked.append(self._left.popleft())
-                        following = pickle.dumps(asked[-1][1])
-                    if len(asked) > bool(following):
-                        self._drawn[asked[0][0]] = pickle.load(answers)  # noqa: S301 - from our own process
-                        asked.pop(0)
-                    questions.write(following)
+                        pickle.dump(asked[-1], questions)
                     questions.flush()
+                    if before:
+                        self._drawn[asked[0]] = pickle.load(answers)  # noqa: S301 - from our own process
+                        asked.pop(0)
         except Exception:  # mostly that the process was lost; who waits draws what it should have
             self._left.extendleft(reversed(asked))
 
@@ -104,9 +105,13 @@ def serve() -> None:
         from bench.reporting import plots
 
         plots.prepare()
+        gc.disable()
+        figures = pickle.load(sys.stdin.buffer)  # noqa: S301
+        gc.freeze()  # looking for garbage among what stays takes longer than reading it
+        gc.enable()
         while True:
-            figure = pickle.load(sys.stdin.buffer)  # noqa: S301
-            pickle.dump(plots.drawn(figure), answers)
+            number = pickle.load(sys.stdin.buffer)  # noqa: S301
+            pickle.dump(plots.drawn(figures[number]), answers)
             answers.flush()
     except Exception:  # its owner has ended; or draws itself what cannot be drawn, and fails where it can be seen
         os._exit(1)  # an answer that nobody reads stays unwritten

@@ -6,14 +6,16 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.reporting.stats import Session, percentiles
-from bench.reporting.store import Store
 from bench.spec import Record, Timing
+
+if TYPE_CHECKING:  # who draws plots needs no pyarrow
+    from bench.reporting.store import Store
 
 MOST_TIMED = 20
 """So many runs of one job, the first timed ones by seed, are looked at."""

@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
 from bench.reporting import stats
 from bench.reporting.speed import Speed, Speeds, speeds_of
-from bench.reporting.store import Store
 from bench.spec import Record, Status
+
+if TYPE_CHECKING:  # who draws plots needs no pyarrow
+    from bench.reporting.store import Store
 
 MISSING = "-"
 DISTINGUISHING = (

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from bench.reporting import gallery, images, plots
-from bench.reporting.gallery import Gallery, best_jobs, data_key
+from bench.reporting.gallery import DataKey, Gallery, best_jobs, data_key
 from bench.reporting.store import Store
-from bench.reporting.tables import Entry, comparisons
+from bench.reporting.tables import Comparison, Entry, comparisons
 from bench.reporting.tuning import Sweep, write_sweep
 from bench.space import Range, Space
 from bench.spec import EpochRecord, Job, Outcome, Predictions, Recipe, Record, Status, Timing
@@ -68,9 +68,14 @@ def timed(store: Store, record: Record, milliseconds: float, **fields: Any) -> N
     store.write_timings(record.run_id, rows)
 
 
+def draw(store: Store, records: list[Record], found: list[Comparison]) -> dict[DataKey, Gallery]:
+    planned = gallery.plan(store, records, found)
+    return gallery.save(store, planned, gallery.drawn(planned))
+
+
 def drawn(store: Store) -> Gallery:
     records, _ = store.records()
-    (found,) = gallery.draw(store, records, comparisons(records, store)).values()
+    (found,) = draw(store, records, comparisons(records, store)).values()
     return found
 
 
@@ -95,7 +100,7 @@ def test_nothing_is_drawn_where_nothing_finished(store: Store, make_record: Make
     keep(store, make_record(status=Status.FAILED))
 
     assert drawn(store) == Gallery()
-    assert gallery.draw(store, [], []) == {}
+    assert draw(store, [], []) == {}
 
 
 def test_plots_that_are_no_longer_drawn_go_and_other_files_stay(store: Store, make_record: Make) -> None:
@@ -119,7 +124,7 @@ def test_data_sets_of_one_name_have_plots_of_their_own(store: Store, make_record
     keep(store, other)
     records, _ = store.records()
 
-    found = gallery.draw(store, records, comparisons(records))
+    found = draw(store, records, comparisons(records))
 
     assert set(found) == {data_key(one), data_key(other)}
     assert len({plot.name for drawing in found.values() for plot in drawing.plots}) == 4
@@ -264,7 +269,7 @@ def test_however_many_jobs_there_are_only_a_few_are_read(
     monkeypatch.setattr(Store, "epochs", lambda self, run_id: read.append(run_id) or [])
     monkeypatch.setattr(Store, "predictions", lambda self, run_id: read.append(run_id))
 
-    (found,) = gallery.draw(store, records, comparisons(records, store)).values()
+    (found,) = draw(store, records, comparisons(records, store)).values()
 
     assert len(set(read)) <= 3 * (gallery.MOST_CURVES + gallery.MOST_MATRICES)
     assert any("Of 80 jobs the plots show 12" in note for note in found.notes)
