@@ -79,7 +79,7 @@ def fill(results: Path, runs: int) -> None:
     labels = np.arange(1000, dtype=np.int16) % 10
     began = datetime(2026, 1, 1, tzinfo=UTC)
     for number in range(JOBS):
-        recipe = Recipe(lr=1e-4 * (1 + number // 2))
+        recipe = Recipe(lr=(1 + number // 2) / 10_000)
         seeds = tuple(range(runs // JOBS))
         for run in Job(model=("cnn", "mobilenet")[number % 2], dataset=data, recipe=recipe, seeds=seeds).runs():
             wrong = random.random(1000) < 0.02 + 0.002 * number
