@@ -20,7 +20,7 @@ from bench.options import Options
 from bench.pages import prepare_pages, write_pages
 from bench.phases import Phases, within_runs
 from bench.plan import Plan, make_plan
-from bench.progress import ProgressView
+from bench.progress import ProgressView, labels_of
 from bench.reporting import images, stats
 from bench.reporting.plotter import plotter
 from bench.reporting.store import Store
@@ -77,6 +77,8 @@ class Benchmark:
         """How each run of this command ended."""
         self.jobs = list(plan.jobs)
         """What is asked for; more seeds with --until-ci."""
+        self.labels = labels_of(plan.jobs)
+        """A name for each job, by its id."""
 
     def run(self, session: Session | None = None) -> int:
         """Train what is missing, time it, report; returns the exit code. Without ``session`` in one of its own."""
@@ -104,7 +106,7 @@ class Benchmark:
 
     def _with_ray(self, missing: Sequence[Job], connected: Session | None) -> bool:
         """Returns whether it was interrupted."""
-        options, plan = self.options, self.plan
+        options = self.options
         self.phases.enter("starting Ray")
         with (
             contextlib.nullcontext(connected)
@@ -113,7 +115,7 @@ class Benchmark:
         ) as session:
             groups = self._place(missing, session)
             if groups or options.dry_run:
-                print(_describe(plan, groups, session.nodes, in_full=options.dry_run), flush=True)
+                print(self._describe(groups, session.nodes), flush=True)
             if options.dry_run:
                 return False
             try:
@@ -136,6 +138,45 @@ class Benchmark:
                 plotter()  # not before, as it takes CPU from the workers; Ray's end is mostly waiting
         return False
 
+    def _describe(self, groups: Sequence[Group], nodes: Sequence[Node]) -> str:
+        """The plan in words; for a dry run also a table of the placement."""
+        info = self.plan.dataset.info
+        runs = sum(len(group.runs) for group in groups)
+        asked_for = [run.id for job in self.jobs for run in job.runs()]
+        there = sum(run_id in self.stored and self.stored[run_id].status is Status.OK for run_id in asked_for)
+        before = f" ({there:,} of {len(asked_for):,} are there already)" if there else ""
+        room = Admission(nodes)
+        at_once = [room.admit(group.need) for group in groups]
+        cpus, gpus = (sum(getattr(node, kind) for node in nodes) for kind in ("cpus", "gpus"))
+        models = ", ".join(dict.fromkeys(group.runs[0].model for group in groups)) or "nothing"
+        lines = [
+            f"training {models} on {info.name} ({info.train_images:,} training and {info.test_images:,} test images): "
+            f"{runs} run{'s' if runs != 1 else ''}{before}, {sum(at_once)} at a time, "
+            f"on {cpus:g} CPUs and {gpus:g} GPUs"
+        ]
+        if self.options.dry_run:
+            rows = [
+                [
+                    self.labels[group.runs[0].job_id],
+                    " ".join(str(run.seed) for run in group.runs),
+                    group.need.workers,
+                    group.need.cpus,
+                    f"{group.need.gpus:g}",
+                    "at once" if now else "when there is room",
+                    group.runs[0].weights,
+                ]
+                for group, now in zip(groups, at_once, strict=True)
+            ]
+            headers = ["model", "seeds", "workers", "CPUs each", "GPUs each", "starts", "initial weights"]
+            lines += [
+                "",
+                tabulate(rows, headers, disable_numparse=True),
+                "",
+                f"recipe: {_recipe(self.plan)}",
+                "dry run: nothing was trained",
+            ]
+        return "\n".join(lines)
+
     def _place(self, jobs: Sequence[Job], session: Session) -> list[Group]:
         return place(
             jobs,
@@ -150,7 +191,7 @@ class Benchmark:
         options, plan, store = self.options, self.plan, self.store
         self.phases.enter("starting workers")
         commit = git_commit()
-        with ProgressView(jobs) as view:
+        with ProgressView(jobs, self.labels) as view:
 
             def handle(event: Event) -> None:
                 if isinstance(event, Begun):
@@ -194,11 +235,12 @@ class Benchmark:
             interval = stats.mean_interval(accuracies)
             # of three seeds at least: below that there is no interval
             if interval is not None and 100 * (interval.high - interval.low) <= width:
-                print(f"{job.model}: {len(accuracies)} seeds, interval {_points(interval)} wide: narrow enough")
+                print(f"{self._label(job)}: {len(accuracies)} seeds, interval {_points(interval)} wide: narrow enough")
                 continue
             if len(job.seeds) >= self.options.max_seeds:
                 shown = _points(interval) if interval is not None else "not known"
-                print(f"{job.model}: {len(accuracies)} seeds, the most allowed (--max-seeds); interval {shown} wide")
+                seeds = f"{len(accuracies)} seeds, the most allowed (--max-seeds)"
+                print(f"{self._label(job)}: {seeds}; interval {shown} wide")
                 continue
             wanted = 3 - len(job.seeds)
             if interval is not None:  # its width shrinks with the root of the number of seeds
@@ -209,6 +251,9 @@ class Benchmark:
             self.jobs[number] = job.model_copy(update={"seeds": (*job.seeds, *new)})
             more.append(job.model_copy(update={"seeds": new}))
         return _missing(more, self.stored, retry_failed=False) if more else []
+
+    def _label(self, job: Job) -> str:
+        return self.labels[job.runs()[0].job_id]
 
     def _to_time(self) -> list[Record]:
         """One finished run of each job that has no exclusive timing yet."""
@@ -233,8 +278,7 @@ class Benchmark:
             return
         from bench.cluster.timing import NotTimedError, time_alone
 
-        models = ", ".join(dict.fromkeys(record.model for record in records))
-        print(f"timing {models}, one at a time", flush=True)
+        print(f"timing {', '.join(self.labels[record.job_id] for record in records)}, one at a time", flush=True)
         self.phases.enter("timing")
         runs = {run.id: run for job in self.jobs for run in job.runs()}
         trained = [(runs[record.run_id], self._checkpoint(record).read_bytes()) for record in records]
@@ -289,42 +333,6 @@ def profile_table(phases: Phases, results: Path) -> list[list[str]]:
             seconds[part] = seconds.get(part, 0.0) + length
     rows = [[name, f"{length:.2f}", f"{100 * length / phases.total:.1f} %"] for name, length in seconds.items()]
     return [*rows, ["sum", f"{sum(seconds.values()):.2f}", ""], ["on the clock", f"{phases.total:.2f}", ""]]
-
-
-def _describe(plan: Plan, groups: Sequence[Group], nodes: Sequence[Node], *, in_full: bool) -> str:
-    """The plan in words; with ``in_full`` also a table of the placement."""
-    info = plan.dataset.info
-    runs = sum(len(group.runs) for group in groups)
-    room = Admission(nodes)
-    at_once = [room.admit(group.need) for group in groups]
-    cpus, gpus = (sum(getattr(node, kind) for node in nodes) for kind in ("cpus", "gpus"))
-    models = ", ".join(dict.fromkeys(group.runs[0].model for group in groups)) or "nothing that is not there already"
-    lines = [
-        f"training {models} on {info.name} ({info.train_images:,} training and {info.test_images:,} test images): "
-        f"{runs} run{'s' if runs != 1 else ''}, {sum(at_once)} at a time, on {cpus:g} CPUs and {gpus:g} GPUs"
-    ]
-    if in_full:
-        rows = [
-            [
-                group.runs[0].model,
-                " ".join(str(run.seed) for run in group.runs),
-                group.need.workers,
-                group.need.cpus,
-                f"{group.need.gpus:g}",
-                "at once" if now else "when there is room",
-                group.runs[0].weights,
-            ]
-            for group, now in zip(groups, at_once, strict=True)
-        ]
-        headers = ["model", "seeds", "workers", "CPUs each", "GPUs each", "starts", "initial weights"]
-        lines += [
-            "",
-            tabulate(rows, headers, disable_numparse=True),
-            "",
-            f"recipe: {_recipe(plan)}",
-            "dry run: nothing was trained",
-        ]
-    return "\n".join(lines)
 
 
 def _recipe(plan: Plan) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -18,7 +18,9 @@ from bench.spec import Job, Progress, Record, Run, Status
 class ProgressView:
     """One line per job and one for the whole. Use as a context manager around the training."""
 
-    def __init__(self, jobs: Sequence[Job], console: Console | None = None) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], labels: Mapping[str, str] | None = None, console: Console | None = None
+    ) -> None:
         self._console = console or Console(highlight=False)
         self._live = self._console.is_terminal
         self._runs: dict[str, Run] = {run.id: run for job in jobs for run in job.runs()}
@@ -26,8 +28,8 @@ class ProgressView:
         self._finished: dict[str, Record] = {}
         self._epochs_printed: dict[str, int] = {}
         self._start = time.monotonic()
-        self._labels = _labels(jobs)
-        width = max((len(label) for label in self._labels.values()), default=3)
+        self._labels = labels_of(jobs) if labels is None else labels
+        width = max((len(self._labels[run.job_id]) for run in self._runs.values()), default=3)
         bar = [BarColumn(bar_width=12)] if self._console.width >= width + 90 else []
         self._bars = RichProgress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=width)),
@@ -146,8 +148,8 @@ class ProgressView:
         return status
 
 
-def _labels(jobs: Sequence[Job]) -> dict[str, str]:
-    """A name for each job: its model, and what tells it apart from other jobs of the same model."""
+def labels_of(jobs: Sequence[Job]) -> dict[str, str]:
+    """A name for each job, by its id: its model, and what tells it apart from other jobs of the same model."""
     found = {}
     for job in jobs:
         siblings = [other.recipe.model_dump() for other in jobs if other.model == job.model]

@@ -12,7 +12,7 @@ from bench.errors import UserError
 from bench.learning import datasets
 from bench.options import Options
 from bench.plan import Plan, make_plan
-from bench.progress import _labels
+from bench.progress import labels_of
 from bench.reporting.store import Store
 from bench.spec import Job
 
@@ -60,7 +60,7 @@ def test_jobs_of_one_model_are_told_apart_while_they_train() -> None:
     recipe = job_of().recipe
     jobs = [job_of(), job_of(recipe=recipe.model_copy(update={"lr": 0.5})), job_of("mobilenet")]
 
-    assert list(_labels(jobs).values()) == ["cnn (lr 0.001)", "cnn (lr 0.5)", "mobilenet"]
+    assert list(labels_of(jobs).values()) == ["cnn (lr 0.001)", "cnn (lr 0.5)", "mobilenet"]
 
 
 def benchmark_of(tmp_path: Path, job: Job, **options: object) -> Benchmark:

@@ -204,6 +204,16 @@ def test_the_same_command_again_trains_nothing(main_job: tuple[Ran, Path]) -> No
     assert {file: file.stat().st_mtime_ns for file in results.rglob("*.parquet")} == before
 
 
+def test_a_dry_run_says_what_is_there_already_and_tells_variants_apart(main_job: tuple[Ran, Path]) -> None:
+    work = main_job[1].parent
+    (work / "rates.yaml").write_text("models: [cnn]\nvariants: [{lr: 0.001}, {lr: 0.5}]\n")
+    ran = command("bench.run", "--experiment", "rates.yaml", "--dry-run", cwd=work)
+    assert ran.code == 0, ran
+    assert "1 run (1 of 2 are there already)" in ran.out
+    assert "cnn (lr 0.5)" in ran.out
+    assert "cnn (lr 0.001)" not in ran.out
+
+
 def test_the_same_seed_gives_the_same_predictions(main_job: tuple[Ran, Path], tmp_path: Path) -> None:
     ran = command("bench.run", *("--models", "cnn", "mobilenet", "--dataset", "mnist-5k"), cwd=tmp_path)
     assert ran.code == 0, ran
