@@ -17,7 +17,7 @@ from bench.spec import Run, Timing
 WAIT_SECONDS = 600
 """How long to wait for a free machine, and for the figures."""
 _IMAGES = 8192
-"""How many training images are enough to time with."""
+"""How many training images are enough to time with, unless a batch has more."""
 
 
 class NotTimedError(Exception):
@@ -45,7 +45,8 @@ def time_alone(
         NotTimedError: says why.
     """
     largest = max(session.nodes, key=lambda node: (node.gpus, node.cpus))
-    few = Split(dataset.train.images[:_IMAGES], dataset.train.labels[:_IMAGES])
+    images = max(_IMAGES, *(run.recipe.batch_size for run, _ in trained))
+    few = Split(dataset.train.images[:images], dataset.train.labels[:images])
     part = dataclasses.replace(dataset, train=few, test=Split(few.images[:0], few.labels[:0]))
     threads = max(1, int(largest.cpus))
     task = ray.remote(num_cpus=threads, num_gpus=1 if largest.gpus >= 1 else 0, max_retries=0)(_time_models)

@@ -63,13 +63,15 @@ def _load(file: Path) -> ctypes.CDLL | None:
 
 
 def suit(*tensors: Tensor | None) -> bool:
-    """Whether the loops compute with these: all there, float32 on a CPU, and nothing writes the operators down."""
+    """Whether the loops compute with these: all there, float32 on a CPU, to be computed with in float32, and nothing
+    writes the operators down.
+    """
     import torch
 
     for one in tensors:  # all() would take three times as long, and this is asked several times in a step
         if one is None or not one.is_cpu or one.dtype != torch.float32:
             return False
-    return kernels() is not None and not recorded()
+    return kernels() is not None and not recorded() and not torch.is_autocast_enabled("cpu")
 
 
 def lanes() -> int:

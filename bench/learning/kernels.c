@@ -926,6 +926,26 @@ void inverted_residual(const float *maps, const float *expand, const float *expa
     }
 }
 
+/* relu6 of a 1 x 1 convolution of maps [pixels][inputs]; weight is what pack_product made of [outputs][inputs], bias [outputs];
+ * answers [pixels][outputs], outputs a multiple of LANES. */
+void pointwise_relu6(const float *maps, const float *weight, const float *bias, float *answers, int64_t pixels,
+                     int64_t inputs, int64_t outputs, int threads)
+{
+    enum { FEW = 128 }; /* pixels at a time: they stay in the processor's caches while all of weight passes by */
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int thread = 0; thread < threads; thread++) {
+        const int64_t behind = (thread + 1) * pixels / threads;
+        for (int64_t first = thread * pixels / threads; first < behind; first += FEW) {
+            const int64_t some = first + FEW < behind ? FEW : behind - first;
+            for (int64_t o = 0, block; o < outputs; o += block) {
+                block = next_block(outputs - o);
+                relu6_of_products[block / LANES - 1](maps + first * inputs, weight + o * inputs, bias + o,
+                                                     answers + first * outputs + o, some, 1, 0, inputs, inputs, outputs);
+            }
+        }
+    }
+}
+
 /* relu6(conv(maps)), with a padding of 1, of maps that have few channels, as those that images begin with.
  * maps [count][height][width][inputs]; weight is what pack_product made of [outputs][3 * 3 * inputs], bias [outputs];
  * answers [count][(height - 1) / stride + 1][(width - 1) / stride + 1][outputs], outputs a multiple of LANES.
@@ -1013,7 +1033,8 @@ void cross_entropy(const float *restrict logits, const int64_t *restrict labels,
         for (int64_t c = 0; c < classes; c++)
             gradient[c] = scale * (gradient[c] / exponentials - smoothing / classes);
         gradient[labels[n]] -= scale * (1 - smoothing);
-        total += logits[largest] + logf(exponentials) - (1 - smoothing) * logits[labels[n]] - smoothing * all / classes;
+        total += logits[largest] + logf(exponentials);
+        total -= smoothing > 0 ? (1 - smoothing) * logits[labels[n]] + smoothing * all / classes : logits[labels[n]];
         found += largest == labels[n];
     }
     *sum = total;

@@ -27,10 +27,20 @@ def backpropagate(logits: Tensor, labels: Tensor, *, scale: float, label_smoothi
     Returns:
         Summed cross-entropy in nats, float32 [], and how many images were classified right, int64 []; on the device.
     """
-    if logits.numel() <= FEW_LOGITS and suit(logits):
+    if _suits(logits, labels):
         answers = logits.detach().contiguous()
         gradient, summed, right = torch.empty_like(answers), torch.empty(()), torch.empty((), dtype=torch.int64)
-        call("cross_entropy", answers, labels, gradient, summed, right, scale, label_smoothing, *answers.shape)
+        call(
+            "cross_entropy",
+            answers,
+            labels.contiguous(),
+            gradient,
+            summed,
+            right,
+            scale,
+            label_smoothing,
+            *answers.shape,
+        )
         if int(right) < 0:
             raise IndexError(f"a label is none of the {answers.shape[1]} classes of the logits")
         torch.autograd.backward(logits, gradient)
@@ -38,3 +48,8 @@ def backpropagate(logits: Tensor, labels: Tensor, *, scale: float, label_smoothi
     loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
     torch.autograd.backward(loss * scale)
     return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+
+def _suits(logits: Tensor, labels: Tensor) -> bool:
+    shapes = logits.dim() == 2 and labels.shape == logits.shape[:1]
+    return shapes and labels.dtype == torch.int64 and logits.numel() <= FEW_LOGITS and suit(logits)

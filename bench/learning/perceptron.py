@@ -46,7 +46,6 @@ def _suits(values: Tensor, hidden: nn.Linear, last: nn.Linear) -> bool:
         and last.out_features <= FEW_CLASSES
         and hidden.out_features % lanes() == 0
         and suit(values, hidden.weight, hidden.bias, last.weight, last.bias)
-        and not torch.is_autocast_enabled("cpu")
     )
 
 

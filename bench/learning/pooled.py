@@ -18,7 +18,7 @@ def conv_pool_relu(conv: nn.Conv2d, images: Tensor) -> Tensor:
     Of four values pooling keeps one, and ReLU about half of those: seven eighths of the gradient at the convolution are
     zero. On a CPU, for 3 x 3 kernels in float32, they are left out (kernels.c). What pooling throws away is not written
     down either, for grey images or a multiple of 16 output channels, which with a multiple of 16 input channels take
-    Winograd's fewer multiplications; otherwise, and in bfloat16, PyTorch convolves.
+    Winograd's fewer multiplications; otherwise PyTorch convolves. In bfloat16 all of it is PyTorch's.
 
     Args:
         conv: any convolution.
@@ -71,10 +71,10 @@ class _ConvPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         inputs, kernel = _channels_last(images), _channels_last(weight)
-        if len(weight) % 16 == 0 and not torch.is_autocast_enabled("cpu"):
+        if len(weight) % 16 == 0:
             pooled, position = torch.ops.bench.pooled_convolution.default(inputs, kernel, bias)
         else:
-            maps = _channels_last(F.conv2d(images, weight, bias).float())
+            maps = _channels_last(F.conv2d(images, weight, bias))
             count, height, width, channels = maps.shape
             pooled, position = _room_for_pooled(count, height // 2, width // 2, channels)
             call("pool", maps, pooled, position, count, height, width, channels)

@@ -32,8 +32,8 @@ class DeviceSplit:
 
     @classmethod
     def of(cls, split: Split, device: str) -> DeviceSplit:
-        """``split`` on ``device``; on the CPU its memory is shared, not copied."""
-        return cls(as_tensor(split.images).to(device), as_tensor(split.labels).to(device))
+        """``split`` on ``device``; on the CPU its memory is shared, not copied, but for labels of another type."""
+        return cls(as_tensor(split.images).to(device), as_tensor(split.labels).to(device, torch.int64))
 
 
 def as_tensor(array: NDArray[Any]) -> Tensor:

@@ -376,6 +376,17 @@ def test_every_field_of_the_recipe_changes_the_training(
     assert outcome.record.precision_used == changed.get("precision", "fp32")
 
 
+@pytest.mark.parametrize("labels", ["uint8", "int32"])
+def test_labels_of_any_type_are_whole_numbers(labels: str, tiny: Dataset, twice: list[Outcome]) -> None:
+    train, test = (dataclasses.replace(one, labels=one.labels.astype(labels)) for one in (tiny.train, tiny.test))
+
+    outcome = execute(run_of(tiny), Inputs(dataclasses.replace(tiny, train=train, test=test), None), LocalContext())
+
+    assert (outcome.record.status, outcome.record.reason) == (Status.OK, None)
+    assert outcome.record.model_sha256 == twice[0].record.model_sha256
+    assert outcome.record.test_accuracy == twice[0].record.test_accuracy
+
+
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
 def test_a_schedule_goes_on_where_it_was_interrupted(schedule: str, tiny: Dataset) -> None:
     class Interrupted(LocalContext):

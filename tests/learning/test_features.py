@@ -93,7 +93,7 @@ class Residual(nn.Sequential):
 def folded(network: nn.Sequential) -> nn.Module:
     model = nn.Module()
     model.features = copy.deepcopy(network)
-    return fold(model, SPEC).get_submodule("features")
+    return features._folded(model.eval(), SPEC).get_submodule("features")
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -193,6 +193,32 @@ def test_the_first_convolution_with_its_relu6_is_the_plain_layers(
     )
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    count=st.integers(1, 9),
+    inputs=st.sampled_from([1, 3, 16, 320]),
+    outputs=st.sampled_from([8, 12, 16, 48, 160]),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    seed=st.integers(0, 100),
+)
+def test_a_convolution_of_single_pixels_with_its_relu6_is_the_plain_layers(
+    count: int, inputs: int, outputs: int, height: int, width: int, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    pointwise = nn.Conv2d(inputs, outputs, 1)
+    with torch.no_grad():
+        for parameter in pointwise.parameters():
+            parameter.copy_(torch.randint(-2, 3, parameter.shape, generator=random).float())
+    plain = nn.Sequential(pointwise, nn.BatchNorm2d(outputs, eps=0.0), nn.ReLU6()).eval()
+    maps = torch.randint(-3, 4, (count, inputs, height, width), generator=random).float()
+    maps = maps.contiguous(memory_format=torch.channels_last)
+
+    ours = folded(plain)
+    assert_the_same(ours, plain, maps)
+    assert isinstance(ours.get_submodule("2"), nn.Identity) == (outputs % lanes() == 0), "one where it can be"
+
+
 def test_what_is_not_a_number_comes_out_of_a_depthwise_convolution() -> None:
     plain, maps = depthwise(16, 1, nn.ReLU6()), torch.zeros(1, 16, 5, 5)
     maps[0, 3, 2, 2] = float("nan")
@@ -206,6 +232,8 @@ def test_what_is_not_a_number_comes_out_of_a_depthwise_convolution() -> None:
         assert torch.equal(folded(expanded)(maps).isnan(), expanded(maps).isnan())
         first = nn.Sequential(nn.Conv2d(4, 16, 3, padding=1), nn.Identity(), nn.ReLU6()).eval()
         assert torch.equal(folded(first)(maps[:, :4]).isnan(), first(maps[:, :4]).isnan())
+        pointwise = nn.Sequential(nn.Conv2d(16, 16, 1), nn.Identity(), nn.ReLU6()).eval()
+        assert torch.equal(folded(pointwise)(maps).isnan(), pointwise(maps).isnan())
 
 
 @pytest.mark.parametrize("size", [3, 4])
@@ -215,7 +243,68 @@ def test_in_bfloat16_a_depthwise_convolution_reads_what_is_there(size: int) -> N
     maps = torch.rand(4, 16, size, size)
 
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert torch.allclose(folded(plain)(maps).float(), plain(maps).float(), atol=0.05)
+        found = folded(plain)(maps)
+        assert found.dtype == torch.bfloat16
+        assert torch.allclose(found.float(), plain(maps).float(), atol=0.05)
+
+
+def test_in_bfloat16_a_backbone_computes_in_bfloat16() -> None:
+    model = build(SPEC, 10, WEIGHTS, seed=0).eval()
+    images = Preprocessor(SPEC, "cpu")(digits(20).images)
+    ours = fold(model, SPEC)
+
+    with torch.inference_mode():
+        exact = model.embed(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            found, plain = ours.embed(images).float(), model.embed(images).float()
+
+    near = 2 * float((plain - exact).norm())
+    assert 0 < float((found - exact).norm()) < near, "rounded as PyTorch rounds"
+    assert float((found - exact).norm()) > near / 10
+
+
+class Watching(nn.Module):
+    """A model that looks at what is between its backbone's layers, in one way or another."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        blocks = [nn.Sequential(nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16), nn.ReLU6()), depthwise(16, 1)[1]]
+        self.features = Body(nn.Conv2d(3, 16, 1), *blocks)
+        self.head = nn.Linear(16, 10)
+        self.way = way
+        if way == "hook":
+            self.features[1].register_forward_hook(lambda _module, _inputs, found: found + 1)
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        if self.way == "method":
+            return self.features.pooled(images)
+        between = []
+        for block in self.features:
+            images = block(images)
+            between.append(images)
+        return sum(maps.mean((2, 3)) for maps in (between if self.way == "between" else between[-1:]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embed(images))
+
+
+class Body(nn.Sequential):
+    def pooled(self, images: torch.Tensor) -> torch.Tensor:
+        return self(images).mean((2, 3))
+
+
+@pytest.mark.parametrize("way", ["between", "hook", "method", "none"])
+def test_a_model_that_looks_between_its_layers_gives_the_same(way: str) -> None:
+    torch.manual_seed(0)
+    model, spec = Watching(way).eval(), replace(SPEC, name=f"watching-{way}", input_size=9)
+    images = torch.randn(4, 3, 9, 9)
+
+    found = fold(model, spec)
+
+    with torch.inference_mode():
+        assert torch.allclose(found(images), model(images), atol=1e-5)
+        assert torch.allclose(found.embed(images), model.embed(images), atol=1e-5)
+    assert (found is model) == (way == "between"), "folded where that is the same"
 
 
 def test_a_relu6_that_something_else_sees_stays() -> None:

@@ -70,3 +70,29 @@ def test_a_logit_that_is_not_finite_shows_in_the_loss(bad: float) -> None:
 def test_a_label_that_is_no_class_is_refused(label: int) -> None:
     with pytest.raises(IndexError):
         backpropagate(torch.zeros(2, 4, requires_grad=True), torch.tensor([0, label]), scale=1.0, label_smoothing=0.0)
+
+
+def test_a_class_that_is_ruled_out_leaves_the_loss_finite() -> None:
+    logits = torch.tensor([[1.0, 2.0, -torch.inf]], requires_grad=True)
+    labels = torch.tensor([0])
+
+    summed, _ = backpropagate(logits, labels, scale=1.0, label_smoothing=0.0)
+
+    loss, gradient = plain(logits, labels, 1.0, 0.0)
+    torch.testing.assert_close(summed.double(), loss, rtol=1e-5, atol=1e-5)
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad.double(), gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(64,), (64, 10, 1, 2), (63, 10), (65, 10)])
+def test_logits_that_do_not_go_with_the_labels_are_pytorchs_to_refuse(shape: tuple[int, ...]) -> None:
+    labels = torch.zeros(64, dtype=torch.int64)
+    with pytest.raises((RuntimeError, ValueError)):
+        backpropagate(torch.zeros(shape, requires_grad=True), labels, scale=1.0, label_smoothing=0.0)
+
+
+def test_labels_of_another_type_are_pytorchs_to_refuse() -> None:
+    with pytest.raises(RuntimeError):
+        backpropagate(
+            torch.zeros(64, 10, requires_grad=True), torch.zeros(64).to(torch.int32), scale=1.0, label_smoothing=0.0
+        )
