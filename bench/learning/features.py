@@ -87,14 +87,16 @@ _agreeing: dict[tuple[object, ...], bool] = {}
 
 @torch.no_grad()
 def _agree(model: nn.Module, folded: nn.Module, spec: ModelSpec) -> bool:
-    """Whether both make the same of two random images."""
+    """Whether both make the same of two random images, but for rounding, which TF32 of a GPU does coarsely."""
     random = torch.randn(2, spec.channels, spec.input_size, spec.input_size, generator=torch.Generator().manual_seed(0))
-    images = random.to(next(model.parameters()).device).contiguous(memory_format=torch.channels_last)
     try:
+        device = next(model.parameters()).device
+        images = random.to(device).contiguous(memory_format=torch.channels_last)
         for method in ("forward", "embed"):
             if hasattr(model, method):
-                plain, found = (getattr(one, method)(images) for one in (model, folded))
-                if not torch.allclose(found, plain, rtol=0.0, atol=1e-3 * float(plain.abs().max())):
+                with torch.autocast(device.type, enabled=False):
+                    plain, found = (getattr(one, method)(images) for one in (model, folded))
+                if not torch.allclose(found, plain, rtol=0.0, atol=1e-2 * float(plain.abs().max())):
                     return False
     except Exception:  # of whatever kind: then the model is used as it is
         return False
