@@ -100,7 +100,7 @@ class Options(BaseModel):
     precision: Literal["fp32", "bf16", "auto"] = option(
         "fp32",
         "what matrix products are computed in; auto is bf16 where the hardware has it natively, but fp32 on processors "
-        "with a C compiler, whose compiled loops are faster",
+        "with a C compiler, as the compiled loops are",
         group="training",
     )
     trainable: Literal["head", "all"] = option(

@@ -18,9 +18,7 @@ from bench.spec import Job, Progress, Record, Run, Status
 class ProgressView:
     """One line per job and one for the whole. Use as a context manager around the training."""
 
-    def __init__(
-        self, jobs: Sequence[Job], labels: Mapping[str, str] | None = None, console: Console | None = None
-    ) -> None:
+    def __init__(self, jobs: Sequence[Job], labels: Mapping[str, str], console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
         self._live = self._console.is_terminal
         self._runs: dict[str, Run] = {run.id: run for job in jobs for run in job.runs()}
@@ -28,7 +26,7 @@ class ProgressView:
         self._finished: dict[str, Record] = {}
         self._epochs_printed: dict[str, int] = {}
         self._start = time.monotonic()
-        self._labels = labels_of(jobs) if labels is None else labels
+        self._labels = labels
         width = max((len(self._labels[run.job_id]) for run in self._runs.values()), default=3)
         bar = [BarColumn(bar_width=12)] if self._console.width >= width + 90 else []
         self._bars = RichProgress(

@@ -63,9 +63,7 @@ def _load(file: Path) -> ctypes.CDLL | None:
 
 
 def suit(*tensors: Tensor | None) -> bool:
-    """Whether the loops compute with these: all there, float32 on a CPU, to be computed with in float32, and nothing
-    writes the operators down.
-    """
+    """Whether the loops compute with these: all there, float32 on a CPU and to stay so, no operators written down."""
     import torch
 
     for one in tensors:  # all() would take three times as long, and this is asked several times in a step

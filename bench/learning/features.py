@@ -13,7 +13,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard, cast
@@ -137,9 +137,8 @@ def _take_along(module: nn.Sequential) -> None:
     give, and a 1 x 1 convolution behind it.
     """
     layers = list(module) if _is_plain(module) else []
-    for position, (layer, norm, after) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
-        folded = isinstance(norm, nn.Identity) and isinstance(after, nn.ReLU6)
-        if not (folded and type(layer) is nn.Conv2d):
+    for position, layer in _before_relu6(layers):
+        if type(layer) is not nn.Conv2d:
             continue
         if _is_depthwise(layer):
             layer.__class__ = _Depthwise
@@ -170,11 +169,19 @@ def _take_along(module: nn.Sequential) -> None:
 
 def _take_relu6(module: nn.Module) -> None:
     """Make one layer of a 1 x 1 convolution that nothing has taken in and the ReLU6 behind it."""
-    layers = list(module) if _is_plain(module) else []
-    for position, (layer, norm, after) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
-        if _can_be_taken(layer) and isinstance(norm, nn.Identity) and isinstance(after, nn.ReLU6):
+    if not _is_plain(module):
+        return
+    for position, layer in _before_relu6(list(module)):
+        if _can_be_taken(layer):
             layer.__class__ = _PointwiseRelu6
-            cast(nn.Sequential, module)[position + 2] = nn.Identity()
+            module[position + 2] = nn.Identity()
+
+
+def _before_relu6(layers: Sequence[nn.Module]) -> Iterator[tuple[int, nn.Module]]:
+    """(position, layer) of each layer with a folded batch-norm and a ReLU6 behind it."""
+    for position, (layer, norm, after) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
+        if isinstance(norm, nn.Identity) and isinstance(after, nn.ReLU6):
+            yield position, layer
 
 
 def _add_inside(module: nn.Module) -> None:
@@ -265,7 +272,7 @@ class _Depthwise(nn.Conv2d):
     _in_order: tuple[Tensor, ...] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        if not self._suits(images):
+        if not _suits(self if self.expand is None else self.expand, images):
             maps = images if self.expand is None else self.expand(images)
             maps = F.relu6(super().forward(F.relu6(maps) if self.relu6_before else maps))
             maps = maps if self.project is None else self.project(maps)
@@ -287,11 +294,6 @@ class _Depthwise(nn.Conv2d):
         call("inverted_residual", maps, *self._in_order, *room, answers, *sizes)
         return answers.permute(0, 3, 1, 2)
 
-    def _suits(self, images: Tensor) -> bool:
-        first = self if self.expand is None else self.expand
-        fits = images.shape[1] == first.in_channels and not torch.is_grad_enabled()
-        return fits and suit(images, self.weight)
-
     def _arranged(self) -> tuple[Tensor, ...]:
         """Weights and biases in the order in which the loops read them; they stay, as a folded copy does not learn."""
         taps = self.weight[:, 0].permute(1, 2, 0).contiguous(), cast(Tensor, self.bias)
@@ -304,8 +306,7 @@ class _First(nn.Conv2d):
     _in_order: tuple[Tensor, Tensor] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        fits = images.shape[1] == self.in_channels and not torch.is_grad_enabled()
-        if not (fits and suit(images, self.weight)):
+        if not _suits(self, images):
             return F.relu6(super().forward(images))
         if self._in_order is None:
             self._in_order = _packed(self)
@@ -316,6 +317,12 @@ class _First(nn.Conv2d):
         room = torch.empty(torch.get_num_threads(), (height + 2) * (width + 2) * inputs)
         call("first_convolution", maps, *self._in_order, room, answers, count, height, width, inputs, outputs, stride)
         return answers.permute(0, 3, 1, 2)
+
+
+def _suits(layer: nn.Conv2d, images: Tensor) -> bool:
+    """Whether our loops compute with what ``layer``, the first of those that they do at once, is given."""
+    fits = images.shape[1] == layer.in_channels and not torch.is_grad_enabled()
+    return fits and suit(images, layer.weight)
 
 
 def _packed(layer: nn.Conv2d | None) -> tuple[Tensor, Tensor]:
@@ -348,8 +355,7 @@ class _PointwiseRelu6(_Pointwise):
     _in_order: tuple[Tensor, Tensor] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        fits = images.shape[1] == self.in_channels and not torch.is_grad_enabled()
-        if not (fits and suit(images, self.weight)):
+        if not _suits(self, images):
             return F.relu6(super().forward(images))
         if self._in_order is None:
             self._in_order = _packed(self)

@@ -30,17 +30,8 @@ def backpropagate(logits: Tensor, labels: Tensor, *, scale: float, label_smoothi
     if _suits(logits, labels):
         answers = logits.detach().contiguous()
         gradient, summed, right = torch.empty_like(answers), torch.empty(()), torch.empty((), dtype=torch.int64)
-        call(
-            "cross_entropy",
-            answers,
-            labels.contiguous(),
-            gradient,
-            summed,
-            right,
-            scale,
-            label_smoothing,
-            *answers.shape,
-        )
+        tensors = answers, labels.contiguous(), gradient, summed, right
+        call("cross_entropy", *tensors, scale, label_smoothing, *answers.shape)
         if int(right) < 0:
             raise IndexError(f"a label is none of the {answers.shape[1]} classes of the logits")
         torch.autograd.backward(logits, gradient)

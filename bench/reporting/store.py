@@ -101,6 +101,18 @@ class _Indexed(BaseModel):
         return b"\n" + self.model_dump_json().encode() + b"\n"  # a torn line before it stays a line of its own
 
 
+@contextmanager
+def _no_collecting() -> Iterator[None]:
+    """Looking for cycles takes a third of the time of reading many records, and there are none."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 class Store:
     """Reads and writes one results folder."""
 
@@ -158,16 +170,13 @@ class Store:
                 self._file("unfinished", record.run_id, "state").unlink(missing_ok=True)
         return record
 
+    @_no_collecting()
     def records(self, *, set_aside: bool = False) -> tuple[list[Record], list[str]]:
         """(all records, by start time; a line for each file that is no record).
 
         Args:
             set_aside: move such files out of runs/, so that the folder reads as one table for others too.
         """
-        with _no_collecting():
-            return self._records(set_aside=set_aside)
-
-    def _records(self, *, set_aside: bool) -> tuple[list[Record], list[str]]:
         shards = self._shards()
         index, lines = self._read_index()
         records, found, unknown = [], [], []
@@ -327,18 +336,6 @@ class Store:
         few = table.num_rows < 2  # statistics and dictionaries only make such a file larger and slower to read
         pq.write_table(table, sink, compression="zstd", use_dictionary=not few, write_statistics=not few)
         return write_whole(file, sink.getvalue().to_pybytes())
-
-
-@contextmanager
-def _no_collecting() -> Iterator[None]:
-    """Looking for cycles takes a third of the time of reading many records, and there are none."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _read_table(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
