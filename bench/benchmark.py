@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from bench.cluster.placement import Admission, Group, Node, place
+from bench.cluster.placement import Group, Node, groups_that_fit, place
 from bench.cluster.session import ClusterLostError, Session, connect
 from bench.interrupts import INTERRUPTED, interruptible
 from bench.options import Options
@@ -145,15 +145,20 @@ class Benchmark:
         asked_for = [run.id for job in self.jobs for run in job.runs()]
         there = sum(run_id in self.stored and self.stored[run_id].status is Status.OK for run_id in asked_for)
         before = f" ({there:,} of {len(asked_for):,} are there already)" if there else ""
-        room = Admission(nodes)
-        at_once = [room.admit(group.need) for group in groups]
+        at_once = min(len(groups), groups_that_fit(groups[0].need, nodes)) if groups else 0
         cpus, gpus = (sum(getattr(node, kind) for node in nodes) for kind in ("cpus", "gpus"))
         models = ", ".join(dict.fromkeys(group.runs[0].model for group in groups)) or "nothing"
         lines = [
             f"training {models} on {info.name} ({info.train_images:,} training and {info.test_images:,} test images): "
-            f"{runs} run{'s' if runs != 1 else ''}{before}, {sum(at_once)} at a time, "
+            f"{runs} run{'s' if runs != 1 else ''}{before}, {at_once} at a time, "
             f"on {cpus:g} CPUs and {gpus:g} GPUs"
         ]
+        if (
+            groups
+            and not groups[0].need.gpus
+            and (idle := cpus - at_once * groups[0].need.workers * groups[0].need.cpus) >= 1
+        ):
+            lines.append(f"note: {idle:g} of the CPUs stay idle; more seeds, or --cpus-per-worker, would use them")
         if self.options.dry_run:
             rows = [
                 [
@@ -162,10 +167,10 @@ class Benchmark:
                     group.need.workers,
                     group.need.cpus,
                     f"{group.need.gpus:g}",
-                    "at once" if now else "when there is room",
+                    "at once" if number < at_once else "when there is room",
                     group.runs[0].weights,
                 ]
-                for group, now in zip(groups, at_once, strict=True)
+                for number, group in enumerate(groups)
             ]
             headers = ["model", "seeds", "workers", "CPUs each", "GPUs each", "starts", "initial weights"]
             lines += [

@@ -21,14 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from bench.phases import Phases
 
         phases = Phases("starting Python, reading options")
-        from bench.cluster.session import workers_expected
+        from tabulate import tabulate
 
-        with workers_expected(own=options.trains_here):
-            from tabulate import tabulate
+        from bench.benchmark import profile_table, run_benchmark
 
-            from bench.benchmark import profile_table, run_benchmark
-
-            code = run_benchmark(options, phases)
+        code = run_benchmark(options, phases)
         rows = profile_table(phases, options.results)
         print(f"\nwhere the time went\n\n{tabulate(rows, ['Phase', 'Seconds', 'Share'], disable_numparse=True)}")
         return code

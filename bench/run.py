@@ -25,12 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         parser = build_parser(Options, "python -m bench.run", _DESCRIPTION, _EPILOG)
         options = parse(parser, Options, arguments)
-        from bench.cluster.session import workers_expected
+        from bench.benchmark import run_benchmark
 
-        with workers_expected(own=options.trains_here):
-            from bench.benchmark import run_benchmark
-
-            return run_benchmark(options)
+        return run_benchmark(options)
 
     return exit_code_of(command)
 

@@ -28,12 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         parser = build_parser(TuneOptions, "python -m bench.tune", _DESCRIPTION, _EPILOG)
         options = parse(parser, TuneOptions, arguments)
-        from bench.cluster.session import workers_expected
+        from bench.tuning import run_tuning
 
-        with workers_expected(own=options.trains_here):
-            from bench.tuning import run_tuning
-
-            return run_tuning(options)
+        return run_tuning(options)
 
     return exit_code_of(command)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from bench.benchmark import Benchmark, git_commit, prepare, read_stored
-from bench.cluster.placement import Admission, Need, Node, place
+from bench.cluster.placement import Need, Node, groups_that_fit, place
 from bench.cluster.session import ClusterLostError, Session, connect
 from bench.errors import UserError
 from bench.interrupts import INTERRUPTED, interruptible
@@ -219,7 +219,7 @@ class Search:
         if not self.left() and not self.options.dry_run:
             print("every trial that is asked for is already there; --fresh trains them again", flush=True)
             return self._finish(None)
-        with connect(self.options.address, verbose=self.options.verbose, for_tune=True) as session:
+        with connect(self.options.address, verbose=self.options.verbose) as session:
             if self.options.dry_run:
                 need = self._need(session)
                 print(f"{self._describe(need, session.nodes)}\n\n{self._dry()}\n\ndry run: nothing was trained")
@@ -248,20 +248,17 @@ class Search:
             print(f"{counted(len(failed), 'trial')} failed in an earlier command; --retry-failed tries again")
 
     def _need(self, session: Session) -> Need:
-        """What each trial reserves: as many at the same time as fit, all with the same share."""
-        one = next(iter(self.owns.values())).base.model_copy(update={"seeds": (0,)})
-        groups = place(
-            [one] * max(1, self.left()),
+        """Return what each trial reserves."""
+        (group,) = place(
+            [next(iter(self.owns.values())).base.model_copy(update={"seeds": (0,)})],
             session.nodes,
             cpus_per_worker=self.options.cpus_per_worker,
             gpus_per_worker=self.options.gpus_per_worker,
         )
-        return min((group.need for group in groups), key=lambda need: need.cpus)
+        return group.need
 
     def _describe(self, need: Need, nodes: Sequence[Node]) -> str:
         info, left = self.plan.dataset.info, self.left()
-        room = Admission(nodes)
-        at_once = sum(room.admit(need) for _ in range(max(left, 1)))
         base = next(iter(self.owns.values())).base
         there = sum(len(own.trials()) for own in self.owns.values())
         share = f"{counted(need.cpus, 'CPU')}" + (f" and {need.gpus:g} GPU" if need.gpus else "")
@@ -269,7 +266,7 @@ class Search:
         return (
             f"searching {self.space.describe()} for {', '.join(self.owns)} on {info.name} "
             f"({base.runs()[0].images_per_epoch:,} images to train on, {base.recipe.validation_size:,} held out): "
-            f"{counted(left, 'trial')}, {min(at_once, left)} at a time, each with {share}{kept}"
+            f"{counted(left, 'trial')}, {min(groups_that_fit(need, nodes), left)} at a time, each with {share}{kept}"
         )
 
     def _dry(self) -> str:

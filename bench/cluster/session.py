@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import io
+import functools
 import logging
 import os
+import secrets
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,24 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.cluster.forkserver import ADDRESS, WORKER, forkserver
 from bench.cluster.placement import Node
 from bench.errors import UserError
-from bench.learning.compiled import kernels
 
-# Read by ray when it is imported or starts processes, so set before.
+# Ray reads these when it is imported or starts processes, so they are set before.
 _SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",  # two actors less in each Train run
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more, which would import torch
-    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # a controller in this process would log to the screen
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller looks after its workers this often; 2 s by default
+    "RAY_TRAIN_METRICS_ENABLED": "0",  # two actors less in a Train run
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # of workers that train together; 2 s by default
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # a loaded machine takes its time to import torch
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_task_oom_retries": "0",  # by default a run that fills the memory is started again without end
     "RAY_health_check_period_ms": "1000",  # a raylet that was killed is noticed after five of them, of 3 s by default
     "RAY_idle_worker_killing_time_threshold_ms": "30000",  # by default after a second, when they are about to be used
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone, and do not warn about it
+    # Workers run in this Python already; under `uv run` Ray would make an environment for each.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+_QUIET = {
+    # Ray's daemons tell the driver of each worker that died, whatever log_to_driver says; records have the reason.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
 }
 
 
@@ -48,70 +50,53 @@ class Session:
     """A connection to Ray."""
 
     nodes: list[Node]
-    own: bool
-    """Started by this command, and ended with it."""
-    storage: Path
-    """Scratch space for Ray Train's own files; removed with the session."""
-
-
-@contextlib.contextmanager
-def workers_expected(own: bool) -> Iterator[None]:
-    """Have what workers need imported, from now on, if :func:`connect` is to start a cluster of our own in this."""
-    _set_up()
-    with forkserver() if own else contextlib.nullcontext():
-        yield
-
-
-def _set_up() -> None:
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
 
 
 @contextlib.contextmanager
 def connect(
-    address: str | None,
-    *,
-    verbose: bool = False,
-    for_tune: bool = False,
-    meanwhile: Callable[[], None] = lambda: None,
+    address: str | None, *, verbose: bool = False, meanwhile: Callable[[], None] = lambda: None
 ) -> Iterator[Session]:
     """Connect to the cluster at ``address``, or start one on this machine.
 
     Args:
         address: 'HOST:PORT' or 'auto'; None starts one.
-        verbose: show what Ray prints, and leave nothing out that would print.
-        for_tune: Ray Tune will be used, whose workers have environments of their own.
+        verbose: show what Ray prints.
         meanwhile: called in a thread, to do what would disturb runs later: this process waits now.
 
     Raises:
-        UserError: nothing answers at ``address``.
+        UserError: nothing answers at ``address``, or Ray cannot be started.
     """
-    _set_up()
-    if address is not None:
+    for name, value in (_SETTINGS if verbose else _SETTINGS | _QUIET).items():
+        os.environ.setdefault(name, value)
+    if address is None:
+        ask_for_own_token()
+    else:
         _check_address(address)
         _use_token(address)
+    threading.Thread(target=meanwhile, daemon=True).start()
     import ray
 
     _quieten(verbose)
+    options = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.CRITICAL}
     with contextlib.ExitStack() as until_the_end:
-        common = {
-            "log_to_driver": verbose,
-            "logging_level": logging.INFO if verbose else logging.ERROR,
-            "ignore_reinit_error": False,
-        }
         until_the_end.callback(ray.shutdown)
         if address is None:
-            _start_own(meanwhile, verbose=verbose, for_tune=for_tune, **common)
+            _start(**options)
         else:
-            threading.Thread(target=meanwhile, daemon=True).start()
-            _join(address, **common)
-        nodes = [
-            Node(cpus=node["Resources"].get("CPU", 0.0), gpus=node["Resources"].get("GPU", 0.0))
-            for node in ray.nodes()
-            if node["Alive"]
-        ]
-        storage = tempfile.TemporaryDirectory(prefix="bench-train-", ignore_cleanup_errors=True)
-        yield Session(nodes, address is None, Path(until_the_end.enter_context(storage)))
+            _join(address, **options)
+        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield Session([Node(cpus=each.get("CPU", 0.0), gpus=each.get("GPU", 0.0)) for each in resources])
+
+
+@functools.cache
+def ask_for_own_token() -> None:
+    """Let the Ray that this process starts answer nobody without a token, made now and kept in no file.
+
+    Ray listens on all interfaces, and whoever reaches it could have code executed by it. Call this before Ray is
+    imported, which reads it then.
+    """
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
 
 
 def _join(address: str, **options: Any) -> None:
@@ -128,38 +113,17 @@ def _join(address: str, **options: Any) -> None:
         ) from None
 
 
-def _start_own(meanwhile: Callable[[], None], *, verbose: bool, for_tune: bool, **options: Any) -> None:
-    # Ray Train takes more than a second to import, in which the driver would wait for Ray's daemons.
-    threading.Thread(target=_import_ray_train, args=[meanwhile], daemon=True).start()
-    # The first time, a compiler works at them for 2 s, for which the workers would wait.
-    threading.Thread(target=kernels, daemon=True).start()
-    from bench.cluster.daemons import LOOPBACK, on_loopback, only_what_trains, with_params
-
-    with on_loopback(), contextlib.ExitStack() as changed:
-        if ADDRESS in os.environ:
-            changed.enter_context(with_params(setup_worker_path=str(WORKER)))
-            # Workers begin in no time. By default ray.init waits until there is one for each CPU, and keeps Python's
-            # lock meanwhile, so that nothing else can be imported.
-            options["_system_config"] = {"prestart_worker_first_driver": False}
-        if not verbose:
-            changed.enter_context(only_what_trains(agents=for_tune))
-        # "local": without it ray.init would join a cluster that somebody else started on this machine
-        _start(address="local", include_dashboard=False, _node_ip_address=LOOPBACK, **options)
-
-
-def _import_ray_train(and_then: Callable[[], None]) -> None:
-    with contextlib.suppress(ImportError):  # then it is imported, or fails, where it is needed
-        importlib.import_module("ray.train.v2.api.data_parallel_trainer")
-    and_then()
-
-
 def _start(**options: Any) -> None:
     """Start Ray, a second time if need be: it gives a loaded machine 30 s to start its daemons."""
     import ray
 
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    if usable != os.cpu_count():  # under taskset, say; else Ray counts, which knows a container's limits
+        options["num_cpus"] = usable
     for last in (False, True):
         try:
-            ray.init(**options)
+            # "local": without it ray.init would join a cluster that somebody else started on this machine
+            ray.init(address="local", include_dashboard=False, **options)
         except Exception as error:
             ray.shutdown()
             if last:
@@ -173,50 +137,28 @@ def _quieten(verbose: bool) -> None:
     if verbose:
         return
     warnings.filterwarnings("ignore", module="ray")
-    # Messages of Ray's daemons (of a worker that died, say) reach the driver whatever log_to_driver says.
-    import ray._private.worker as driver
-
-    driver.print_worker_logs = lambda *arguments, **options: None
-    for name in ("ray", "ray.tune", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # its errors end in records, with the reason
-
-
-_PROBE = """
-import sys
-from ray._private.services import canonicalize_bootstrap_address
-from ray._raylet import GcsClient
-GcsClient(address=canonicalize_bootstrap_address(sys.argv[1]))
-print("open")
-"""
+    for name in ("ray", "ray.train", "ray.tune", "ray.data"):  # errors end in records, with the reason
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _use_token(address: str) -> None:
-    """Show the user's token to a cluster that asks for it, which ray.init does not do by itself.
+    """Show the user's token to a cluster at HOST:PORT that asks for it, as Ray does by itself for 'auto'.
 
     ``ray start`` asks for a token as soon as the user has one, and a cluster that asks for none cannot work with a
-    driver that shows one; so a process of its own, without token, tries which it is.
+    driver that shows one; so a process of its own tries which it is.
     """
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     has_token = named or (Path.home() / ".ray" / "auth_token").exists()
-    if "RAY_AUTH_MODE" in os.environ or not has_token:
+    if "RAY_AUTH_MODE" in os.environ or not has_token or address == "auto":
         return
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_BACKEND_LOG_LEVEL": "warning"}
-    probe = subprocess.Popen(
-        [sys.executable, "-c", _PROBE, address],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    tried = subprocess.run(
+        [sys.executable, "-c", "import sys, ray; ray.init(address=sys.argv[1])", address],
+        env={**os.environ, "RAY_AUTH_MODE": "token"},
+        capture_output=True,
+        check=False,
     )
-    with probe, contextlib.closing(probe.stdout or io.StringIO()) as output:
-        for line in output:
-            if "open" in line.split():
-                break
-            if "InvalidAuthToken" in line:
-                os.environ["RAY_AUTH_MODE"] = "token"
-                break
-        probe.kill()
+    if tried.returncode == 0:
+        os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def _check_address(address: str) -> None:

@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 
 @dataclass(frozen=True)
 class Shared:
-    """A value, owned by the mailbox.
+    """A value, owned by the coordinator.
 
     Were it the driver's, Ray would end the driver as soon as the node is lost that holds the value: a tenth of a second
     after a raylet was killed, and before the driver has written what it knows.
@@ -23,13 +23,13 @@ class Shared:
     """Of a list with the reference: small, so that Ray hands it on without its store."""
 
     @staticmethod
-    def put(value: Any, mailbox: ActorHandle) -> Shared:
+    def put(value: Any, coordinator: ActorHandle) -> Shared:
         """Share a value. Its arrays are not copied by those who read it, which may not write to them."""
         buffers: list[pickle.PickleBuffer] = []
         content = ray.cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-        # as plain arrays, so that the mailbox imports nothing that the value is made of
+        # as plain arrays, so that the coordinator imports nothing that the value is made of
         arrays = [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
-        return Shared(mailbox.keep.remote(content, arrays))
+        return Shared(coordinator.keep.remote(content, arrays))
 
     def get(self) -> Any:
         """The value."""

@@ -2,7 +2,7 @@
 
 A trial is a function that trains in its own process, so it reserves what it uses and never waits for workers of its
 own. Tune decides which trial starts, where, and which is not worth going on with; what a trial found goes through the
-mailbox, as in a benchmark.
+coordinator, as in a benchmark.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,16 +25,16 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-from bench.cluster.mailbox import open_mailbox
+from bench.cluster.coordinator import start_coordinator
 from bench.cluster.placement import Need
 from bench.cluster.schedule import Limits, kill
 from bench.cluster.session import ClusterLostError, Session
-from bench.cluster.train import SharedInputs, classify, first_line, gpu_or_cpu
+from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, first_line, gpu_or_cpu
 from bench.learning.datasets import Dataset
 from bench.learning.plugins import Plugin
 from bench.learning.weights import Weights
 from bench.space import Space, Values
-from bench.spec import Begun, Cost, EpochRecord, Event, Job, Outcome, Progress, Run, Saved, Status
+from bench.spec import Begun, EpochRecord, Event, Job, Outcome, Progress, Run, Saved, Status
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -178,27 +179,27 @@ class TuneContext:
     rank = 0
     world_size = 1
 
-    def __init__(self, mailbox: ActorHandle, *, judged: bool, device: str, threads: int) -> None:
+    def __init__(self, coordinator: ActorHandle, *, judged: bool, device: str, threads: int) -> None:
         self.device = device
         self.threads = threads
         self.stopped_after: int | None = None
         """The epoch after which others were better."""
-        self._mailbox = mailbox
+        self._coordinator = coordinator
         self._judged = judged
         self._latest: Progress | None = None
 
     def report(self, progress: Progress) -> None:
         """Send and go on."""
         self._latest = progress
-        self._mailbox.put.remote(progress)
+        self._coordinator.put.remote(progress)
 
     def save(self, run_id: str, state: bytes) -> None:
         """Hand over before the next epoch begins, so that it is safe if this process dies."""
-        ray.get(self._mailbox.put.remote(Saved(run_id, state)))
+        ray.get(self._coordinator.put.remote(Saved(run_id, state)))
 
     def load(self, run_id: str) -> bytes | None:
         """What was saved last."""
-        state: bytes | None = ray.get(self._mailbox.state.remote(run_id))
+        state: bytes | None = ray.get(self._coordinator.state.remote(run_id))
         return state
 
     def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
@@ -216,17 +217,10 @@ class TuneContext:
         tune.report({"row": row.model_dump_json(), "judged": self._judged})
         # The report returns when Tune has judged it. Tune itself would end a trial without letting it say what it
         # measured, so a stop is told here and the trial ends by itself.
-        if ray.get(self._mailbox.goes_on.remote(run_id)):
+        if ray.get(self._coordinator.should_continue.remote(run_id)):
             return True
         self.stopped_after = epoch
         return False
-
-    def costs(self, run_id: str, cost: Cost) -> None:
-        """Nobody asks: Tune decides what is trained next."""
-
-    def threads_in(self, run_id: str, epoch: int, trained_seconds: float) -> int:
-        """The same in every epoch."""
-        return self.threads
 
 
 def _seconds(progress: Progress) -> float:
@@ -237,7 +231,7 @@ def _seconds(progress: Progress) -> float:
 def _train_trial(
     config: dict[str, Any],
     inputs: dict[str, SharedInputs],
-    mailbox: ActorHandle,
+    coordinator: ActorHandle,
     threads: int,
     oom_backoff: bool,
 ) -> None:
@@ -250,18 +244,18 @@ def _train_trial(
     scores = []
     runs = job.runs()
     for run in runs:
-        if not ray.get(mailbox.begin.remote(run, node_id, os.getpid(), runs[0].id)):
-            if ray.get(mailbox.status.remote(run.id)) is Status.OK:  # before this process replaced a lost one
+        if not ray.get(coordinator.begin.remote(run, node_id, os.getpid())):
+            if ray.get(coordinator.status.remote(run.id)) is Status.OK:  # before this process replaced a lost one
                 continue
             break
         judged = run.seed == config["judged_seed"]
-        context = TuneContext(mailbox, judged=judged, device=gpu_or_cpu(), threads=threads)
+        context = TuneContext(coordinator, judged=judged, device=gpu_or_cpu(), threads=threads)
         outcome = execute(run, read, context, oom_backoff=oom_backoff)
         record = outcome.record
         if record.status is Status.OK and context.stopped_after is not None:
             reason = f"others were better after epoch {context.stopped_after}"
             record = record.model_copy(update={"status": Status.STOPPED, "reason": reason})
-        ray.get(mailbox.put.remote(replace(outcome, record=record)))
+        ray.get(coordinator.put.remote(replace(outcome, record=record)))
         scores.append(0.0 if record.status is Status.DIVERGED else record.validation_accuracy)
         if record.status is not Status.OK:
             break
@@ -389,6 +383,16 @@ class _Lost:
         return cls(Job.model_validate_json(trial.config["job"]), error, for_good)
 
 
+def _to_blame(error: Any) -> tuple[Status | None, str]:
+    """Return (how the run that was being trained ends, None if it is to be tried again; what happened in one line)."""
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return Status.OOM, OUT_OF_MEMORY
+    if isinstance(error, ray.exceptions.RayTaskError):  # an exception of ours, or of the user's file
+        cause: Exception = error.cause
+        return Status.FAILED, f"{type(cause).__name__}: {first_line(cause)}"
+    return None, "its process was lost"
+
+
 class _GivenUp(_NotKept, tune.Callback):  # type: ignore[misc]
     """Hears of trials that Tune will not start again."""
 
@@ -449,8 +453,8 @@ class SweepRunner:
         """
         self._session, self._limits, self._need, self._handle = session, limits, need, handle
         self._verbose = verbose
-        self._mailbox: ActorHandle = open_mailbox(states, limits.max_failures)
-        self._inputs = SharedInputs.of_models(dataset, weights, plugin, self._mailbox)
+        self._coordinator: ActorHandle = start_coordinator(states, limits.max_failures)
+        self._inputs = SharedInputs.of_models(dataset, weights, plugin, self._coordinator)
         self._from_tune: queue.SimpleQueue[EpochRecord | Job | _Lost] = queue.SimpleQueue()
         self._runs: dict[str, Run] = {}
         self._begun: dict[str, Begun] = {}
@@ -471,7 +475,8 @@ class SweepRunner:
 
         def work() -> None:
             try:
-                self._tuner(sweeps, switch).fit()
+                with tempfile.TemporaryDirectory(prefix="bench-tune-", ignore_cleanup_errors=True) as storage:
+                    self._tuner(sweeps, switch, storage).fit()
             except Exception as error:
                 errors.append(error)
 
@@ -498,12 +503,12 @@ class SweepRunner:
             raise errors[0]
         return over
 
-    def _tuner(self, sweeps: Sequence[ModelSweep], switch: _Switch) -> tune.Tuner:
+    def _tuner(self, sweeps: Sequence[ModelSweep], switch: _Switch, storage: str) -> tune.Tuner:
         trainable = tune.with_resources(
             tune.with_parameters(
                 _train_trial,
                 inputs=self._inputs,
-                mailbox=self._mailbox,
+                coordinator=self._coordinator,
                 threads=self._need.cpus,
                 oom_backoff=self._limits.oom_backoff,
             ),
@@ -511,7 +516,7 @@ class SweepRunner:
         )
         judge = _Judge(
             sweeps,
-            stop=lambda run_id: ray.get(self._mailbox.stop.remote(run_id)),
+            stop=lambda run_id: ray.get(self._coordinator.stop.remote(run_id)),
             tell=self._from_tune.put,
             lost=self._from_tune.put,
         )
@@ -527,7 +532,7 @@ class SweepRunner:
             ),
             run_config=tune.RunConfig(
                 name="sweep",
-                storage_path=str(self._session.storage),
+                storage_path=storage,
                 stop=switch,
                 callbacks=[_GivenUp(self._from_tune.put)],
                 failure_config=tune.FailureConfig(max_failures=self._limits.max_failures),
@@ -540,7 +545,7 @@ class SweepRunner:
 
     def _take(self, wait_seconds: float) -> None:
         """Pass on what happened since the last call; first what Tune said, which is about earlier things."""
-        events: list[Event] = ray.get(self._mailbox.take.remote(wait_seconds))
+        events: list[Event] = ray.get(self._coordinator.take.remote(wait_seconds))
         with contextlib.suppress(queue.Empty):
             while True:
                 said = self._from_tune.get_nowait()
@@ -566,15 +571,14 @@ class SweepRunner:
             self._contended.update(run.id for run in active)
 
     def _end(self, run: Run, status: Status, reason: str) -> None:
-        ray.get(self._mailbox.end.remote(run, status, reason))
+        ray.get(self._coordinator.end.remote(run, status, reason))
 
     def _note_loss(self, lost: _Lost) -> None:
         """The run that was being trained ends if it is to blame; and if Tune gave up, whatever has not ended."""
-        status, reason = None, "its process was lost"
-        if lost.error is not None:
-            status, reason = classify({0: lost.error})
+        status, reason = _to_blame(lost.error)
         runs = lost.job.runs()
-        ray.get(self._mailbox.worker_failed.remote(runs, status, reason))
+        if status is not None:
+            ray.get(self._coordinator.end_active.remote(runs, status, reason))
         left = [run for run in runs if run.id not in self._finished]
         if lost.for_good and left:  # the others are not to be trained: their trial is what has failed
             self._end(next((run for run in left if run.id in self._begun), left[0]), status or Status.FAILED, reason)
@@ -589,7 +593,7 @@ class SweepRunner:
 
     def _interrupt(self, reason: str, switch: _Switch, thread: threading.Thread) -> None:
         """End what is being trained; it can go on from its last epoch."""
-        ray.get(self._mailbox.close.remote())
+        ray.get(self._coordinator.close.remote())
         switch.set()
         self._take(0)
         for run in self._active():

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import ray
 
 from bench.cluster.session import Session
-from bench.cluster.train import first_line, gpu_or_cpu
+from bench.cluster.tasks import first_line, gpu_or_cpu
 from bench.learning.datasets import Dataset, Split
 from bench.learning.plugins import Plugin
 from bench.learning.weights import Weights

@@ -1,0 +1,123 @@
+"""The actor between the workers and the driver: progress and outcomes one way, the state to go on from the other.
+
+Ray Train's local mode stores no checkpoints, and its reports reach nobody; this small actor needs no storage that all
+nodes share, so results reach the driver's machine from any cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import ray
+from ray.actor import ActorHandle
+
+from bench.spec import Begun, Event, Outcome, Record, Run, Saved, Status
+
+
+class Coordinator:
+    """The actor's class. Its methods are coroutines, so that a driver that waits blocks no worker.
+
+    It outlives the workers, so it counts how often each run was begun, and ends those whose workers keep dying.
+    """
+
+    def __init__(self, states: dict[str, bytes], max_failures: int) -> None:
+        self._events: list[Event] = []
+        self._arrived = asyncio.Event()
+        self._states = states
+        self._max_failures = max_failures
+        self._begun: dict[str, Begun] = {}
+        self._ended: dict[str, Status] = {}
+        self._stopped: set[str] = set()
+        self._closed = False
+        self._kept: list[ray.ObjectRef] = []
+
+    async def put(self, event: Event) -> None:
+        """Take an event. The first outcome of a run is its only one."""
+        if isinstance(event, Saved):
+            self._states[event.run_id] = event.state
+        elif isinstance(event, Outcome):
+            if event.record.run_id in self._ended:
+                return
+            self._ended[event.record.run_id] = event.record.status
+            self._states.pop(event.record.run_id, None)
+        self._events.append(event)
+        self._arrived.set()
+
+    async def begin(self, run: Run, node_id: str, pid: int) -> bool:
+        """Note that a worker is about to train ``run``; return False if it must not.
+
+        It must not if the run has ended, if the command is ending, or if the run's workers were lost too often.
+        """
+        if self._closed or run.id in self._ended:
+            return False
+        before = self._begun.get(run.id)
+        attempt = before.attempt + 1 if before else 1
+        if attempt > self._max_failures + 1:
+            times = f", {attempt - 1} times" if attempt > 2 else ""
+            await self.end(run, Status.FAILED, f"its worker was lost{times}: the process died, or its machine did")
+            return False
+        begun = self._begun[run.id] = Begun(run.id, attempt, datetime.now(UTC), node_id, pid)
+        await self.put(begun)
+        return True
+
+    async def end(self, run: Run, status: Status, reason: str) -> None:
+        """End a run that its worker cannot end by itself."""
+        now = datetime.now(UTC)
+        begun = self._begun.get(run.id)
+        started_at = begun.at if begun else now
+        await self.put(Outcome(Record.of(run, status=status, started_at=started_at, ended_at=now, reason=reason)))
+
+    async def end_active(self, runs: Sequence[Run], status: Status, reason: str) -> None:
+        """End the one of ``runs`` that was being trained; if none was, the first that has not ended."""
+        waiting = [run for run in runs if run.id not in self._ended]
+        for run in [run for run in waiting if run.id in self._begun] or waiting[:1]:
+            await self.end(run, status, reason)
+
+    async def unfinished(self, runs: Sequence[Run]) -> list[Run]:
+        """Return those of ``runs`` that have no outcome."""
+        return [run for run in runs if run.id not in self._ended]
+
+    async def stop(self, run_id: str) -> None:
+        """Let a trial end after the epoch that it has just reported."""
+        self._stopped.add(run_id)
+
+    async def should_continue(self, run_id: str) -> bool:
+        """Return whether nobody has stopped the trial."""
+        return run_id not in self._stopped
+
+    async def status(self, run_id: str) -> Status | None:
+        """Return how a run ended; None if it has not."""
+        return self._ended.get(run_id)
+
+    async def close(self) -> None:
+        """Let no further run begin."""
+        self._closed = True
+
+    async def keep(self, content: bytes, arrays: Sequence[object]) -> list[ray.ObjectRef]:
+        """Put a value into Ray's object store in the name of this actor; see :class:`bench.cluster.shared.Shared`."""
+        reference = ray.put((content, arrays))
+        self._kept.append(reference)
+        return [reference]
+
+    async def state(self, run_id: str) -> bytes | None:
+        """Return what was saved last for a run."""
+        return self._states.get(run_id)
+
+    async def take(self, wait_seconds: float) -> list[Event]:
+        """Return all events since the last call; wait up to ``wait_seconds`` for the first."""
+        if not self._events:
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), wait_seconds)
+            except TimeoutError:
+                return []
+        events, self._events = self._events, []
+        return events
+
+
+def start_coordinator(states: dict[str, bytes], max_failures: int) -> ActorHandle:
+    """Start the actor on the driver's node, with the states that interrupted runs go on from."""
+    here = ray.get_runtime_context().get_node_id()
+    return ray.remote(num_cpus=0, label_selector={"ray.io/node-id": here})(Coordinator).remote(states, max_failures)

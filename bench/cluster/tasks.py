@@ -1,0 +1,210 @@
+"""A group of runs as a Ray task: what happens in it, and in the Ray Train workers that it may start.
+
+Ray queues, places and retries the task. With one worker per run it trains in the task's own process, under Ray Train's
+local mode; with several, the task reserves nothing itself and starts a Ray Train run whose workers do.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from bench.cluster.placement import Group
+from bench.cluster.shared import Shared
+from bench.learning.plugins import Plugin
+from bench.spec import Progress, Saved, Status
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+    from bench.learning.datasets import Dataset
+    from bench.learning.execute import Inputs
+    from bench.learning.weights import Weights
+
+GRACE_SECONDS = 5.0
+"""How long one of several workers waits before it says that its run failed: where another one's death was the cause,
+Ray Train ends this one meanwhile, and the run is tried again."""
+
+
+class WorkersLostError(Exception):
+    """Workers of a Ray Train run were lost: Ray is to start the task again."""
+
+
+@dataclass(frozen=True)
+class SharedInputs:
+    """What runs read."""
+
+    dataset: Shared
+    weights: Shared
+    plugin: Plugin | None
+
+    @staticmethod
+    def of_models(
+        dataset: Dataset, weights: Mapping[str, Weights | None], plugin: Plugin | None, coordinator: ActorHandle
+    ) -> dict[str, SharedInputs]:
+        """Return them by model: the data is shared once, the weights of each model once."""
+        data = Shared.put(dataset, coordinator)
+        return {model: SharedInputs(data, Shared.put(its, coordinator), plugin) for model, its in weights.items()}
+
+    def read(self) -> Inputs:
+        """Return what a worker trains with. This imports torch, so it is not for the driver."""
+        from bench.learning.execute import Inputs
+
+        return Inputs(self.dataset.get(), self.weights.get(), self.plugin)
+
+
+@dataclass
+class RayContext:
+    """The context of a run in a Ray worker."""
+
+    coordinator: ActorHandle
+    rank: int
+    world_size: int
+    device: str
+    threads: int
+
+    def report(self, progress: Progress) -> None:
+        """Send and go on."""
+        self.coordinator.put.remote(progress)
+
+    def save(self, run_id: str, state: bytes) -> None:
+        """Hand over before the next epoch begins, so that it is safe if this worker dies."""
+        ray.get(self.coordinator.put.remote(Saved(run_id, state)))
+
+    def load(self, run_id: str) -> bytes | None:
+        """Return what was saved last."""
+        state: bytes | None = ray.get(self.coordinator.state.remote(run_id))
+        return state
+
+    def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
+        """Return True: a benchmark trains what was asked for."""
+        return True
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a group's task is given."""
+
+    group: Group
+    inputs: SharedInputs
+    coordinator: ActorHandle
+    oom_backoff: bool
+
+
+def submit(work: Work, *, max_failures: int) -> ray.ObjectRef:
+    """Queue a group's task; return the reference that tells its end."""
+    need, runs = work.group.need, work.group.runs
+    alone = need.workers == 1
+    task = ray.remote(
+        num_cpus=need.cpus if alone else 0,
+        num_gpus=need.gpus if alone else 0,
+        # The coordinator counts the failures of each run; together they may not stop the group before.
+        max_retries=(max_failures + 1) * len(runs),
+        retry_exceptions=[WorkersLostError],
+        max_calls=0,  # by default a process that has used a GPU ends with its task, and the next imports torch anew
+    )(train_group)
+    return task.options(name=work.group.name).remote(work)
+
+
+def train_group(work: Work) -> None:
+    """Train the runs of a group that have no outcome yet, one after the other. This is the Ray task.
+
+    Raises:
+        WorkersLostError: workers died; the task is to be started again.
+    """
+    from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    need, runs = work.group.need, work.group.runs
+    scaling = ScalingConfig(num_workers=0)  # Ray Train's local mode: in this process
+    if need.workers > 1:
+        each = {"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})}
+        scaling = ScalingConfig(num_workers=need.workers, use_gpu=need.gpus > 0, resources_per_worker=each)
+    with tempfile.TemporaryDirectory(prefix="bench-train-", ignore_cleanup_errors=True) as storage:
+        trainer = TorchTrainer(
+            _train_loop,
+            train_loop_config={"work": work},
+            scaling_config=scaling,
+            run_config=RunConfig(name=work.group.name, storage_path=storage),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            if need.workers == 1:
+                raise
+            causes = [getattr(cause, "health_check_failure", cause) for cause in _causes(error)]
+            if any(isinstance(cause, ray.exceptions.OutOfMemoryError) for cause in causes):
+                ray.get(work.coordinator.end_active.remote(runs, Status.OOM, OUT_OF_MEMORY))
+            if ray.get(work.coordinator.unfinished.remote(runs)):
+                raise WorkersLostError("; ".join(first_line(cause) for cause in causes)) from None
+
+
+OUT_OF_MEMORY = "ended by Ray because the machine ran out of memory"
+
+
+def _causes(error: Exception) -> list[Exception]:
+    return list(getattr(error, "worker_failures", {0: error}).values())  # ray.train.WorkerGroupError has them
+
+
+def first_line(error: BaseException) -> str:
+    """Return the line of an error's message that says most: of a remote traceback the last, else the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[-1] if "Traceback (most recent call last)" in str(error) else lines[0]
+
+
+def _train_loop(config: dict[str, Any]) -> None:
+    """Train in each worker, or in the task itself."""
+    from ray import train
+    from ray.train.collective import broadcast_from_rank_zero
+
+    from bench.learning.execute import execute, status_of
+
+    worker = train.get_context()
+    work: Work = config["work"]
+    coordinator, several = work.coordinator, work.group.need.workers > 1
+    inputs = work.inputs.read()
+    context = RayContext(
+        coordinator=coordinator,
+        rank=worker.get_world_rank(),
+        world_size=worker.get_world_size(),
+        device=gpu_or_cpu(),
+        threads=work.group.need.cpus,
+    )
+    node_id = ray.get_runtime_context().get_node_id()
+    for run in work.group.runs:
+        may_begin = None
+        if context.rank == 0:
+            may_begin = ray.get(coordinator.begin.remote(run, node_id, os.getpid()))
+        if several:
+            may_begin = broadcast_from_rank_zero(may_begin)
+        if not may_begin:
+            continue
+        try:
+            outcome = execute(run, inputs, context, oom_backoff=work.oom_backoff)
+        except Exception as error:  # only of a run with several workers, see execute()
+            time.sleep(GRACE_SECONDS)
+            reason = f"worker {context.rank}: {type(error).__name__}: {first_line(error)}"
+            ray.get(coordinator.end.remote(run, status_of(error), reason))
+            raise
+        if context.rank == 0:
+            ray.get(coordinator.put.remote(outcome))
+
+
+def gpu_or_cpu() -> str:
+    """Return the device of this Ray worker, as torch names it: its one GPU if it was given one."""
+    if not ray.get_gpu_ids():
+        return "cpu"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    torch.cuda.set_device(0)  # Ray shows each worker only its own GPU
+    return "cuda:0"

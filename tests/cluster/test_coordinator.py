@@ -1,0 +1,92 @@
+"""Who may train a run, and how a run ends whose worker cannot say so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from bench.cluster.coordinator import Coordinator
+from bench.spec import Job, Outcome, Run, Status
+
+
+def runs_of(make_job: Callable[..., Job], count: int) -> list[Run]:
+    return list(make_job("cnn", seeds=tuple(range(count))).runs())
+
+
+def outcomes(events: list[Any]) -> dict[str, tuple[Status, str | None]]:
+    return {
+        event.record.run_id: (event.record.status, event.record.reason)
+        for event in events
+        if isinstance(event, Outcome)
+    }
+
+
+def test_a_run_whose_worker_is_lost_begins_again_until_its_failures_are_used_up(make_job: Callable[..., Job]) -> None:
+    (run,) = runs_of(make_job, 1)
+
+    async def story() -> list[Any]:
+        coordinator = Coordinator({}, max_failures=2)
+        assert [await coordinator.begin(run, "node", pid) for pid in range(5)] == [True, True, True, False, False]
+        return await coordinator.take(0)
+
+    events = asyncio.run(story())
+    assert [event.attempt for event in events if not isinstance(event, Outcome)] == [1, 2, 3]
+    status, reason = outcomes(events)[run.id]
+    assert status is Status.FAILED
+    assert reason == "its worker was lost, 3 times: the process died, or its machine did"
+
+
+def test_a_run_has_one_outcome_and_does_not_begin_after_it(make_job: Callable[..., Job]) -> None:
+    (run,) = runs_of(make_job, 1)
+
+    async def story() -> list[Any]:
+        coordinator = Coordinator({}, 2)
+        await coordinator.begin(run, "node", 1)
+        await coordinator.end(run, Status.TIMEOUT, "too long")
+        await coordinator.end(run, Status.FAILED, "its worker was killed")
+        assert not await coordinator.begin(run, "node", 2)
+        assert await coordinator.status(run.id) is Status.TIMEOUT
+        return await coordinator.take(0)
+
+    assert outcomes(asyncio.run(story())) == {run.id: (Status.TIMEOUT, "too long")}
+
+
+def test_what_was_being_trained_ends_and_the_other_runs_of_the_group_go_on(make_job: Callable[..., Job]) -> None:
+    first, second, third = runs_of(make_job, 3)
+
+    async def story() -> tuple[list[Run], list[Any]]:
+        coordinator = Coordinator({}, 2)
+        await coordinator.begin(first, "node", 1)
+        await coordinator.end(first, Status.OK, "")
+        await coordinator.begin(second, "node", 1)
+        await coordinator.end_active([first, second, third], Status.OOM, "no memory")
+        return await coordinator.unfinished([first, second, third]), await coordinator.take(0)
+
+    unfinished, events = asyncio.run(story())
+    assert unfinished == [third]
+    assert outcomes(events)[second.id] == (Status.OOM, "no memory")
+
+
+def test_a_group_that_never_began_ends_its_first_run_so_that_it_cannot_go_round_for_ever(
+    make_job: Callable[..., Job],
+) -> None:
+    first, second = runs_of(make_job, 2)
+
+    async def story() -> list[Run]:
+        coordinator = Coordinator({}, 2)
+        await coordinator.end_active([first, second], Status.OOM, "no memory")
+        return await coordinator.unfinished([first, second])
+
+    assert asyncio.run(story()) == [second]
+
+
+def test_nothing_begins_after_the_command_is_ending(make_job: Callable[..., Job]) -> None:
+    (run,) = runs_of(make_job, 1)
+
+    async def story() -> bool:
+        coordinator = Coordinator({}, 2)
+        await coordinator.close()
+        return await coordinator.begin(run, "node", 1)
+
+    assert not asyncio.run(story())
