@@ -9,8 +9,11 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 # Two processes: the tests that start Ray in one, the others beside them (tests/conftest.py).
 TWO_AT_A_TIME := -n 2 --no-loadscope-reorder
+ONE_WITH_RAY := tests/test_run.py
 
-.PHONY: run test test-all browser lint format clean
+OLDEST := .venv-oldest/bin
+
+.PHONY: run test test-all test-oldest browser lint format clean
 
 run: .venv/.installed-run
 	$(BIN)/python -m bench.run --models cnn mobilenet $(ARGS)
@@ -20,6 +23,11 @@ test: .venv/.installed-test
 
 test-all: .venv/.installed-test
 	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "slow or not slow" $(ARGS)
+
+# The lowest declared version of every dependency, in an environment of its own: the tests without Ray, and one with it.
+test-oldest: .venv-oldest/.installed
+	$(OLDEST)/python -m pytest -m "not slow and not ray" $(ARGS)
+	$(OLDEST)/python -m pytest "$(ONE_WITH_RAY)"
 
 # The browser that draws on the page in the tests (Debian, as root); without one those tests are skipped.
 browser:
@@ -36,7 +44,7 @@ format: .venv/.installed-lint
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-oldest
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 run" if sys.version_info < (3, 11) else 0)'
@@ -53,4 +61,11 @@ $(BIN)/python:
 
 .venv/.installed-lint: .venv/.installed-test
 	@$(INSTALL) --editable '.[offline,demo,export,tune,test,lint]'
+	@touch $@
+
+.venv-oldest/.installed: pyproject.toml
+	@echo "installing the lowest declared versions into .venv-oldest: about 6 GB"
+	@$(PYTHON) -m venv --clear .venv-oldest
+	@$(OLDEST)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	@$(OLDEST)/uv pip install --python $(OLDEST)/python --resolution lowest-direct --editable '.[offline,demo,export,tune,test]'
 	@touch $@
