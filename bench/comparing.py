@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from tabulate import tabulate
 
 from bench.errors import UserError, nearest, unknown
-from bench.reporting import verdicts
+from bench.reporting import circumstances, verdicts
 from bench.reporting.store import Store
 from bench.reporting.tables import MISSING, Comparison, Entry, comparisons, one_line
 from bench.reporting.verdicts import Metric, Side, Verdict, Word, sentences, with_holm
@@ -71,6 +71,8 @@ class Pair:
     title: str
     """The name and the data set."""
     verdicts: list[Verdict]
+    notes: list[str] = field(default_factory=list)
+    """Circumstances in which the two differ, in sentences."""
 
 
 @dataclass(frozen=True)
@@ -209,10 +211,15 @@ def _models(first: str, second: str, results: Path) -> Result | None:
             raise UserError(f"{first} and {second} are the same; name two models")
         sides = [Side(entry.label, entry, store) for entry in (one, other)]
         name = f"{one.label} and {other.label}"
-        pairs.append(Pair(name, f"{name} on {comparison.title}", verdicts.compare(*sides)))
+        pairs.append(_pair(name, comparison.title, *sides))
     if not pairs:
         raise UserError(f"{first} and {second} were not trained on the same data set: nothing to compare")
     return Result(first, second, problems, pairs)
+
+
+def _pair(name: str, data: str, first: Side, second: Side) -> Pair:
+    notes = circumstances.between(first.name, first.entry.records, second.name, second.entry.records)
+    return Pair(name, f"{name} on {data}", verdicts.compare(first, second), notes)
 
 
 def _called(name: str, comparison: Comparison) -> list[Entry]:
@@ -319,7 +326,7 @@ def _versions(first: str, second: str, stores: Sequence[Store]) -> Result:
                 Side(name, entry, store)
                 for name, entry, store in zip(("OLD", "NEW"), (one, other), stores, strict=True)
             ]
-            pairs.append(Pair(name, f"{name} on {title}", verdicts.compare(*sides)))
+            pairs.append(_pair(name, title, *sides))
         meaning += [f"{entry.label} on {title}: only in {where}" for where, entry in left]
         lost += [f"{entry.label} on {title}" for where, entry in left if where == "OLD"]
     if not pairs:
@@ -387,11 +394,16 @@ def _table(pair: Pair, style: str) -> str:
     return tabulate(rows, headers, tablefmt=style, colalign=align, disable_numparse=True)
 
 
+def _notes(pair: Pair, bullet: str = "") -> list[str]:
+    """Return the notes as one paragraph, if there are any."""
+    return ["\n".join(bullet + one_line(note) for note in pair.notes)] if pair.notes else []
+
+
 def as_text(result: Result) -> str:
     """For a terminal."""
     parts = ["\n".join(result.meaning)] if result.meaning else []
     for pair in result.pairs:
-        parts += [pair.title, _table(pair, "simple")]
+        parts += [pair.title, *_notes(pair), _table(pair, "simple")]
         parts.append("\n".join(f"- {one_line(sentence)}" for sentence in sentences(pair.verdicts)))
     lines = [f"FAILED: {line}" for line in result.limits.broken]
     lines += [f"kept: {line}" for line in result.limits.kept]
@@ -405,7 +417,7 @@ def as_markdown(result: Result) -> str:
     """For a page or a pull request's comment."""
     parts = ["\n".join(f"- {one_line(line)}" for line in result.meaning)] if result.meaning else []
     for pair in result.pairs:
-        parts += [f"### {one_line(pair.title)}", _table(pair, "github")]
+        parts += [f"### {one_line(pair.title)}", *_notes(pair, "- "), _table(pair, "github")]
         parts.append("\n".join(f"- {one_line(sentence)}" for sentence in sentences(pair.verdicts)))
     lines = [f"- **Failed**: {one_line(line)}" for line in result.limits.broken]
     lines += [f"- Kept: {one_line(line)}" for line in result.limits.kept]
@@ -438,7 +450,10 @@ def as_json(result: Result) -> str:
             "sentence": verdict.sentence,
         }
 
-    pairs = [{"title": pair.title, "metrics": [described(one) for one in pair.verdicts]} for pair in result.pairs]
+    pairs = [
+        {"title": pair.title, "notes": pair.notes, "metrics": [described(verdict) for verdict in pair.verdicts]}
+        for pair in result.pairs
+    ]
     whole = {
         "first": result.first,
         "second": result.second,

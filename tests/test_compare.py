@@ -158,6 +158,21 @@ def test_jobs_of_one_model_are_named_by_their_label(
     assert run("cnn (lr 0.001)", "mobilenet", "--results", tmp_path) == 0
 
 
+def test_models_trained_under_differing_circumstances_are_noted(
+    fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path, {"cnn": [8]}, threads=1)
+    fill(tmp_path, {"mobilenet": [190]}, threads=2)
+
+    assert run("cnn", "mobilenet", "--results", tmp_path) == 0
+    assert "\nnote: cnn was trained with 1 thread, mobilenet with 2 threads\n" in capsys.readouterr().out
+    assert run("cnn", "mobilenet", "--results", tmp_path, "--format", "markdown") == 0
+    assert "\n- note: cnn was trained with 1 thread" in capsys.readouterr().out
+    assert run("cnn", "mobilenet", "--results", tmp_path, "--format", "json") == 0
+    (pair,) = json.loads(capsys.readouterr().out)["pairs"]
+    assert pair["notes"] == ["note: cnn was trained with 1 thread, mobilenet with 2 threads"]
+
+
 # --- versions -----------------------------------------------------------------------------------------------------
 
 
@@ -186,6 +201,21 @@ def test_a_version_and_itself(versions: tuple[Path, Path], capsys: pytest.Captur
     assert "FAILED" not in shown
     assert shown.count("kept: ") == 6
     assert "different" not in shown
+
+
+def test_versions_trained_under_differing_circumstances_are_noted(
+    fill: Fill, versions: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*versions) == 0
+    assert "note:" not in capsys.readouterr().out
+    fill(versions[1], {"cnn": [10, 11, 12]}, torch_version="2.16.0", device="NVIDIA H100")
+
+    assert run(*versions) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+    assert notes == [
+        "note: OLD was trained on the CPU, NEW on NVIDIA H100",
+        "note: OLD was trained with torch 2.15.0, NEW with torch 2.16.0",
+    ]
 
 
 def test_a_tenth_slower_breaks_the_limit_and_is_named(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from bench.reporting import stats
+from bench.reporting import circumstances, stats
 from bench.reporting.speed import Speed, Speeds, speeds_of
 from bench.spec import Record, Status
 
@@ -395,6 +395,8 @@ def footnotes(comparison: Comparison) -> list[str]:
     for entry in entries:
         sources = {record.lr_source for record in entry.records if record.lr_source is not None}
         notes += [f"{entry.label}: its learning rate came from {one_line(source)}." for source in sorted(sources)]
+    unlike = circumstances.among([(entry.label, entry.records) for entry in entries])
+    notes += [one_line(unlike)] if unlike else []
     if len(entries) > MOST_JOBS:
         notes.append(f"The {MOST_JOBS} most accurate of {len(entries):,} jobs.")
     return notes

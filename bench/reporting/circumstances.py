@@ -1,0 +1,82 @@
+"""What may change a result although it is no part of the recipe: where jobs or versions differ in it, one line says so.
+
+A sum in another order, or by another version of a library, is rounded otherwise, and training makes much of little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.spec import Record
+
+MOST_LABELS = 4
+"""Jobs that a line names; with more it says how many there are."""
+
+
+@dataclass(frozen=True)
+class Circumstance:
+    """A column that may change a result, and how to speak of its values."""
+
+    column: str
+    name: str
+    """As a list of values begins."""
+    phrase: Callable[[str], str]
+    """As a sentence goes on after 'was trained'."""
+
+
+CIRCUMSTANCES = (
+    Circumstance("device", "device", lambda value: "on the CPU" if value == "cpu" else f"on {value}"),
+    Circumstance("precision_used", "precision", lambda value: f"in {value}"),
+    Circumstance("threads", "threads", lambda value: f"with {value} thread{'' if value == '1' else 's'}"),
+    Circumstance("torch_version", "torch", lambda value: f"with torch {value}"),
+)
+
+
+def between(first: str, first_records: Iterable[Record], second: str, second_records: Iterable[Record]) -> list[str]:
+    """Return a line for each circumstance in which two sides differ: 'note: OLD was trained with torch 2.11.0, ...'.
+
+    Args:
+        first: what the first side is called.
+        first_records: its finished runs.
+        second: what the second side is called.
+        second_records: its finished runs.
+
+    What one of them did not record is not compared.
+    """
+    sides = [list(first_records), list(second_records)]
+    lines = []
+    for circumstance in CIRCUMSTANCES:
+        one, other = (_values(records, circumstance) for records in sides)
+        if one and other and one != other:
+            phrases = [" and ".join(map(circumstance.phrase, values)) for values in (one, other)]
+            lines.append(f"note: {first} was trained {phrases[0]}, {second} {phrases[1]}")
+    return lines
+
+
+def among(jobs: Sequence[tuple[str, Sequence[Record]]]) -> str:
+    """Return one line on what differs within or between jobs (labels, finished runs); '' if nothing does."""
+    parts = []
+    for circumstance in CIRCUMSTANCES:
+        labels: dict[str, list[str]] = {}
+        for label, records in jobs:
+            for value in _values(records, circumstance):
+                labels.setdefault(value, []).append(label)
+        if len(labels) > 1:
+            values = [f"{value} ({_listed(labels[value])})" for value in sorted(labels, key=_in_order)]
+            parts.append(f"{circumstance.name} {', '.join(values)}")
+    return f"Not all runs were trained alike, which may change a result: {'; '.join(parts)}." if parts else ""
+
+
+def _values(records: Iterable[Record], circumstance: Circumstance) -> list[str]:
+    """Return the values that are recorded, each once, in order."""
+    recorded = {getattr(record, circumstance.column) for record in records}
+    return sorted((str(value) for value in recorded if value is not None), key=_in_order)
+
+
+def _in_order(value: str) -> tuple[int, str]:
+    return (int(value) if value.isdecimal() else 0, value)
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(labels) if len(labels) <= MOST_LABELS else f"{len(labels)} jobs"
