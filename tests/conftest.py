@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from bench.cluster.session import ask_for_own_token
 from bench.learning import datasets
 from bench.learning.datasets import DATASETS, Dataset, Split
 from bench.learning.models import MODELS
@@ -25,6 +26,8 @@ settings.load_profile("bench")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes compute at once: a thread that waits shall let the others work
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+ask_for_own_token()  # before a test imports Ray
 
 ROOT = Path(__file__).parents[1]
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -90,13 +93,11 @@ def record_of(
             "cpu_cores": 2,
             "memory_gb": 25.3,
             "threads": 2,
-            "last_threads": 2,
             "platform": "Linux 6.1 x86_64",
             "python_version": "3.11.7",
             "torch_version": "2.15.0",
             "torchvision_version": "0.29.2",
             "ray_version": "2.60.0",
-            "kernels": "compiled",
             "bench_version": "0.1.0",
             "git_commit": "0123456789abcdef+",
         }
@@ -132,7 +133,7 @@ def outcome_of(record: Record) -> Outcome:
     return Outcome(record, epochs, predictions, b"a checkpoint")
 
 
-USES_RAY = ("test_run.py", "test_tune.py", "test_faults.py", "test_session.py", "test_sweep.py")
+USES_RAY = ("test_run.py", "test_setups.py", "test_tune.py", "test_faults.py", "test_session.py", "test_sweep.py")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import sys
-import types
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from bench.learning.compiled import recorded
-from bench.learning.dropout import Dropout
-from bench.learning.perceptron import perceptron
-from bench.learning.pooled import conv_pool_relu
 
 
 class CNN(nn.Module):
@@ -29,13 +18,16 @@ class CNN(nn.Module):
         self.conv1 = nn.Conv2d(1, 32, 3)
         self.conv2 = nn.Conv2d(32, 64, 3)
         self.fc1 = nn.Linear(64 * 5 * 5, 128)
-        self.dropout = Dropout(0.5)
+        self.dropout = nn.Dropout(0.5)
         self.fc2 = nn.Linear(128, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Float [batch, 1, 28, 28] to logits [batch, classes]."""
-        x = conv_pool_relu(self.conv2, conv_pool_relu(self.conv1, images))
-        return perceptron(torch.flatten(x, 1), self.fc1, self.fc2, self.dropout)
+        """Map float [batch, 1, 28, 28] to logits [batch, classes]."""
+        x = F.max_pool2d(F.relu(self.conv1(images)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = self.dropout(F.relu(self.fc1(torch.flatten(x, 1))))
+        logits: Tensor = self.fc2(x)
+        return logits
 
 
 class StridedCNN(nn.Module):
@@ -53,24 +45,11 @@ class StridedCNN(nn.Module):
         self.fc2 = nn.Linear(256, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Float [batch, 1, 28, 28] to logits [batch, classes]."""
+        """Map float [batch, 1, 28, 28] to logits [batch, classes]."""
         x = F.relu(self.conv1(images))
-        x = conv_pool_relu(self.conv2, x)
-        return perceptron(torch.flatten(x, 1), self.fc1, self.fc2)
-
-
-class _Head(nn.Sequential):
-    """A perceptron with one hidden layer."""
-
-    def __init__(self, inputs: int, hidden: int, classes: int) -> None:
-        linear, last = nn.Linear(inputs, hidden), nn.Linear(hidden, classes)
-        super().__init__(Dropout(0.2), linear, nn.ReLU(inplace=True), Dropout(0.5), last)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Float [batch, inputs] to logits [batch, classes]."""
-        layers: tuple[Any, ...] = tuple(self)
-        first_dropout, linear, _, dropout, last = layers
-        return perceptron(first_dropout(values), linear, last, dropout)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        logits: Tensor = self.fc2(F.relu(self.fc1(torch.flatten(x, 1))))
+        return logits
 
 
 class MobileNetTransfer(nn.Module):
@@ -80,40 +59,24 @@ class MobileNetTransfer(nn.Module):
     """
 
     def __init__(self, classes: int) -> None:
+        from torchvision.models import mobilenet_v2  # seconds that the other networks need not wait for
+
         super().__init__()
-        self.features = mobilenet_v2_features()
-        self.classifier = _Head(1280, 128, classes)
+        self.features = mobilenet_v2().features
+        self.classifier = nn.Sequential(
+            nn.Dropout(0.2),
+            nn.Linear(1280, 128),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(128, classes),
+        )
 
     def embed(self, images: Tensor) -> Tensor:
-        """Float [batch, 3, height, width] to the backbone's features [batch, 1280]."""
+        """Map float [batch, 3, height, width] to the backbone's features [batch, 1280]."""
         maps: Tensor = self.features(images)
-        if not recorded() and maps.shape[2:] == (1, 1):  # of 32 x 32 images one pixel is left
-            return maps.flatten(1)
         return maps.mean(dim=(2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Float [batch, 3, height, width] to logits [batch, classes]."""
+        """Map float [batch, 3, height, width] to logits [batch, classes]."""
         logits: Tensor = self.classifier(self.embed(images))
         return logits
-
-
-def mobilenet_v2_features() -> nn.Sequential:
-    """The convolutional part of torchvision's MobileNetV2, with random weights."""
-    features: nn.Sequential = torchvision_models().mobilenet_v2().features
-    return features
-
-
-def torchvision_models() -> types.ModuleType:
-    """torchvision.models, imported without PyTorch's compiler."""
-    name = "torch._dynamo.utils"
-    if name not in sys.modules:
-        # torchvision's detection operators import torch's compiler, 2 s that no model here needs. They ask it
-        # only whether it is there, and a stand-in that says no makes them use eager code.
-        stand_in = types.ModuleType(name)
-        stand_in.__dict__["is_compile_supported"] = lambda device_type: False
-        sys.modules[name] = stand_in
-        # another version may ask for more than that: then the import below brings the real one
-        with contextlib.suppress(ImportError):
-            importlib.import_module("torchvision.models")
-        del sys.modules[name]
-    return importlib.import_module("torchvision.models")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from bench.spec import Cost, Progress
+from bench.spec import Progress
 
 
 class Context(Protocol):
@@ -17,7 +17,7 @@ class Context(Protocol):
     device: str
     """As torch names it: 'cpu', 'cuda:0'."""
     threads: int
-    """CPU threads to compute with, at least."""
+    """CPU threads to compute with, the same throughout the run."""
 
     def report(self, progress: Progress) -> None:
         """Say how far the run is. Called on rank 0 only; must not wait."""
@@ -30,12 +30,6 @@ class Context(Protocol):
 
     def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
         """Whether to train on after an epoch. Called on every rank, with the same answer."""
-
-    def costs(self, run_id: str, cost: Cost) -> None:
-        """What the run will cost. Called on every rank, before :meth:`threads_in`; must not wait."""
-
-    def threads_in(self, run_id: str, epoch: int, trained_seconds: float) -> int:
-        """CPU threads for an epoch, from 1, of a run that has trained so long: more where others have left theirs."""
 
 
 class LocalContext:
@@ -65,10 +59,3 @@ class LocalContext:
     def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
         """Always."""
         return True
-
-    def costs(self, run_id: str, cost: Cost) -> None:
-        """Nobody asks."""
-
-    def threads_in(self, run_id: str, epoch: int, trained_seconds: float) -> int:
-        """The same in every epoch."""
-        return self.threads

@@ -16,15 +16,14 @@ from torch import Tensor, nn
 
 from bench.learning import measure
 from bench.learning.build import build, to_safetensors
-from bench.learning.compiled import kernels
 from bench.learning.context import Context
 from bench.learning.datasets import Dataset
-from bench.learning.features import Features, features_of, fold, usable
+from bench.learning.features import Features, features_of, usable
 from bench.learning.models import MODELS, ModelSpec
 from bench.learning.plugins import Plugin
 from bench.learning.precision import precision_on
 from bench.learning.preprocessing import DeviceSplit, as_tensor
-from bench.learning.process import prepare_process, small_numbers_are_zero
+from bench.learning.process import flush_denormals, prepare_process
 from bench.learning.splits import train_and_validation
 from bench.learning.training import DivergedError, Evaluation, FitState, evaluate, fit, on_features, on_images
 from bench.learning.weights import Weights
@@ -86,15 +85,13 @@ def status_of(error: BaseException) -> Status:
     return Status.FAILED
 
 
-@small_numbers_are_zero()
+@flush_denormals()
 def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, batch_size: int) -> Outcome:
     recipe = run.recipe.model_copy(update={"batch_size": batch_size})
     memory = measure.PeakMemory(context.device)
     setup_start = time.perf_counter()
     if inputs.plugin is not None:
         inputs.plugin.load()
-    if not context.device.startswith("cuda"):
-        kernels()  # the first time they are compiled, which is no part of training or testing
     spec = spec_of(run)
     model = build(spec, run.dataset.classes, inputs.weights, run.seed, trainable=recipe.trainable)
     trainable_parameters, total_parameters = measure.parameters(model)
@@ -110,25 +107,12 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
     precision = precision_on(context.device, recipe.precision)
     setup_seconds = time.perf_counter() - setup_start
 
-    features, on_head = None, usable(model, spec, run.recipe.bn_mode)
-    context.costs(
-        run.id,
-        measure.cost(
-            recipe,
-            images=len(positions),
-            held_out=len(held_out),
-            tested=run.dataset.test_images if run.judged_on == "test" else 0,
-            macs=macs,
-            # a head of linear layers takes a multiply-accumulate for each parameter, and as many for each gradient
-            head_macs=trainable_parameters if on_head else None,
-            training_macs=3 * trainable_parameters if on_head else measure.training_macs(model, spec),
-        ),
-    )
-    if on_head:
+    features = None
+    if usable(model, spec, recipe.bn_mode):
         features = _features(run, train, model, spec, precision, context)
         trainee = on_features(model, spec, train, features.values, as_tensor(positions))
     else:
-        trainee = on_images(model, spec, train, run.recipe.bn_mode, as_tensor(positions))
+        trainee = on_images(model, spec, train, recipe.bn_mode, as_tensor(positions))
 
     def evaluate_on(data: DeviceSplit, known: Tensor | None = None) -> Evaluation:
         workers = {"rank": context.rank, "world_size": context.world_size}
@@ -189,7 +173,6 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
         peak_memory_mb=memory.megabytes(),
         memory_kind=memory.kind,
         **measure.machine(context.device, context.threads),
-        last_threads=last.threads,
     )
     if tested is None:  # a trial: its score is what is wanted, not the model
         return Outcome(record, epochs)
@@ -246,7 +229,7 @@ def _features(
     key = f"{run.dataset.sha256} train {run.plugin_sha256}"  # a plugin may change what embed() does
     if context.rank > 0:  # the first worker extracts and says how long it took, the others find them
         torch.distributed.barrier()
-    found = features_of(data, fold(model, spec), spec, data_key=key, precision=precision, report=report)
+    found = features_of(data, model, spec, data_key=key, precision=precision, report=report)
     if context.world_size > 1 and context.rank == 0:
         torch.distributed.barrier()
     return found

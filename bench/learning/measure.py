@@ -5,23 +5,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
-import math
 import os
 import platform
 import resource
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import __version__ as torch_version
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import bench
-from bench.learning.compiled import kernels
 from bench.learning.models import ModelSpec
-from bench.spec import Cost, Recipe
 
 
 def parameters(model: nn.Module) -> tuple[int, int]:
@@ -31,64 +28,15 @@ def parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def macs(model: nn.Module, spec: ModelSpec) -> int:
-    """Multiply-accumulates to classify one image: half of what torch's own FLOP counter counts."""
-    with torch.inference_mode(), _answering(model, spec) as (_, counter):
-        return _macs(counter)
-
-
-def training_macs(model: nn.Module, spec: ModelSpec) -> int:
-    """Multiply-accumulates to learn from one image, those for the gradients of what is trained included."""
-    with _answering(model, spec) as (logits, counter):
-        answer = _macs(counter)
-        torch.autograd.backward(logits.sum())
-    model.zero_grad(set_to_none=True)
-    # Gradients of inputs and of weights take as much as the answer each, at most: torch's counter takes those of
-    # grouped convolutions for those of full ones.
-    return min(_macs(counter), 3 * answer)
-
-
-@contextlib.contextmanager
-def _answering(model: nn.Module, spec: ModelSpec) -> Iterator[tuple[Tensor, FlopCounterMode]]:
-    """(logits of one image, what counts the operations that they took and those that follow)."""
+    """Count the multiply-accumulates to classify one image: half of what torch's own FLOP counter counts."""
     was_training = model.training
-    model.eval()  # one image is no batch to normalise, and nothing is dropped out or kept
+    model.eval()  # one image is no batch to normalise, and nothing is dropped out
     device = next(model.parameters()).device
     image = torch.zeros(1, spec.channels, spec.input_size, spec.input_size, device=device)
-    with FlopCounterMode(display=False) as counter:
-        yield model(image), counter
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(image)
     model.train(was_training)
-
-
-def _macs(counter: FlopCounterMode) -> int:
     return int(counter.get_total_flops()) // 2
-
-
-_STEP_MACS = 3e7
-"""What a training step costs beside its arithmetic: 1.5 ms where 2e10 of them take a second."""
-
-
-def cost(
-    recipe: Recipe, *, images: int, held_out: int, tested: int, macs: int, head_macs: int | None, training_macs: int
-) -> Cost:
-    """What a run will cost, roughly.
-
-    Args:
-        recipe: of the run.
-        images: trained on in each epoch.
-        held_out: images validated on after each epoch.
-        tested: test images.
-        macs: of classifying one image.
-        head_macs: of a head on features that are extracted once; None where the whole model is trained.
-        training_macs: of learning from one image, or from its features.
-    """
-    before = 0 if head_macs is None else images * macs  # also if they are cached, which is no property of the run
-    validating = held_out * (macs if head_macs is None else head_macs)
-    return Cost(
-        before=float(before),
-        epoch=float(images * training_macs + validating) + _STEP_MACS * math.ceil(images / recipe.batch_size),
-        epochs=recipe.epochs,
-        after=float(tested * macs),
-    )
 
 
 class PeakMemory:
@@ -141,7 +89,6 @@ def machine(device: str, threads: int) -> dict[str, object]:
     return {
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "threads": threads,
-        "kernels": None if device.startswith("cuda") else "compiled" if kernels() else "PyTorch",
         **_host(),
     }
 
@@ -154,7 +101,7 @@ def _host() -> dict[str, object]:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python_version": platform.python_version(),
-        "torch_version": torch.__version__,
+        "torch_version": torch_version,
         "torchvision_version": _version("torchvision"),
         "ray_version": _version("ray"),
         "bench_version": bench.__version__,

@@ -30,18 +30,19 @@ class Plugin:
             UserError: the file raises an exception.
         """
         name = f"bench_plugin_{self.sha256[:16]}"
-        if name in sys.modules:
+        modules = sys.modules  # importlib has no call that registers a module, and torch.export looks classes up there
+        if name in modules:
             return
         module = types.ModuleType(name)
         module.__file__ = self.path
-        sys.modules[name] = module
+        modules[name] = module
         try:
             exec(compile(self.source, self.path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - the user named this file
         except UserError:
-            del sys.modules[name]
+            del modules[name]
             raise
         except (Exception, SystemExit) as error:
-            del sys.modules[name]
+            del modules[name]
             raise UserError(f"--plugin {self.path} cannot be loaded: {type(error).__name__}: {error}") from error
 
 

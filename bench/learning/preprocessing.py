@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +11,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.learning.compiled import call, suit
 from bench.learning.datasets import Split
 from bench.learning.models import ModelSpec
 
 BATCH = 250
 """Images that go through a model at once when nothing is learnt: evaluation and feature extraction use the same, so
 that they round alike."""
+LUMA = (0.299, 0.587, 0.114)
+"""Of ITU-R BT.601, as Pillow converts colour to grey."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,10 @@ class Preprocessor:
         shift = [-mean / std for mean, std in zip(spec.mean, spec.std, strict=True)]
         self._scale = torch.tensor(scale, device=device).view(1, -1, 1, 1)
         self._shift = torch.tensor(shift, device=device).view(1, -1, 1, 1)
-        # luma of ITU-R BT.601, as Pillow converts colour to grey
-        self._luma = torch.tensor([0.299, 0.587, 0.114], device=device).view(1, 3, 1, 1)
+        self._luma = torch.tensor(LUMA, device=device).view(1, 3, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [batch, 1 or 3, height, width] to float32 [batch, channels, size, size] in channels-last order."""
-        if self._enlarges(images):
-            return self._enlarged(images)
+        """Map uint8 [batch, 1 or 3, height, width] to float32 [batch, channels, size, size] in channels-last order."""
         pixels = images.to(torch.float32)
         if pixels.shape[1] == 3 and self._channels == 1:
             pixels = (pixels * self._luma).sum(1, keepdim=True)
@@ -71,28 +68,3 @@ class Preprocessor:
         # Broadcasting against three means repeats a grey image to three channels.
         normalised = torch.addcmul(self._shift, pixels, self._scale)
         return normalised.contiguous(memory_format=torch.channels_last)
-
-    def _enlarges(self, images: Tensor) -> bool:
-        """Whether they only become larger, on a CPU for which there are compiled loops, and none of it is recorded."""
-        _, planes, *size = images.shape
-        larger = tuple(size) != self._size and size[0] <= self._size[0] and size[1] <= self._size[1]
-        known = images.dtype == torch.uint8 and planes in (1, self._channels)
-        return larger and known and suit(self._scale)
-
-    def _enlarged(self, images: Tensor) -> Tensor:
-        count, planes, height, width = images.shape
-        rows, columns = self._size
-        answers = torch.empty(count, rows, columns, self._channels)
-        room = torch.empty(torch.get_num_threads(), width + 1)
-        tables = *_places(height, rows), *_places(width, columns)
-        sizes = count, planes, height, width, rows, columns, self._channels
-        call("enlarge", images.contiguous(), *tables, self._scale, self._shift, room, answers, *sizes)
-        return answers.permute(0, 3, 1, 2)
-
-
-@functools.cache
-def _places(size: int, enlarged: int) -> tuple[Tensor, Tensor]:
-    """Between which pixels those of a longer row lie, as F.interpolate has it: the first, and the next one's share."""
-    centres = ((torch.arange(enlarged) + 0.5) * (size / enlarged) - 0.5).clamp(min=0)
-    first = centres.floor().clamp(max=size - 1)
-    return first.to(torch.int32), (centres - first).to(torch.float32)

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.learning.context import Context
-from bench.learning.features import fold
-from bench.learning.loss import backpropagate
 from bench.learning.models import ModelSpec
 from bench.learning.optimizers import make_optimizer, make_schedule
 from bench.learning.precision import arithmetic, precision_on
@@ -46,8 +44,6 @@ class EpochResult:
     """Share of the held-out images classified right."""
     validation_loss: float | None = None
     validation_seconds: float = 0.0
-    threads: int | None = None
-    """CPU threads of each worker."""
 
 
 @dataclass
@@ -112,7 +108,11 @@ def on_features(
     """Train the head alone, on ``features``: float32 [images, features]."""
     head = model.get_submodule(spec.head or "")
     features = features.to(data.labels.device)
-    return Trainee(head, features, data.labels, _all_unless(positions, data), prepare=lambda batch: batch)
+    return Trainee(head, features, data.labels, _all_unless(positions, data), prepare=_as_it_is)
+
+
+def _as_it_is(batch: Tensor) -> Tensor:
+    return batch
 
 
 def _all_unless(positions: Tensor | None, data: DeviceSplit) -> Tensor:
@@ -163,7 +163,6 @@ def fit(
     precision = precision_on(device, recipe.precision)
     for epoch in range(len(state.epochs) + 1, recipe.epochs + 1):
         trainee.training_mode()
-        torch.set_num_threads(context.threads_in(run_id, epoch, state.seconds))
 
         def report(done: int, loss: float, accuracy: float, seconds: float, epoch: int = epoch) -> None:
             progress = Progress(
@@ -250,8 +249,7 @@ def _train_epoch(
     _synchronise(order.device)
     seconds = time.perf_counter() - start
     images = len(order)
-    figures = float(loss_sum) / images, float(correct) / images, seconds, images / seconds
-    return EpochResult(*figures, threads=torch.get_num_threads())
+    return EpochResult(float(loss_sum) / images, float(correct) / images, seconds, images / seconds)
 
 
 def training_step(
@@ -279,11 +277,11 @@ def training_step(
     labels, inputs = trainee.labels.index_select(0, batch), trainee.inputs.index_select(0, batch)
     with arithmetic(labels.device, precision):
         logits = model(trainee.prepare(inputs)).float()
+    loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
     optimizer.zero_grad(set_to_none=True)
-    scale = 1 / len(batch) if scale is None else scale
-    figures = backpropagate(logits, labels, scale=scale, label_smoothing=label_smoothing)
+    torch.autograd.backward(loss * (1 / len(batch) if scale is None else scale))
     optimizer.step()
-    return figures
+    return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
 
 @dataclass(frozen=True)
@@ -319,23 +317,24 @@ def evaluate(
 ) -> Evaluation:
     """Predict every image of ``data`` exactly once, shared out among the workers; all get the whole result.
 
-    Images are always batched alike, whatever the number of workers, so that it does not change the predictions.
+    The model answers as it is, in evaluation mode. Images are always batched alike, whatever the number of workers, so
+    that it does not change the predictions.
 
     Args:
-        model: in whose backbone, if it has one, batch-norm layers are folded into the convolutions.
+        model: float [batch, channels, size, size] to logits; it is left in evaluation mode.
         spec: of the model.
         data: images and labels, on the device.
-        features: what the folded backbone makes of the images, if that is known: float32 [images, features].
+        features: of the images, float32 [images, features], if they are extracted: then only the head answers.
         precision: 'fp32' or 'bf16'.
         rank: of this worker.
         world_size: number of workers.
     """
-    if features is None:
-        answer, inputs, prepare = fold(model, spec), data.images, Preprocessor(spec, data.images.device)
-    else:
-        model.eval()
+    model.eval()
+    answer, inputs = model, data.images
+    prepare: Callable[[Tensor], Tensor] = Preprocessor(spec, data.images.device)
+    if features is not None:
         answer, inputs = model.get_submodule(spec.head or ""), features.to(data.labels.device)
-        prepare = None
+        prepare = _as_it_is
     images, device = len(data.labels), data.labels.device
     losses = torch.zeros(images, device=device)
     predicted = torch.zeros(images, dtype=torch.int64, device=device)
@@ -346,7 +345,7 @@ def evaluate(
         part = slice(first, first + BATCH)
         batch = inputs[part]
         with arithmetic(device, precision):
-            logits = answer(prepare(batch) if prepare else batch).float()
+            logits = answer(prepare(batch)).float()
         losses[part] = F.cross_entropy(logits, data.labels[part], reduction="none")
         probability[part], predicted[part] = logits.softmax(1).max(1)
     if world_size > 1:  # each image is non-zero on one worker only, so that a sum gathers them
