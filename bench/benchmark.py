@@ -16,6 +16,7 @@ from tabulate import tabulate
 from bench.cluster.placement import Group, Node, groups_that_fit, place
 from bench.cluster.session import ClusterLostError, Session, connect
 from bench.interrupts import INTERRUPTED, interruptible
+from bench.learning.backends import BACKENDS, check_installed
 from bench.options import Options
 from bench.pages import prepare_pages, write_pages
 from bench.phases import Phases, within_runs
@@ -48,6 +49,7 @@ def prepare(options: Options) -> tuple[Store, Plan]:
     Raises:
         UserError: wrong usage, or results that cannot be written.
     """
+    check_installed(() if options.no_timing else options.backends)
     store = Store(options.results)
     if not options.dry_run:
         store.prepare()
@@ -153,12 +155,9 @@ class Benchmark:
             f"{runs} run{'s' if runs != 1 else ''}{before}, {at_once} at a time, "
             f"on {cpus:g} CPUs and {gpus:g} GPUs"
         ]
-        if (
-            groups
-            and not groups[0].need.gpus
-            and (idle := cpus - at_once * groups[0].need.workers * groups[0].need.cpus) >= 1
-        ):
-            lines.append(f"note: {idle:g} of the CPUs stay idle; more seeds, or --cpus-per-worker, would use them")
+        used = at_once * groups[0].need.workers * groups[0].need.cpus if groups else cpus
+        if gpus == 0 and cpus - used >= 1:
+            lines.append(f"note: {used:g} of {cpus:g} CPUs are used; more --seeds, or --cpus-per-worker, can use more")
         if self.options.dry_run:
             rows = [
                 [
@@ -261,17 +260,29 @@ class Benchmark:
         return self.labels[job.runs()[0].job_id]
 
     def _to_time(self) -> list[Record]:
-        """One finished run of each job that has no exclusive timing yet."""
+        """One finished run of each job of which an answer, or a reason why there is none, is missing of a back end."""
         if self.options.no_timing or self.options.dry_run:
             return []
-        found, known, timed = [], self._known(), self.store.timed()
+        asked, wanted, known, timed = [], self._backends(), self._known(), self.store.timed()
         for job in self.jobs:
             records = [known[run.id] for run in job.runs() if run.id in known]
             done = [record for record in records if record.status is Status.OK and self._checkpoint(record).is_file()]
-            readable = any(self.store.timings(record.run_id) for record in done if record.run_id in timed)
-            if done and (self.options.fresh or not readable):
-                found.append(done[0])
-        return found
+            # a run that was timed before, so that all that is timed of a job is of one
+            done.sort(key=lambda record: record.run_id not in timed)
+            if done and (self.options.fresh or not any(wanted <= self._timed_with(record.run_id) for record in done)):
+                asked.append(done[0])
+        return asked
+
+    def _backends(self) -> set[str]:
+        """The back ends that are asked for; everything is compared with eager."""
+        return {"eager", *self.options.backends}
+
+    def _timed_with(self, run_id: str) -> set[str]:
+        """The back ends that a run was timed with, or could not be."""
+        if not self.store.timings(run_id):
+            return set()
+        rows = self.store.deployments(run_id)
+        return {row.backend for row in rows if row.status == "ok" or not self.options.retry_failed}
 
     def _checkpoint(self, record: Record) -> Path:
         return self.store.root / (record.checkpoint or "no checkpoint")
@@ -283,18 +294,32 @@ class Benchmark:
             return
         from bench.cluster.timing import NotTimedError, time_alone
 
-        print(f"timing {', '.join(self.labels[record.job_id] for record in records)}, one at a time", flush=True)
+        backends = [name for name in BACKENDS if name in self._backends()]
+        how = "" if backends == ["eager"] else f", by {', '.join(backends)}"
+        print(f"timing {', '.join(self.labels[record.job_id] for record in records)}, one at a time{how}", flush=True)
         self.phases.enter("timing")
         runs = {run.id: run for job in self.jobs for run in job.runs()}
         trained = [(runs[record.run_id], self._checkpoint(record).read_bytes()) for record in records]
         plan = self.plan
         try:
-            rows = time_alone(session, trained, dataset=plan.dataset, weights=plan.weights, plugin=plan.plugin)
+            measured = time_alone(
+                session,
+                trained,
+                dataset=plan.dataset,
+                weights=plan.weights,
+                plugin=plan.plugin,
+                backends=backends,
+            )
         except NotTimedError as error:
             print(f"warning: not timed: {error}", file=sys.stderr)
             return
         for record in records:
-            self.store.write_timings(record.run_id, [row for row in rows if row.run_id == record.run_id])
+            answered = [row for row in measured.deployments if row.run_id == record.run_id]
+            for row in answered:
+                if row.status == "failed":
+                    print(f"warning: {self.labels[record.job_id]} by {row.backend}: {row.reason}", file=sys.stderr)
+            self.store.write_timings(record.run_id, [row for row in measured.timings if row.run_id == record.run_id])
+            self.store.write_deployments(record.run_id, answered)
 
 
 def _points(interval: stats.Interval) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,3 +47,46 @@ def command(module: str, *arguments: object, cwd: Path, timeout: float = 240, ti
         stdin=subprocess.DEVNULL,
     )
     return Ran(done.returncode, done.stdout, done.stderr)
+
+
+class Running:
+    """A command in a process group of its own, with its output in a file."""
+
+    def __init__(self, folder: Path, words: list[str], **more: str) -> None:
+        self.log = folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "bench.run", *words, "--no-timing"],
+                cwd=folder,
+                env=environment(**more),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def wait_for(self, what: Callable[[str], bool], seconds: float = 90) -> str:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if what(self.log.read_text()):
+                return self.log.read_text()
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.05)
+        raise AssertionError("not seen in time:\n" + self.log.read_text())
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that train, as Ray calls them."""
+        found = []
+        for one in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                if " ".join(one.cmdline()).startswith(("ray::train_group", "ray::RayTrainWorker")):
+                    found.append(one)
+        return found
+
+
+def gone(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that are still there after ``seconds``."""
+    return psutil.wait_procs(processes, timeout=seconds)[1]

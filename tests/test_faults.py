@@ -28,7 +28,7 @@ import psutil
 import pyarrow.parquet
 import pytest
 import torch
-from running import Ran, command, environment
+from running import Ran, Running, command, environment, gone
 
 from bench.errors import UserError
 from bench.learning import datasets
@@ -108,44 +108,6 @@ def arguments(*models: str, epochs: int = 2, **more: object) -> list[str]:
     return ["--plugin", "mine.py", "--models", *models, "--dataset", "synthetic", "--epochs", str(epochs), *flags]
 
 
-class Running:
-    """A command in a process group of its own, with its output in a file."""
-
-    def __init__(self, folder: Path, words: list[str], **more: str) -> None:
-        self.log = folder / "log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "bench.run", *words, "--no-timing"],
-                cwd=folder,
-                env=environment(**more),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-
-    def wait_for(self, what: Callable[[str], bool], seconds: float = 90) -> str:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if what(self.log.read_text()):
-                return self.log.read_text()
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.05)
-        raise AssertionError("not seen in time:\n" + self.log.read_text())
-
-    def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def workers(self) -> list[psutil.Process]:
-        """The processes that train, as Ray calls them."""
-        found = []
-        for one in self.family():
-            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-                if " ".join(one.cmdline()).startswith("ray::RayTrainWorker"):
-                    found.append(one)
-        return found
-
-
 @pytest.fixture
 def start(folder: Path) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
@@ -159,11 +121,6 @@ def start(folder: Path) -> Iterator[Callable[..., Running]]:
         if one.process.poll() is None:
             os.killpg(one.process.pid, signal.SIGKILL)
             one.process.wait()
-
-
-def gone(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Those that are still there after ``seconds``."""
-    return psutil.wait_procs(processes, timeout=seconds)[1]
 
 
 def ok(folder: Path, ran: Ran, runs: int) -> pd.DataFrame:
@@ -202,7 +159,7 @@ def test_ray_killed_during_training(folder: Path, start: Callable[..., Running])
 def test_one_of_two_workers_killed(folder: Path, start: Callable[..., Running]) -> None:
     running = start(arguments("slow", epochs=4, workers_per_job=2))
     running.wait_for(lambda log: "epoch 2/4" in log)
-    workers = running.workers()
+    workers = [one for one in running.workers() if "RayTrainWorker" in " ".join(one.cmdline())]
     assert len(workers) == 2
     workers[-1].kill()
     assert running.process.wait(120) == 0, running.log.read_text()

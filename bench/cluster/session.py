@@ -10,6 +10,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ _SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",  # two actors less in a Train run
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more, which would import torch
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # of workers that train together; 2 s by default
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # a loaded machine takes its time to import torch
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -79,10 +81,12 @@ def connect(
     _quieten(verbose)
     options = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.CRITICAL}
     with contextlib.ExitStack() as until_the_end:
-        until_the_end.callback(ray.shutdown)
         if address is None:
+            until_the_end.enter_context(_own_folder())
+            until_the_end.callback(ray.shutdown)
             _start(**options)
         else:
+            until_the_end.callback(ray.shutdown)
             _join(address, **options)
         resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield Session([Node(cpus=each.get("CPU", 0.0), gpus=each.get("GPU", 0.0)) for each in resources])
@@ -97,6 +101,26 @@ def ask_for_own_token() -> None:
     """
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
+
+
+@contextlib.contextmanager
+def _own_folder() -> Iterator[None]:
+    """Let the Ray that is started meanwhile keep its sockets and logs where no other user can look.
+
+    Its sockets are 70 characters deeper, and their whole path may have 107.
+    """
+    short = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="ray-", dir=short, ignore_cleanup_errors=True) as folder:
+        before = os.environ.get("RAY_TMPDIR")
+        os.environ["RAY_TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("RAY_TMPDIR")
+            os.environ.update({"RAY_TMPDIR": before} if before is not None else {})
+
+
+_LONGEST_FOLDER = 20
 
 
 def _join(address: str, **options: Any) -> None:

@@ -122,8 +122,9 @@ def train_group(work: Work) -> None:
     from ray.train.torch import TorchTrainer
 
     need, runs = work.group.need, work.group.runs
-    scaling = ScalingConfig(num_workers=0)  # Ray Train's local mode: in this process
-    if need.workers > 1:
+    if need.workers == 1:
+        scaling = ScalingConfig(num_workers=0)  # Ray Train's local mode: in this process
+    else:
         each = {"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})}
         scaling = ScalingConfig(num_workers=need.workers, use_gpu=need.gpus > 0, resources_per_worker=each)
     with tempfile.TemporaryDirectory(prefix="bench-train-", ignore_cleanup_errors=True) as storage:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 import ray
 
 from bench.cluster.session import Session
@@ -12,12 +14,17 @@ from bench.cluster.tasks import first_line, gpu_or_cpu
 from bench.learning.datasets import Dataset, Split
 from bench.learning.plugins import Plugin
 from bench.learning.weights import Weights
-from bench.spec import Run, Timing
+from bench.spec import Run
+
+if TYPE_CHECKING:  # the driver need not import torch
+    from bench.learning.timing import Measured
 
 WAIT_SECONDS = 600
-"""How long to wait for a free machine, and for the figures."""
-_IMAGES = 8192
-"""How many training images are enough to time with, unless a batch has more."""
+"""How long to wait for a free machine, and for the figures; and then"""
+PREPARE_SECONDS = 300
+"""for each model and back end, to be prepared and to answer all test images."""
+_IMAGES, _BATCHES = 512, 8
+"""Training images that are enough to time with, and to calibrate a quantised model on; and at least so many batches."""
 
 
 class NotTimedError(Exception):
@@ -31,8 +38,9 @@ def time_alone(
     dataset: Dataset,
     weights: Mapping[str, Weights | None],
     plugin: Plugin | None,
-) -> list[Timing]:
-    """Time trained models one after the other; nothing else of this session may be running.
+    backends: Sequence[str] = (),
+) -> Measured:
+    """Time trained models in turns; nothing else of this session may be running.
 
     Args:
         session: where.
@@ -40,26 +48,29 @@ def time_alone(
         dataset: that they were trained on.
         weights: by model.
         plugin: the user's file that defines a model, if there is one.
+        backends: to time beside eager, by name.
 
     Raises:
         NotTimedError: says why.
     """
     largest = max(session.nodes, key=lambda node: (node.gpus, node.cpus))
-    images = max(_IMAGES, *(run.recipe.batch_size for run, _ in trained))
-    few = Split(dataset.train.images[:images], dataset.train.labels[:images])
-    part = dataclasses.replace(dataset, train=few, test=Split(few.images[:0], few.labels[:0]))
+    images = max(_IMAGES, *(_BATCHES * run.recipe.batch_size for run, _ in trained))
+    # drawn from all of them: a folder of images is often sorted by class
+    drawn = np.random.default_rng(0).permutation(len(dataset.train.labels))[:images]
+    part = dataclasses.replace(dataset, train=Split(dataset.train.images[drawn], dataset.train.labels[drawn]))
     threads = max(1, int(largest.cpus))
     task = ray.remote(num_cpus=threads, num_gpus=1 if largest.gpus >= 1 else 0, max_retries=0)(_time_models)
     used = {run.model: weights[run.model] for run, _ in trained}
-    answer = task.remote(list(trained), part, used, plugin, threads)
+    answer = task.remote(list(trained), part, used, plugin, tuple(backends), threads)
+    seconds = WAIT_SECONDS + PREPARE_SECONDS * len(trained) * len(backends)
     try:
-        found: list[Timing] = ray.get(answer, timeout=WAIT_SECONDS)
+        measured: Measured = ray.get(answer, timeout=seconds)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(answer, force=True)
-        raise NotTimedError(f"no machine with {threads} free CPUs within {WAIT_SECONDS} s") from None
+        raise NotTimedError(f"no machine with {threads} free CPUs, or no figures, within {seconds} s") from None
     except ray.exceptions.RayError as error:
         raise NotTimedError(first_line(error)) from None
-    return found
+    return measured
 
 
 def _time_models(
@@ -67,10 +78,11 @@ def _time_models(
     dataset: Dataset,
     weights: Mapping[str, Weights | None],
     plugin: Plugin | None,
+    backends: Sequence[str],
     threads: int,
-) -> list[Timing]:
+) -> Measured:
     from bench.learning.execute import Inputs
     from bench.learning.timing import Subject, time_models
 
     subjects = [Subject(run, content, Inputs(dataset, weights[run.model], plugin)) for run, content in trained]
-    return time_models(subjects, device=gpu_or_cpu(), threads=threads)
+    return time_models(subjects, backends=backends, device=gpu_or_cpu(), threads=threads)

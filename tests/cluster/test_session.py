@@ -4,22 +4,63 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
+from running import Running, environment
 
-from bench.cluster.session import connect, workers_expected
+STRANGER = "import sys, ray; ray.init(address=sys.argv[1], logging_level=50); print('connected')"
 
 
-@pytest.mark.parametrize("forked", [True, False])
-def test_our_own_ray_listens_on_loopback_only(forked: bool) -> None:
-    with workers_expected(own=forked), connect(None) as session:
-        assert sum(node.cpus for node in session.nodes) == os.cpu_count()
-        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        listening = []
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-                of_it = process.net_connections("tcp")
-                listening += [(process.name(), one.laddr.ip) for one in of_it if one.status == psutil.CONN_LISTEN]
-        assert len(listening) >= 4  # the raylet and the global control store, at least
-        assert {address for _, address in listening} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, listening
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """A command that trains for minutes."""
+    words = ["--models", "cnn", "--dataset", "synthetic", "--epochs", "1000"]
+    command = Running(tmp_path, words)
+    command.wait_for(lambda log: "epoch 1/1000" in log)
+    yield command
+    os.killpg(command.process.pid, signal.SIGKILL)
+    command.process.wait()
+
+
+def listening_ports(process: psutil.Process) -> set[int]:
+    return {one.laddr.port for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN}
+
+
+def test_nobody_without_its_token_gets_in(running: Running, tmp_path: Path) -> None:
+    (store,) = (process for process in running.family() if process.name() == "gcs_server")
+    token = store.environ()["RAY_AUTH_TOKEN"]
+    assert store.environ()["RAY_AUTH_MODE"] == "token"
+    (port,) = (port for port in listening_ports(store) if connects(port, tmp_path, RAY_AUTH_TOKEN=token))
+
+    for asked in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
+        assert not connects(port, tmp_path, **asked)
+    assert running.process.poll() is None
+
+
+def connects(port: int, home: Path, **environ: str) -> bool:
+    """Whether a Ray client of a user with this environment is let in."""
+    tried = {name: value for name, value in environment().items() if not name.startswith("RAY_")}
+    tried |= {"HOME": str(home), "http_proxy": "", "https_proxy": "", "RAY_AUTH_MODE": "token", **environ}
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        words = [sys.executable, "-c", STRANGER, f"127.0.0.1:{port}"]
+        done = subprocess.run(words, env=tried, capture_output=True, text=True, timeout=60, check=False)
+        return "connected" in done.stdout
+    return False
+
+
+def test_its_files_are_for_this_user_alone(running: Running) -> None:
+    (store,) = (process for process in running.family() if process.name() == "gcs_server")
+
+    folder = Path(store.environ()["RAY_TMPDIR"])
+
+    assert folder.stat().st_mode & 0o077 == 0
+    sockets = [one.laddr for process in running.family() for one in process.net_connections("unix") if one.laddr]
+    of_ray = [socket for socket in sockets if "plasma" in socket or "raylet" in socket]
+    assert of_ray
+    assert all(Path(socket).is_relative_to(folder) for socket in of_ray)
