@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from bench.errors import UserError, nearest
-from bench.spec import Recipe
+from bench.spec import BackendName, Recipe
 
 T = TypeVar("T", bound=BaseModel)
 _MOST_SEEDS = 10_000
@@ -99,8 +99,7 @@ class Options(BaseModel):
     )
     precision: Literal["fp32", "bf16", "auto"] = option(
         "fp32",
-        "what matrix products are computed in; auto is bf16 where the hardware has it natively, but fp32 on processors "
-        "with a C compiler, as the compiled loops are",
+        "what matrix products are computed in; auto is bf16 where the hardware has it natively",
         group="training",
     )
     trainable: Literal["head", "all"] = option(
@@ -162,7 +161,7 @@ class Options(BaseModel):
     workers_per_job: _Count = option(1, "data-parallel workers of each training run", group="where to run", metavar="N")
     cpus_per_worker: _Count | None = option(
         None,
-        "CPUs of each worker (default: shared out so that the machine is full)",
+        "CPUs of each worker, and threads it computes with (default: half of the smallest machine's, at most 4)",
         group="where to run",
         metavar="N",
     )
@@ -199,6 +198,14 @@ class Options(BaseModel):
         False, "train again the runs that failed in an earlier command", group="when things go wrong"
     )
 
+    backends: tuple[BackendName, ...] = option(
+        ("eager",),
+        "what runs the trained models' inference when it is timed: eager (always), compile, onnxruntime, "
+        "onnxruntime-int8, openvino; each first answers all test images",
+        group="results",
+        metavar="NAME",
+        min_length=1,
+    )
     no_timing: bool = option(
         False, "do not measure speed and latency, one model at a time, after the training", group="results"
     )
@@ -217,12 +224,7 @@ class Options(BaseModel):
         json_schema_extra={"group": None},
     )
 
-    @property
-    def trains_here(self) -> bool:
-        """Whether runs are trained by workers on this machine."""
-        return self.address is None and not self.dry_run
-
-    @field_validator("models", "weights", "seeds", mode="before")
+    @field_validator("models", "weights", "seeds", "backends", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, (str, int, float)) else value
@@ -247,7 +249,7 @@ class Options(BaseModel):
             raise ValueError(f"one number is how many seeds, and {_MOST_SEEDS:,} are the most")
         return tuple(range(seeds[0]))
 
-    @field_validator("models", "seeds")
+    @field_validator("models", "seeds", "backends")
     @classmethod
     def _no_duplicates(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         twice = sorted({value for value in values if values.count(value) > 1})

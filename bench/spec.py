@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of :class:`Record`'s columns. Raise it when a column changes its meaning or is removed."""
 
-ID_VERSION = 1
+ID_VERSION = 2
 """Raise it when the same description no longer gives the same result, so that old runs are not reused."""
 
 
@@ -258,19 +258,12 @@ class Record(BaseModel):
     cpu: str | None = Field(default=None, description="the processor's name")
     cpu_cores: int | None = Field(default=None, description="processors that the system shows")
     memory_gb: float | None = Field(default=None, description="memory of the machine, 10^9 bytes")
-    threads: int | None = Field(default=None, description="threads that each worker had at first")
-    last_threads: int | None = Field(
-        default=None, description="the same in the last epoch: more, where other runs had left their CPUs"
-    )
+    threads: int | None = Field(default=None, description="CPU threads that each worker computed with")
     platform: str | None = Field(default=None, description="operating system")
     python_version: str | None = None
     torch_version: str | None = None
     torchvision_version: str | None = None
     ray_version: str | None = None
-    kernels: str | None = Field(
-        default=None,
-        description="on a CPU, what computes fused layers: 'compiled' loops, or 'PyTorch' where there is no C compiler",
-    )
     bench_version: str | None = None
     git_commit: str | None = Field(default=None, description="commit of this harness, '+' if modified")
 
@@ -307,8 +300,10 @@ class EpochRecord(BaseModel):
     images_per_second: float
     validation_accuracy: float | None = Field(default=None, description="share of held-out images classified right")
     validation_loss: float | None = Field(default=None, description="mean cross-entropy over them, nats")
-    threads: int | None = Field(default=None, description="CPU threads that each worker computed with")
 
+
+BackendName = Literal["eager", "compile", "onnxruntime", "onnxruntime-int8", "openvino"]
+"""The ways to run a trained model's inference; each is a file of the same name in bench/learning/backends."""
 
 class Timing(BaseModel):
     """One timed sample: so many images in so many seconds, with the machine to itself unless ``contended``."""
@@ -316,19 +311,52 @@ class Timing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str = Field(description="the run whose trained model was timed")
-    kind: Literal["training", "inference"] = Field(description="a whole training step, or answering")
+    kind: Literal["training", "extraction", "head", "inference"] = Field(
+        description="a step of the whole model; a frozen backbone's features; a step of its head on them; or answering"
+    )
+    backend: str = Field(description="what ran the model; 'eager' for all but inference")
     batch_size: int = Field(description="images at once")
     sample: int = Field(description="0 for the first after the warm-up")
     seconds: float = Field(description="of this sample, device synchronised")
-    yardstick_seconds: float | None = Field(
+    reference_seconds: float | None = Field(
         default=None, description="of a training step that never changes, timed right before and after"
     )
     contended: bool = Field(description="something else ran on the machine meanwhile")
     device: str = Field(description="'cpu' or the GPU's name")
     threads: int = Field(description="CPU threads computed with")
-    precision: str = Field(description="fp32 or bf16")
+    precision: str = Field(description="fp32, bf16 or int8")
     peak_memory_mb: float | None = Field(default=None, description="peak memory during these samples, 10^6 bytes")
     measured_at: datetime = Field(description="UTC")
+
+
+class Deployment(BaseModel):
+    """One trained model prepared for one back end, which then answered every test image. One flat row."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str = Field(description="the run whose trained model was prepared")
+    backend: str = Field(description="what runs the model")
+    status: Literal["ok", "failed"] = Field(description="failed: it could not be prepared, or did not answer")
+    reason: str | None = Field(default=None, description="why it failed")
+    images: int | None = Field(default=None, description="test images answered: all of them")
+    correct: int | None = Field(default=None, description="of these, classified right")
+    accuracy: float | None = Field(default=None, description="share of test images classified right")
+    agreement: float | None = Field(default=None, description="share of test images given the same class as by eager")
+    disagreements: int | None = Field(
+        default=None, description="images given another class though eager's two largest logits are not within 1e-4"
+    )
+    largest_difference: float | None = Field(default=None, description="between a logit and eager's")
+    only_eager_right: int | None = Field(default=None, description="images that only eager classified right")
+    only_this_right: int | None = Field(default=None, description="images that only this back end classified right")
+    prepare_seconds: float | None = Field(
+        default=None, description="from the trained model to the first answer of each batch size: export, compiling"
+    )
+    deployed_bytes: int | None = Field(default=None, description="size of the files that are deployed")
+    threads: int | None = Field(default=None, description="CPU threads computed with")
+    precision: str | None = Field(default=None, description="fp32, bf16 or int8, as really used")
+    device: str | None = Field(default=None, description="'cpu' or the GPU's name")
+    version: str | None = Field(default=None, description="of the packages that ran it")
+    prepared_at: datetime = Field(description="UTC")
 
 
 @dataclass(frozen=True)
@@ -374,24 +402,6 @@ class Progress:
     """Extracting a frozen backbone's features, or training."""
     phase_share: float = 0.0
     """How much of the features is extracted."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a run costs, in multiply-accumulates, before it is trained."""
-
-    before: float
-    """Until the first epoch: extracting features."""
-    epoch: float
-    """An epoch."""
-    epochs: int
-    after: float
-    """Testing."""
-
-    @staticmethod
-    def nothing() -> Cost:
-        """Of a run that ended before it was known."""
-        return Cost(0.0, 0.0, 0, 0.0)
 
 
 @dataclass(frozen=True)
