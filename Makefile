@@ -9,7 +9,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 # Two processes: the tests that start Ray in one, the others beside them (tests/conftest.py).
 TWO_AT_A_TIME := -n 2 --no-loadscope-reorder
-ONE_WITH_RAY := tests/test_run.py
+WITH_RAY := tests/test_run.py::test_main_job_trains_both_models_on_real_digits \
+	tests/test_run.py::test_two_workers_average_their_gradients
 
 OLDEST := .venv-oldest/bin
 
@@ -24,10 +25,10 @@ test: .venv/.installed-test
 test-all: .venv/.installed-test
 	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "slow or not slow" $(ARGS)
 
-# The lowest declared version of every dependency, in an environment of its own: the tests without Ray, and one with it.
+# The lowest declared version of every dependency, in an environment of its own: the tests without Ray, and two with it.
 test-oldest: .venv-oldest/.installed
 	$(OLDEST)/python -m pytest -m "not slow and not ray" $(ARGS)
-	$(OLDEST)/python -m pytest "$(ONE_WITH_RAY)"
+	$(OLDEST)/python -m pytest $(WITH_RAY)
 
 # The browser that draws on the page in the tests (Debian, as root); without one those tests are skipped.
 browser:
@@ -56,16 +57,15 @@ $(BIN)/python:
 	@touch $@
 
 .venv/.installed-test: .venv/.installed-run
-	@$(INSTALL) --editable '.[offline,demo,export,tune,test]'
+	@$(INSTALL) --editable '.[offline,demo,export,backends,tune,test]'
 	@touch $@
 
 .venv/.installed-lint: .venv/.installed-test
-	@$(INSTALL) --editable '.[offline,demo,export,tune,test,lint]'
+	@$(INSTALL) --editable '.[offline,demo,export,backends,tune,test,lint]'
 	@touch $@
 
-.venv-oldest/.installed: pyproject.toml
+.venv-oldest/.installed: pyproject.toml | .venv/.installed-test
 	@echo "installing the lowest declared versions into .venv-oldest: about 6 GB"
 	@$(PYTHON) -m venv --clear .venv-oldest
-	@$(OLDEST)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	@$(OLDEST)/uv pip install --python $(OLDEST)/python --resolution lowest-direct --editable '.[offline,demo,export,tune,test]'
+	@$(BIN)/uv pip install --python $(OLDEST)/python --resolution lowest-direct --editable '.[offline,demo,export,backends,tune,test]'
 	@touch $@

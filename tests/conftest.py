@@ -152,6 +152,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What starts Ray begins first: it takes as long as all the rest."""
     items.sort(key=lambda item: item.path.name not in USES_RAY)
+    for item in items:
+        if item.path.name in USES_RAY:
+            item.add_marker("ray")
 
 
 @pytest.fixture(scope="session", autouse=True)
