@@ -23,7 +23,6 @@ from bench.phases import Phases, within_runs
 from bench.plan import Plan, make_plan
 from bench.progress import ProgressView, labels_of
 from bench.reporting import images, stats
-from bench.reporting.plotter import plotter
 from bench.reporting.store import Store
 from bench.spec import Begun, Event, Job, Outcome, Recipe, Record, Saved, Status
 
@@ -137,7 +136,6 @@ class Benchmark:
                 )
             finally:
                 self.phases.enter("ending Ray")
-                plotter()  # not before, as it takes CPU from the workers; Ray's end is mostly waiting
         return False
 
     def _describe(self, groups: Sequence[Group], nodes: Sequence[Node]) -> str:

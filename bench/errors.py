@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import difflib
-import functools
-import gc
 import sys
 from collections.abc import Callable, Iterable
 
@@ -36,7 +33,6 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
 
 def exit_code_of(command: Callable[[], int]) -> int:
     """Run a command; turn a :class:`UserError` into one line on stderr and its exit code."""
-    _end_fast()
     try:
         return command()
     except UserError as error:
@@ -48,14 +44,3 @@ def exit_code_of(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader (head, less) went away: not an error of ours
         sys.stderr.close()
         return 0
-
-
-@functools.cache
-def _end_fast() -> None:
-    """Let no garbage be looked for when the process ends: 0.7 s once matplotlib, pandas and Ray are imported."""
-
-    def skip_garbage() -> None:
-        if "torch" not in sys.modules:  # whose compiled parts would complain of what they find left
-            gc.freeze()
-
-    atexit.register(skip_garbage)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import UserError, exit_code_of
-from bench.reporting.plotter import plotter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,13 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         if not (options.results / "runs").is_dir():
             raise UserError(f"--results {options.results} holds no runs; python -m bench.run makes some")
-        plotter()  # imports what it needs while we import the rest
         from bench.pages import write_pages
         from bench.reporting.store import Store
 
         store = Store(options.results)
         records, problems = store.records(set_aside=True)
-        gc.freeze()  # of ten thousand records none is garbage, and looking for it takes a fifth of the time
         for problem in problems:
             print(f"warning: {problem}", file=sys.stderr)
         write_pages(store, records)

@@ -23,7 +23,6 @@ import pyarrow.dataset
 import pytest
 from running import Ran, command, environment
 
-from bench.cluster.lending import MOST
 from bench.learning import datasets
 from bench.learning.build import build
 from bench.learning.models import MODELS
@@ -118,13 +117,6 @@ def test_the_two_models_train_at_the_same_time(main_job: tuple[Ran, Path]) -> No
     found = records(main_job[1])
     assert found.started_at.max() < found.ended_at.min()
     assert found.contended.all()
-
-
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one CPU trains one model at a time")
-def test_the_model_that_is_done_leaves_its_cpus_to_the_other(main_job: tuple[Ran, Path]) -> None:
-    found = records(main_job[1]).set_index("model")
-    assert found.last_threads["cnn"] == max(found.threads["cnn"], min(found.threads.sum(), MOST))
-    assert found.last_threads["mobilenet"] == found.threads["mobilenet"]
 
 
 def test_output_is_plain_and_free_of_ray(main_job: tuple[Ran, Path]) -> None:
