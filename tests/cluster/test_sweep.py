@@ -32,7 +32,7 @@ RATES = (1e-3, 1e-2, 10.0)
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
-    with connect(None, for_tune=True) as connected:
+    with connect(None) as connected:
         yield connected
 
 
