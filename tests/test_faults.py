@@ -35,7 +35,7 @@ from bench.learning import datasets
 from bench.learning.build import build
 from bench.learning.context import LocalContext
 from bench.learning.execute import Inputs, execute
-from bench.learning.features import features_of, fold
+from bench.learning.features import features_of
 from bench.learning.models import MODELS
 from bench.learning.plugins import Plugin
 from bench.learning.preprocessing import DeviceSplit
@@ -346,17 +346,17 @@ def fill(folder: Path) -> None:
 
 def test_features_that_fill_the_disk_are_made_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, spec = DeviceSplit.of(datasets.load("synthetic").train, "cpu"), MODELS.find("mobilenet")
-    folded = fold(build(spec, 10, None, seed=0), spec)
+    model = build(spec, 10, None, seed=0)
     cache = folder / "cache"
     with small_disk(cache):
         monkeypatch.setenv("BENCH_CACHE", str(cache))
         fill(cache)
         os.truncate(cache / "ballast", 6_000_000)  # room for the first of the features' 5 MB
-        found = features_of(data, folded, spec, data_key="synthetic")
+        found = features_of(data, model, spec, data_key="synthetic")
         left = [file for file in (cache / "features").iterdir() if file.suffix != ".lock"]
     assert not left
     monkeypatch.setenv("BENCH_CACHE", str(folder / "roomy"))
-    assert torch.equal(found.values, features_of(data, folded, spec, data_key="synthetic").values)
+    assert torch.equal(found.values, features_of(data, model, spec, data_key="synthetic").values)
 
 
 def test_a_full_disk_leaves_what_was_there(folder: Path) -> None:

@@ -16,7 +16,7 @@ def prepare_process(threads: int) -> None:
 
 @contextlib.contextmanager
 def flush_denormals() -> Iterator[None]:
-    """Take numbers too small for a normalised float (below 1.2e-38) as zero meanwhile.
+    """Take numbers too small for a normalised float (below 1.2e-38) as zero meanwhile, in this thread and in new ones.
 
     Adam's averages of gradients that have become zero, as those of units that no image excites any more, end there,
     and most processors take a hundred times as long for each.
