@@ -19,59 +19,8 @@ from bench.learning.plugins import Plugin
 from bench.learning.weights import Weights, find
 from bench.spec import Job, Outcome, Recipe
 
-PLUGIN = Plugin(
-    "copies.py",
-    """
-import torch
-import torch.nn.functional as F
-import torchvision
-from torch import nn
-
-from bench.learning.models import register
-
-
-class Net(nn.Module):
-    def __init__(self, classes):
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, kernel_size=3)
-        self.conv2 = nn.Conv2d(32, 64, kernel_size=3)
-        self.fc1 = nn.Linear(1600, 128)
-        self.fc2 = nn.Linear(128, classes)
-
-    def forward(self, x):
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
-        x = F.relu(self.fc1(x.flatten(1)))
-        return self.fc2(F.dropout(x, 0.5, self.training))
-
-
-class Transfer(nn.Module):
-    def __init__(self, classes):
-        super().__init__()
-        self.features = torchvision.models.mobilenet_v2().features
-        self.classifier = nn.Sequential(
-            nn.Dropout(0.2), nn.Linear(1280, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, classes)
-        )
-
-    def embed(self, x):
-        return self.features(x).mean([2, 3])
-
-    def forward(self, x):
-        return self.classifier(self.embed(x))
-
-
-register("plain-cnn")(Net)
-register(
-    "plain-mobilenet",
-    input_size=32,
-    channels=3,
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    backbone="features",
-    head="classifier",
-)(Transfer)
-""",
-)
+COPIES = Path(__file__).parents[2] / "experiments" / "speed" / "copies.py"
+PLUGIN = Plugin(COPIES.name, COPIES.read_text())
 SAME = ("predictions_sha256", "test_accuracy", "test_loss", "train_loss", "train_accuracy", "model_sha256", "macs")
 
 
