@@ -112,12 +112,14 @@ def _measured(trained: Trained, images: _Images, labels: NDArray[np.int64]) -> t
     """(the page of figures, one row per image) of images with labels."""
     from bench.learning import evaluation
     from bench.learning.preprocessing import DeviceSplit
+    from bench.learning.timing import time_one_image
     from bench.learning.training import evaluate
 
     result = evaluate(trained.module, trained.spec, DeviceSplit.of(Split(images.pixels, labels), "cpu"))
     said = result.predictions
     table = evaluation.confusion(said.labels, said.predicted, len(trained.class_names))
-    time = evaluation.latency(trained, images.pixels[0])
+    seconds, threads = time_one_image(trained, images.pixels[0])
+    p50, p95 = np.percentile(seconds, [50, 95])
     per_class = [(int(table[k, k]), int(table[k].sum())) for k in range(len(table))]
     figures = Assessment(
         title=f"{trained.spec.name} on {images.title}",
@@ -129,9 +131,9 @@ def _measured(trained: Trained, images: _Images, labels: NDArray[np.int64]) -> t
         calibration_error=evaluation.calibration_error(said),
         mean_confidence=float(said.probability.mean()),
         images_per_second=len(said.labels) / result.seconds,
-        latency_p50_ms=time.p50_ms,
-        latency_p95_ms=time.p95_ms,
-        threads=time.threads,
+        latency_p50_ms=1000 * float(p50),
+        latency_p95_ms=1000 * float(p95),
+        threads=threads,
         blank=images.blank,
     )
     names = trained.class_names

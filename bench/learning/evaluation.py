@@ -1,10 +1,8 @@
-"""How good a trained model is: accuracy with its interval, per class, what is taken for what, calibration, latency."""
+"""How good a trained model is: accuracy with its interval, per class, what is taken for what, calibration."""
 
 from __future__ import annotations
 
-import functools
 import json
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +15,6 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.learning.build import load_weights, read_state
-from bench.learning.features import fold
 from bench.learning.models import MODELS, ModelSpec
 from bench.learning.preprocessing import BATCH, Preprocessor, as_tensor
 from bench.learning.weights import Weights
@@ -27,7 +24,6 @@ CONFIDENCE = 0.95
 """Of the intervals."""
 CALIBRATION_BINS = 15
 """As in Guo et al., 2017."""
-LATENCY_SAMPLES = 50
 
 
 @dataclass(frozen=True)
@@ -40,11 +36,6 @@ class Trained:
     class_names: tuple[str, ...]
     about: dict[str, str]
     """The checkpoint's metadata; empty for a bare state dict."""
-
-    @functools.cached_property
-    def folded(self) -> nn.Module:
-        """The same function, faster: :func:`bench.learning.features.fold`."""
-        return fold(self.module, self.spec)
 
 
 def read_metadata(weights: Weights) -> dict[str, str]:
@@ -151,7 +142,7 @@ def _names(about: dict[str, str], classes: int) -> tuple[str, ...]:
 @torch.inference_mode()
 def probabilities(trained: Trained, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Softmax probabilities, float32 [images, classes], of uint8 [images, 1 or 3, height, width]."""
-    answer, prepare = trained.folded, Preprocessor(trained.spec, "cpu")
+    answer, prepare = trained.module, Preprocessor(trained.spec, "cpu")
     batches = torch.split(as_tensor(images), BATCH)
     return torch.cat([answer(prepare(batch)).float().softmax(1) for batch in batches]).numpy()
 
@@ -184,26 +175,3 @@ def calibration_error(predictions: Predictions, bins: int = CALIBRATION_BINS) ->
     number = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     gap = np.bincount(number, weights=right - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(right))
-
-
-@dataclass(frozen=True)
-class Latency:
-    """How long one image takes, from uint8 pixels to logits."""
-
-    p50_ms: float
-    p95_ms: float
-    threads: int
-
-
-@torch.inference_mode()
-def latency(trained: Trained, image: NDArray[np.uint8], samples: int = LATENCY_SAMPLES) -> Latency:
-    """Classify one image, uint8 [channels, height, width], again and again; after a few that are not counted."""
-    answer, prepare = trained.folded, Preprocessor(trained.spec, "cpu")
-    batch = as_tensor(image[None].copy())
-    seconds = []
-    for _ in range(samples + 5):
-        start = time.perf_counter()
-        answer(prepare(batch))
-        seconds.append(time.perf_counter() - start)
-    p50, p95 = np.percentile(seconds[5:], [50, 95])
-    return Latency(1000 * float(p50), 1000 * float(p95), torch.get_num_threads())

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from bench.errors import UserError
 from bench.learning import datasets
 from bench.learning.datasets import DATASETS
 from bench.learning.evaluation import Trained, probabilities
-from bench.learning.preprocessing import BATCH
+from bench.learning.preprocessing import BATCH, LUMA
 
 OPSET = 18
 """The first in which Resize can average over pixels when it shrinks."""
+PREPROCESSING = "bench_"
+"""What the names of the nodes in front of the network begin with."""
 TIE = 1e-4
 """Two classes whose probabilities are nearer than this are a tie: rounding decides."""
 
@@ -53,7 +58,7 @@ def export_onnx(trained: Trained, images: NDArray[np.uint8], file: Path) -> Expo
     Raises:
         UserError: the model cannot be exported, disagrees, or the file cannot be written.
     """
-    content = _with_preprocessing(_network(trained), trained)
+    content = to_onnx(trained)
     expected, found = probabilities(trained, images), run_onnx(content, images)
     difference = float(np.abs(expected - found).max())
     differs = expected.argmax(1) != found.argmax(1)
@@ -96,75 +101,120 @@ def images_to_check(name: str, sha256: str, data_dir: Path | None) -> tuple[NDAr
     return noise, f"random images ({name} is not at hand; --data-dir names its folder)"
 
 
-def _network(trained: Trained) -> Any:
-    """The model without its preprocessing as an onnx.ModelProto: float32 ``pixels`` to ``logits``."""
-    import onnx
+def to_onnx(trained: Trained, image_shape: tuple[int, ...] | None = None) -> bytes:
+    """Return the model with its preprocessing as an ONNX file: from ``images`` to ``logits``.
 
+    Args:
+        trained: the model.
+        image_shape: [channels, height, width] of all images to come; None takes images of any size, and gives
+            ``probabilities`` too.
+
+    Raises:
+        UserError: the model cannot be exported.
+    """
+    return _with_preprocessing(_network(trained), trained, image_shape)
+
+
+def _network(trained: Trained) -> Any:
+    """Return the model without its preprocessing as an onnx.ModelProto: float32 ``pixels`` to ``logits``."""
     spec = trained.spec
-    module = trained.folded
     pixels = torch.zeros(2, spec.channels, spec.input_size, spec.input_size)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
+        with warnings.catch_warnings(), _quiet("torch.onnx"), torch.no_grad():
             warnings.simplefilter("ignore")
-            file = Path(folder, "network.onnx")
-            torch.onnx.export(
-                module,
+            program = torch.onnx.export(
+                trained.module.eval(),
                 (pixels,),
-                file,
                 input_names=["pixels"],
                 output_names=["logits"],
-                dynamic_axes={"pixels": {0: "batch"}, "logits": {0: "batch"}},
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
                 opset_version=OPSET,
-                dynamo=False,  # the other exporter takes ten times as long and gives the same graph
+                dynamo=True,
+                verbose=False,
             )
-            return onnx.load(file)
-    except (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError) as error:
-        raise UserError(f"{spec.name} cannot be exported to ONNX: {str(error).splitlines()[0][:200]}") from None
+    except Exception as error:  # whatever a user's model makes the exporter raise
+        cause = error.__cause__ or error
+        reason = (str(cause).splitlines() or [type(cause).__name__])[0][:200]
+        raise UserError(f"{spec.name} cannot be exported to ONNX: {reason}") from None
+    assert program is not None  # noqa: S101 - with dynamo there is one
+    return program.model_proto
 
 
-def _with_preprocessing(network: Any, trained: Trained) -> bytes:
-    """The network behind what :class:`bench.learning.preprocessing.Preprocessor` does, as ONNX operators."""
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Let a logger say nothing but errors meanwhile."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _with_preprocessing(network: Any, trained: Trained, image_shape: tuple[int, ...] | None) -> bytes:
+    """Put what :class:`bench.learning.preprocessing.Preprocessor` does in front of the network, as ONNX operators."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     spec, graph = trained.spec, network.graph
-    scale = np.array([1 / (255 * std) for std in spec.std], np.float32).reshape(1, -1, 1, 1)
+    channels, height, width = image_shape or (1 if spec.channels == 1 else "channels", "height", "width")
     shift = np.array([-mean / std for mean, std in zip(spec.mean, spec.std, strict=True)], np.float32)
     constants: dict[str, NDArray[Any]] = {
-        "bench_size": np.array([spec.input_size, spec.input_size], np.int64),
-        "bench_scale": scale,
-        "bench_shift": shift.reshape(1, -1, 1, 1),
+        "scale": np.array([1 / (255 * std) for std in spec.std], np.float32).reshape(1, -1, 1, 1),
+        "shift": shift.reshape(1, -1, 1, 1),
     }
-    before = [
-        helper.make_node("Cast", ["images"], ["bench_floats"], to=TensorProto.FLOAT),
-        helper.make_node(
-            "Resize",
-            ["bench_floats", "", "", "bench_size"],
-            ["bench_resized"],
-            mode="linear",
-            axes=[2, 3],
-            antialias=1,  # averages when it shrinks, changes nothing when it enlarges
-            exclude_outside=1,  # at the border too the weights are of pixels that exist, as in PyTorch
-            coordinate_transformation_mode="half_pixel",
-        ),
-        helper.make_node("Mul", ["bench_resized", "bench_scale"], ["bench_scaled"]),
+    before = [helper.make_node("Cast", ["images"], ["bench_floats"], to=TensorProto.FLOAT)]
+    if (channels, spec.channels) == (3, 1):
+        constants |= {"luma": np.array(LUMA, np.float32).reshape(1, 3, 1, 1), "planes": np.array([1], np.int64)}
+        before[0].output[0] = "bench_colours"
+        before.append(helper.make_node("Mul", ["bench_colours", "bench_luma"], ["bench_weighted"]))
+        before.append(helper.make_node("ReduceSum", ["bench_weighted", "bench_planes"], ["bench_floats"], keepdims=1))
+    size = spec.input_size
+    fits = (height, width) == (size, size)
+    if image_shape is not None and max(height, width) > size:
+        # OpenVINO's Resize does not average as PyTorch's does; sums of products are the same everywhere
+        constants |= {"rows": _weights(height, size), "columns": _weights(width, size).T}
+        before.append(helper.make_node("MatMul", ["bench_rows", "bench_floats"], ["bench_lower"]))
+        before.append(helper.make_node("MatMul", ["bench_lower", "bench_columns"], ["bench_resized"]))
+    elif not fits:
+        constants["size"] = np.array([size, size], np.int64)
+        before.append(
+            helper.make_node(
+                "Resize",
+                ["bench_floats", "", "", "bench_size"],
+                ["bench_resized"],
+                mode="linear",
+                axes=[2, 3],
+                antialias=1,  # averages when it shrinks, changes nothing when it enlarges
+                exclude_outside=1,  # at the border too the weights are of pixels that exist, as in PyTorch
+                coordinate_transformation_mode="half_pixel",
+            )
+        )
+    before += [
+        helper.make_node("Mul", ["bench_floats" if fits else "bench_resized", "bench_scale"], ["bench_scaled"]),
         helper.make_node("Add", ["bench_scaled", "bench_shift"], ["pixels"]),
     ]
-    nodes = [*before, *graph.node, helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1)]
-    channels = 1 if spec.channels == 1 else "channels"
+    for number, node in enumerate(before):
+        node.name = f"{PREPROCESSING}{number}"
+    outputs, after = ["logits"], []
+    if image_shape is None:
+        outputs.append("probabilities")
+        after.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1))
     classes = len(trained.class_names)
     whole = helper.make_graph(
-        nodes,
+        [*before, *graph.node, *after],
         spec.name,
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", channels, "height", "width"])],
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", channels, height, width])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", classes]) for name in outputs],
         [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", classes])
-            for name in ("logits", "probabilities")
+            *graph.initializer,
+            *(numpy_helper.from_array(value, PREPROCESSING + name) for name, value in constants.items()),
         ],
-        [*graph.initializer, *(numpy_helper.from_array(value, name) for name, value in constants.items())],
     )
-    model = helper.make_model(whole, opset_imports=network.opset_import, ir_version=network.ir_version)
+    model = helper.make_model(
+        whole, opset_imports=network.opset_import, ir_version=network.ir_version, functions=network.functions
+    )
     about = {
         **trained.about,
         "model": spec.name,
@@ -174,6 +224,13 @@ def _with_preprocessing(network: Any, trained: Trained) -> bytes:
     helper.set_model_props(model, about)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
+
+
+def _weights(pixels: int, size: int) -> NDArray[np.float32]:
+    """Return what each of so many pixels adds to each of ``size`` when a row of them is resized: [size, pixels]."""
+    resized = F.interpolate(torch.eye(pixels)[None, None], size=(size, pixels), mode="bilinear", antialias=True)
+    weights: NDArray[np.float32] = resized[0, 0].numpy()
+    return weights
 
 
 def _write_whole(file: Path, content: bytes) -> None:

@@ -1,38 +1,53 @@
 """How fast a trained model is, alone on its machine: training steps and answers, raw samples kept.
 
-Several models are timed in turns, a short block of each in every round, so that a machine that slows down or warms up
-does so for all of them. Right before and after each block a yardstick is timed: a training step of a small network
-that never changes. One session on a shared machine is often a tenth faster or slower than the next in everything at
-once; relative to the yardstick they agree to a few percent, so that two versions can be compared that were timed a week
-apart. Whether the machine was free is measured, not assumed: a round during which other processes used more than a
-tenth of the machine's processor time is timed again, and marked if that does not help.
+Models and back ends are timed in turns, a short block of each in every round, so that a machine that slows down or
+warms up does so for all of them. Right before and after each block a reference step is timed: a training step of a
+small network that never changes. One session on a shared machine is often a tenth faster or slower than the next in
+everything at once; relative to the reference step they agree to a few percent, so that two versions can be compared
+that were timed a week apart. Whether the machine was free is measured, not assumed: a round during which other
+processes used more than a tenth of the machine's processor time is timed again, and marked if that does not help.
 """
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from statistics import fmean
 from typing import Literal
 
+import numpy as np
 import psutil
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.learning import measure
+from bench.learning.backends import backend
+from bench.learning.backends.deploy import deploy
+from bench.learning.backends.protocol import Prepared, Request
 from bench.learning.build import build
+from bench.learning.evaluation import Trained
 from bench.learning.execute import Inputs, spec_of
 from bench.learning.features import fold, usable
+from bench.learning.models import ModelSpec
 from bench.learning.optimizers import make_optimizer
 from bench.learning.precision import arithmetic, precision_on
-from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor
-from bench.learning.process import prepare_process, small_numbers_are_zero
+from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
+from bench.learning.process import flush_denormals, prepare_process
 from bench.learning.training import Trainee, on_features, on_images, training_step
-from bench.spec import Run, Timing
+from bench.spec import Deployment, Run, Timing
 
+EAGER = "eager"
+MOST_CALIBRATION_IMAGES = 512
+"""Training images that a quantised model takes the ranges of its activations from."""
+TRAINING_BATCHES = 8
+"""At most so many different ones are trained on in turns."""
+SIZES = (1, BATCH)
+"""Images at once, of answers."""
 ROUNDS, FEWEST_ROUNDS = 40, 6
 LONGEST_SECONDS = 60
 """After this no further round begins, if there were FEWEST_ROUNDS."""
@@ -40,12 +55,13 @@ BLOCK_SECONDS = 0.03
 """How long a block lasts at least."""
 WARM_UP_SECONDS = 0.1
 """Of every call, before the first round. In the rounds one call warms up, if it is shorter than a block: what the
-yardstick left in the caches is a thousandth of a longer one."""
+reference step left in the caches is a thousandth of a longer one."""
 MOST_RETRIES = 6
 """How many rounds in all are timed again because something else was using the machine; it may never be free."""
 CONTENDED_SHARE = 0.1
 """Of the machine's processor time, used by others: more than that disturbs."""
-_TRAINING_BATCHES = 8
+
+Kind = Literal["training", "extraction", "head", "inference"]
 
 
 @dataclass(frozen=True)
@@ -55,73 +71,112 @@ class Subject:
     run: Run
     checkpoint: bytes
     inputs: Inputs
+    """With some training images in random order, at least a batch of them, and all test images."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What timing models gave."""
+
+    timings: list[Timing] = field(default_factory=list)
+    deployments: list[Deployment] = field(default_factory=list)
+    """Of each model and back end, one that failed too."""
 
 
 @dataclass(frozen=True)
 class _Call:
     """One thing to time."""
 
-    run: Run
-    kind: Literal["training", "inference"]
+    run_id: str
+    kind: Kind
     batch_size: int
     once: Callable[[], object]
     precision: str
+    device: str
+    """As torch names it."""
+    backend: str = EAGER
     long: bool = False
     """Whether it takes longer than BLOCK_SECONDS."""
 
 
-@small_numbers_are_zero()
-def time_models(subjects: Sequence[Subject], *, device: str, threads: int) -> list[Timing]:
-    """Time every subject's training step, and its answers to one image and to a batch of 250.
+@flush_denormals()
+def time_models(subjects: Sequence[Subject], *, backends: Sequence[str] = (), device: str, threads: int) -> Measured:
+    """Time how every subject is trained, and its answers to one image and to a batch of 250 by each back end.
 
-    A training step is what the run really did: where a frozen backbone's features are used, a step of the head.
+    Training is what the run really did: steps of the whole model; or the features of a frozen backbone, and steps of
+    its head. A back end answers all test images before it is timed; one that cannot is left out.
 
     Args:
         subjects: what to time.
+        backends: by name, beyond eager, which is always among them.
         device: as torch names it.
         threads: CPU threads to compute with.
     """
     prepare_process(threads)
-    yardstick = make_yardstick(device)
-    _repeat(yardstick, device, seconds=WARM_UP_SECONDS)
-    calls = [_warm(call, device) for subject in subjects for call in _calls(subject, device)]
-    name = str(measure.machine(device, threads)["device"])
+    measured = Measured()
+    calls: list[_Call] = []
+    for subject in subjects:
+        calls += _calls(subject, list(dict.fromkeys((EAGER, *backends))), device, threads, measured.deployments)
+    measured.timings.extend(_timed(calls, threads))
+    return measured
+
+
+@flush_denormals()
+def time_one_image(trained: Trained, image: NDArray[np.uint8], *, rounds: int = 10) -> tuple[NDArray[np.float64], int]:
+    """Return (seconds that eager takes for one image on the CPU, by sample; the threads that it computes with).
+
+    Args:
+        trained: the model.
+        image: uint8 [channels, height, width].
+        rounds: blocks of samples.
+    """
+    images = image[None].copy()
+    threads = torch.get_num_threads()
+    request = Request(trained, 0, images, images, (1,), "cpu", threads, "fp32")
+    call = _answering("", EAGER, backend(EAGER).prepare(request), as_tensor(images), 1)
+    return np.array([timing.seconds for timing in _timed([call], threads, rounds)]), threads
+
+
+def _timed(calls: Sequence[_Call], threads: int, rounds: int | None = None) -> Iterator[Timing]:
+    """Time calls in turns."""
+    references = {call.device: make_reference_step(call.device) for call in calls}
+    for device, step in references.items():
+        _repeat(step, device, seconds=WARM_UP_SECONDS)
+    calls = [_warm(call) for call in calls]
+    names = {device: str(measure.machine(device, threads)["device"]) for device in references}
     counts = [0] * len(calls)
-    found: list[Timing] = []
     retries = MOST_RETRIES
     end = time.perf_counter() + LONGEST_SECONDS
-    for number in range(ROUNDS):
+    for number in range(rounds or ROUNDS):
         if number >= FEWEST_ROUNDS and time.perf_counter() > end:
             break
-        blocks, share = _round(calls, yardstick, device)
+        blocks, share = _round(calls, references)
         while share > CONTENDED_SHARE and retries > 0:
             retries -= 1
-            again, others = _round(calls, yardstick, device)
+            again, others = _round(calls, references)
             if others < share:
                 blocks, share = again, others
         for position, (call, block) in enumerate(zip(calls, blocks, strict=True)):
             for seconds in block.samples:
-                found.append(
-                    Timing(
-                        run_id=call.run.id,
-                        kind=call.kind,
-                        batch_size=call.batch_size,
-                        sample=counts[position],
-                        seconds=seconds,
-                        yardstick_seconds=block.yardstick,
-                        contended=share > CONTENDED_SHARE,
-                        device=name,
-                        threads=threads,
-                        precision=call.precision,
-                        peak_memory_mb=block.memory,
-                        measured_at=block.measured_at,
-                    )
+                yield Timing(
+                    run_id=call.run_id,
+                    kind=call.kind,
+                    backend=call.backend,
+                    batch_size=call.batch_size,
+                    sample=counts[position],
+                    seconds=seconds,
+                    reference_seconds=block.reference,
+                    contended=share > CONTENDED_SHARE,
+                    device=names[call.device],
+                    threads=threads,
+                    precision=call.precision,
+                    peak_memory_mb=block.memory,
+                    measured_at=block.measured_at,
                 )
                 counts[position] += 1
-    return found
 
 
-def make_yardstick(device: str) -> Callable[[], object]:
+def make_reference_step(device: str) -> Callable[[], object]:
     """A training step that is the same in every session: convolutions, as in what is timed, 36 MFLOP an image.
 
     Two timings relative to it can only be compared if both were taken with the same version of torch.
@@ -144,45 +199,75 @@ def make_yardstick(device: str) -> Callable[[], object]:
     return once
 
 
-def _calls(subject: Subject, device: str) -> list[_Call]:
-    run, recipe = subject.run, subject.run.recipe
+# --- what is timed -----------------------------------------------------------------------------------------------
+
+
+def _calls(
+    subject: Subject, backends: Sequence[str], device: str, threads: int, deployments: list[Deployment]
+) -> Iterator[_Call]:
+    """All that is timed of one model; how its back ends answered is added to ``deployments``."""
+    run, recipe, data = subject.run, subject.run.recipe, subject.inputs.dataset
     if subject.inputs.plugin is not None:
         subject.inputs.plugin.load()
     spec = spec_of(run)
     model = build(spec, run.dataset.classes, subject.inputs.weights, run.seed, trainable=recipe.trainable)
     model.load_state_dict(safetensors.torch.load(subject.checkpoint))
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trained = Trained(copy.deepcopy(model).eval(), spec, data.class_names, {})  # apart from what training changes
     precision = precision_on(device, recipe.precision)
-    prepare = Preprocessor(spec, device)
-    folded = fold(model, spec)
+    yield from _training(run, model, spec, DeviceSplit.of(data.train, "cpu"), device, precision)
+    request = Request(
+        trained=trained,
+        checkpoint_bytes=len(subject.checkpoint),
+        example=data.train.images[:1],
+        calibration=data.train.images[:MOST_CALIBRATION_IMAGES],
+        batch_sizes=SIZES,
+        device=device,
+        threads=threads,
+        precision=precision,
+    )
+    images = as_tensor(data.train.images[:BATCH])
+    images = torch.cat([images] * -(-BATCH // len(images)))[:BATCH]
+    eager = None
+    for name in backends:
+        row, prepared, logits = deploy(name, request, run.id, data.test, eager)
+        deployments.append(row)
+        if prepared is not None:
+            eager = logits if eager is None else eager
+            yield from (_answering(run.id, name, prepared, images[:size], size) for size in SIZES)
 
-    all_images = DeviceSplit.of(subject.inputs.dataset.train, "cpu")
-    few = slice(0, _TRAINING_BATCHES * recipe.batch_size)
-    data = DeviceSplit(all_images.images[few].to(device), all_images.labels[few].to(device))
 
-    def answer(images: Tensor) -> Callable[[], object]:
-        def once() -> object:
-            with torch.inference_mode(), arithmetic(device, precision):
-                return folded(prepare(images))
-
-        return once
-
-    if usable(model, spec, recipe.bn_mode):
-        with torch.no_grad(), arithmetic(device, precision):
-            features: Tensor = folded.embed(prepare(data.images)).float()  # type: ignore[operator]
-        trainee = on_features(model, spec, data, features)
-    else:
+def _training(
+    run: Run, model: nn.Module, spec: ModelSpec, images: DeviceSplit, device: str, precision: str
+) -> Iterator[_Call]:
+    """Training as the recipe does it: steps of the whole model; or a backbone's features, and steps of its head."""
+    recipe = run.recipe
+    few = slice(0, TRAINING_BATCHES * recipe.batch_size)
+    data = DeviceSplit(images.images[few].to(device), images.labels[few].to(device))
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if not usable(model, spec, recipe.bn_mode):
         trainee = on_images(model, spec, data, recipe.bn_mode)
-    several = torch.cat([data.images] * (BATCH // len(data.labels) + 1))[:BATCH]
-    return [
-        _Call(run, "training", recipe.batch_size, _step(trainee, run, precision), precision),
-        _Call(run, "inference", 1, answer(data.images[:1]), precision),
-        _Call(run, "inference", BATCH, answer(several), precision),
-    ]
+        yield _Call(run.id, "training", recipe.batch_size, _step(trainee, run, precision), precision, device)
+        return
+    folded, prepare = fold(model, spec), Preprocessor(spec, device)
+    several = images.images[:BATCH].to(device)
+
+    def extract(pixels: Tensor) -> Tensor:
+        with torch.no_grad(), arithmetic(device, precision):
+            features: Tensor = folded.embed(prepare(pixels)).float()  # type: ignore[operator]
+        return features
+
+    trainee = on_features(model, spec, data, extract(data.images))
+    yield _Call(run.id, "extraction", len(several), lambda: extract(several).cpu(), precision, device)
+    yield _Call(run.id, "head", recipe.batch_size, _step(trainee, run, precision), precision, device)
 
 
-def _warm(call: _Call, device: str) -> _Call:
-    samples = _repeat(call.once, device, seconds=WARM_UP_SECONDS)
+def _answering(run_id: str, name: str, prepared: Prepared, images: Tensor, size: int) -> _Call:
+    images, answer = images.to(prepared.device), prepared.answer
+    return _Call(run_id, "inference", size, lambda: answer(images), prepared.precision, prepared.device, name)
+
+
+def _warm(call: _Call) -> _Call:
+    samples = _repeat(call.once, call.device, seconds=WARM_UP_SECONDS)
     return replace(call, long=min(samples) > BLOCK_SECONDS)
 
 
@@ -211,26 +296,31 @@ class _Block:
 
     samples: list[float]
     """Seconds."""
-    yardstick: float
-    """Its mean seconds, right before and after."""
+    reference: float
+    """Mean seconds of the reference step right before and after."""
     memory: float | None
     """Peak, 10^6 bytes."""
     measured_at: datetime
 
 
-def _round(calls: Sequence[_Call], yardstick: Callable[[], object], device: str) -> tuple[list[_Block], float]:
-    """(a block of each call, how much of the machine other processes used)."""
+def _round(calls: Sequence[_Call], references: Mapping[str, Callable[[], object]]) -> tuple[list[_Block], float]:
+    """(a block of each call, how much of the machine other processes used).
+
+    Args:
+        calls: what to time.
+        references: the reference step of each device.
+    """
     watch = _OthersShare()
     blocks = []
-    (before,) = _repeat(yardstick, device)
+    before = {device: _repeat(step, device)[0] for device, step in references.items()}
     for call in calls:
-        memory = measure.PeakMemory(device)
+        memory = measure.PeakMemory(call.device)
         if not call.long:
-            _repeat(call.once, device)
-        samples = _repeat(call.once, device, seconds=BLOCK_SECONDS)
-        (after,) = _repeat(yardstick, device)
-        blocks.append(_Block(samples, fmean((before, after)), memory.megabytes(), datetime.now(UTC)))
-        before = after
+            _repeat(call.once, call.device)
+        samples = _repeat(call.once, call.device, seconds=BLOCK_SECONDS)
+        (after,) = _repeat(references[call.device], call.device)
+        blocks.append(_Block(samples, fmean((before[call.device], after)), memory.megabytes(), datetime.now(UTC)))
+        before[call.device] = after
     return blocks, watch.share()
 
 

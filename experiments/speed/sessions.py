@@ -1,4 +1,4 @@
-"""By how much do timed sessions of the same models differ, in seconds and in yardsticks?
+"""By how much do timed sessions of the same models differ, in seconds and in reference steps?
 
     python experiments/speed/sessions.py [--sessions 11] [--out results/reference/speed]
 
@@ -55,7 +55,7 @@ def time_once(folder: Path, threads: int) -> None:
         state = build(spec_of(run), data.info.classes, weights, run.seed).state_dict()
         content = safetensors.torch.save({key: value.contiguous() for key, value in state.items()})
         subjects.append(Subject(run, content, Inputs(data, weights)))
-    rows = time_models(subjects, device="cuda:0" if torch.cuda.is_available() else "cpu", threads=threads)
+    rows = time_models(subjects, device="cuda:0" if torch.cuda.is_available() else "cpu", threads=threads).timings
     store = Store(folder)
     store.prepare()
     for subject in subjects:
@@ -73,7 +73,7 @@ def spreads(sessions: Sequence[dict[str, Speeds]]) -> list[list[str]]:
     rows = []
     for name, way in itertools.product(NAMES, WAYS):
         speeds = [getattr(session[name], way) for session in sessions]
-        units = [speed.in_yardsticks() for speed in speeds]
+        units = [speed.in_reference_steps() for speed in speeds]
         raw = np.log([np.median(speed.seconds) for speed in speeds]).std(ddof=1)
         relative = np.log([np.median(np.concatenate(unit[0])) for unit in units]).std(ddof=1)
         within = math.sqrt(float(np.mean([stats.block_variance(unit, 50)[0] for unit in units])))
@@ -138,7 +138,7 @@ def main() -> None:
         )
         for name in NAMES
     }
-    headers = ["What", "In seconds", "In yardsticks", "Seen within a session", "Not seen within"]
+    headers = ["What", "In seconds", "In reference steps", "Seen within a session", "Not seen within"]
     text = write_page(
         options.out / "sessions.md",
         "How much timed sessions of the same models differ",

@@ -17,7 +17,7 @@ from bench.learning.context import LocalContext
 from bench.learning.datasets import Dataset
 from bench.learning.execute import Inputs, execute
 from bench.learning.models import MODELS
-from bench.learning.timing import Subject, make_yardstick, time_models
+from bench.learning.timing import Subject, make_reference_step, time_models
 from bench.learning.weights import find
 from bench.spec import Job, Recipe, Timing
 
@@ -44,15 +44,36 @@ def test_each_model_is_timed_in_every_way_and_every_round() -> None:
     data = datasets.load("synthetic")
     subjects = [subject_of(model, data) for model in ("cnn", "mobilenet")]
 
-    rows = time_models(subjects, device="cpu", threads=1)
+    measured = time_models(subjects, device="cpu", threads=1)
 
-    for subject in subjects:
-        for kind, batch_size in (("training", 32), ("inference", 1), ("inference", 250)):
-            own = [row for row in rows if (row.run_id, row.kind, row.batch_size) == (subject.run.id, kind, batch_size)]
+    rows = measured.timings
+    answers = (("inference", 1), ("inference", 250))
+    ways = [
+        [(subject.run.id, *way) for way in (*training, *answers)]
+        for subject, training in zip(subjects, ((("training", 32),), (("extraction", 250), ("head", 32))), strict=True)
+    ]
+    assert {(row.run_id, row.kind, row.batch_size) for row in rows} == {way for each in ways for way in each}
+    for each in ways:
+        for way in each:
+            own = [row for row in rows if (row.run_id, row.kind, row.batch_size) == way]
             assert [row.sample for row in own] == list(range(len(own)))
             assert len({row.measured_at for row in own}) == timing.ROUNDS
-            assert all(row.seconds > 0 and row.yardstick_seconds is not None for row in own)
-    assert {(row.device, row.threads, row.precision) for row in rows} == {("cpu", 1, "fp32")}
+            assert all(row.seconds > 0 and row.reference_seconds is not None for row in own)
+    assert {(row.backend, row.device, row.threads, row.precision) for row in rows} == {("eager", "cpu", 1, "fp32")}
+    assert [(row.run_id, row.agreement) for row in measured.deployments] == [(one.run.id, 1.0) for one in subjects]
+
+
+@pytest.mark.usefixtures("short")
+def test_training_a_whole_model_does_not_change_the_one_that_answers() -> None:
+    calls = list(timing._calls(subject_of("cnn", datasets.load("synthetic")), ["eager"], "cpu", 1, []))
+    (step,) = (call.once for call in calls if call.kind == "training")
+    (answer,) = (call.once for call in calls if (call.kind, call.batch_size) == ("inference", 250))
+    before = answer()
+
+    step()
+
+    assert isinstance(before, torch.Tensor)
+    assert torch.equal(before, answer())  # dropout is off
 
 
 @pytest.fixture
@@ -91,7 +112,7 @@ def test_a_disturbed_round_is_timed_again_and_marked_if_that_does_not_help(
     monkeypatch.setattr(timing, "MOST_RETRIES", 3)
     rounds += [0.0, 0.5, 0.01, 0.5, 0.3, 0.4, 0.5]  # good; once more; twice more in vain; no more
 
-    rows = time_models([subject_of("cnn", datasets.load("synthetic"))], device="cpu", threads=1)
+    rows = time_models([subject_of("cnn", datasets.load("synthetic"))], device="cpu", threads=1).timings
 
     single = {row.measured_at: row.contended for row in rows if (row.kind, row.batch_size) == ("inference", 1)}
     assert [single[moment] for moment in sorted(single)] == [False, False, True, True]
@@ -103,17 +124,17 @@ def test_slow_models_are_timed_in_fewer_rounds(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(timing, "LONGEST_SECONDS", 0)
     monkeypatch.setattr(timing, "FEWEST_ROUNDS", 2)
 
-    rows = time_models([subject_of("cnn", datasets.load("synthetic"))], device="cpu", threads=1)
+    rows = time_models([subject_of("cnn", datasets.load("synthetic"))], device="cpu", threads=1).timings
 
     assert len({row.measured_at for row in rows if row.kind == "training"}) == 2
 
 
-def test_the_yardstick_is_the_same_work_and_leaves_the_random_numbers_alone() -> None:
+def test_the_reference_step_is_the_same_work_and_leaves_the_random_numbers_alone() -> None:
     before = torch.random.get_rng_state()
 
-    yardstick = make_yardstick("cpu")
+    step = make_reference_step("cpu")
     with FlopCounterMode(display=False) as counter:
-        yardstick()
+        step()
 
     assert counter.get_total_flops() == 578_088_960
     assert torch.equal(torch.random.get_rng_state(), before)

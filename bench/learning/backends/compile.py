@@ -1,0 +1,66 @@
+"""``torch.compile`` of what the back end 'eager' runs, compiled apart for each batch size."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+
+import torch
+
+from bench.learning.backends.protocol import Pipeline, Prepared, Request, UnavailableError, without_gradients
+from bench.learning.preprocessing import as_tensor
+
+COMPILERS = ("g++", "clang++")
+
+
+class Compile:
+    """Calls what TorchInductor makes of the model."""
+
+    runs_onnx = False
+
+    def prepare(self, request: Request) -> Prepared:
+        """Compile for each batch size, with the threads that are set now: the loops are made for that number.
+
+        Compiled code that earlier processes left in PyTorch's cache is not used, so that the time to prepare is that of
+        a first time; nor is the code of other models in this process, whose number would soon reach a limit.
+
+        Raises:
+            UnavailableError: there is no C++ compiler.
+        """
+        compiler = os.environ.get("CXX")
+        if not any(shutil.which(name) for name in ((compiler,) if compiler else COMPILERS)):
+            wanted = f"CXX names {compiler}, which is not there" if compiler else f"{' or '.join(COMPILERS)} is needed"
+            raise UnavailableError(f"torch.compile needs a C++ compiler: {wanted}")
+        compiled = torch.compile(  # type: ignore[call-overload] # the annotations lack what the documentation has
+            Pipeline(request), dynamic=False, isolate_recompiles=True, recompile_limit=len(request.batch_sizes)
+        )
+        answer = without_gradients(compiled, request)
+        example = as_tensor(request.example)
+        with _without_caches(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that caches are not used
+            for size in request.batch_sizes:
+                answer(example[:1].repeat(size, 1, 1, 1).to(request.device))
+        return Prepared(
+            answer=answer,
+            device=request.device,
+            deployed_bytes=request.checkpoint_bytes,
+            precision=request.precision,
+            version=f"torch {torch.__version__}",
+        )
+
+
+@contextlib.contextmanager
+def _without_caches() -> Iterator[None]:
+    """Compile anew meanwhile."""
+    before = torch.compiler.config.force_disable_caches
+    torch.compiler.config.force_disable_caches = True
+    try:
+        yield
+    finally:
+        torch.compiler.config.force_disable_caches = before
+
+
+BACKEND = Compile()

@@ -1,0 +1,26 @@
+"""PyTorch as it is: the trained model in evaluation mode, channels-last, in inference mode."""
+
+from __future__ import annotations
+
+import torch
+
+from bench.learning.backends.protocol import Pipeline, Prepared, Request, without_gradients
+
+
+class Eager:
+    """Calls the model."""
+
+    runs_onnx = False
+
+    def prepare(self, request: Request) -> Prepared:
+        """Return the model behind its preprocessing; nothing in it is changed."""
+        return Prepared(
+            answer=without_gradients(Pipeline(request), request),
+            device=request.device,
+            deployed_bytes=request.checkpoint_bytes,
+            precision=request.precision,
+            version=f"torch {torch.__version__}",
+        )
+
+
+BACKEND = Eager()
