@@ -305,6 +305,7 @@ class EpochRecord(BaseModel):
 BackendName = Literal["eager", "compile", "onnxruntime", "onnxruntime-int8", "openvino"]
 """The ways to run a trained model's inference; each is a file of the same name in bench/learning/backends."""
 
+
 class Timing(BaseModel):
     """One timed sample: so many images in so many seconds, with the machine to itself unless ``contended``."""
 

@@ -48,8 +48,8 @@ def blocks(
         random: for the noise.
         run_id: that was timed.
         seconds: an image takes about.
-        noise: relative standard deviation of the command, and three times that of a block, relative to the yardstick.
-        machine: by which the whole machine is faster or slower than at another time, which the yardstick shows.
+        noise: relative standard deviation of the command, and three times that of a block, to the reference step.
+        machine: by which all is faster or slower than at another time, which the reference step shows.
         count: of blocks.
     """
     shared: dict[str, Any] = {"run_id": run_id, "contended": False, "device": "cpu", "threads": 2, "precision": "fp32"}
@@ -62,8 +62,8 @@ def blocks(
             now = pace + random.normal(0, machine)
             level = now + command + random.normal(0, 3 * noise)
             for taken in seconds * size**0.8 * np.exp(level + random.normal(0, noise, samples)):
-                row = {"kind": kind, "batch_size": size, "sample": sample, "seconds": taken}
-                row |= {"yardstick_seconds": 0.008 * np.exp(now), "measured_at": MOMENT + timedelta(seconds=block)}
+                row = {"kind": kind, "backend": "eager", "batch_size": size, "sample": sample, "seconds": taken}
+                row |= {"reference_seconds": 0.008 * np.exp(now), "measured_at": MOMENT + timedelta(seconds=block)}
                 found.append(Timing(**shared, **row))
                 sample += 1
     return found

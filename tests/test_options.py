@@ -119,6 +119,7 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
     fresh: true
     dry-run: true
     verbose: true
+    backends: [eager, openvino]
     """
     flags = (
         "--models cnn --dataset mnist-5k --data-dir /data/mnist --weights none cnn=mine.pth --plugin mine.py "
@@ -127,7 +128,7 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
         "--trainable all --image-size 64 --train-size 100 --validation-size 50 --target-accuracy 0.9 --stop-at-target "
         "--until-ci 0.5 --max-seeds 9 --lr-from-tune --no-timing --seeds 3 4 --workers-per-job 2 --cpus-per-worker 1 "
         "--gpus-per-worker 0 --address 10.0.0.1:6379 --timeout 60 --max-failures 0 --oom-backoff "
-        "--retry-failed --results there --fresh --dry-run --verbose"
+        "--backends eager openvino --retry-failed --results there --fresh --dry-run --verbose"
     )
 
     from_yaml = options("--experiment", preset(tmp_path, text))

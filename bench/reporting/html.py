@@ -20,6 +20,8 @@ from bench.reporting.tables import (
     MISSING,
     RUN_COLUMNS,
     Comparison,
+    backend_notes,
+    backends_table,
     comparison_table,
     environment_table,
     footnotes,
@@ -231,6 +233,9 @@ def _data(section_id: str, key: DataKey, comparison: Comparison | None, planned:
     if comparison is not None:
         section.tables.append(table(section.title, comparison_table(comparison), jobs_as_rows=True))
         section.notes.extend(re.sub(r"\\(?=[*+])", "", note) for note in footnotes(comparison))
+        if (backends := backends_table(comparison)) is not None:
+            section.tables.append(table(f"Back ends on {section.title}", backends))
+            section.notes.extend(backend_notes(comparison))
     section.notes.extend(planned.notes)
     for number in range(len(planned.figures)):
         section.plots.append(Markup(_place(section_id, number)))  # noqa: S704 - ours

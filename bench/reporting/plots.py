@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.reporting.speed import EAGER
 from bench.reporting.stats import mean_interval
 from bench.reporting.tables import Entry, one_line
 from bench.spec import EpochRecord, Predictions, Record, Status
@@ -446,7 +447,8 @@ def timed_on(entry: Entry) -> str | None:
     if single is None or single.contended:
         return None
     cpu = entry.records[0].cpu if single.device == "cpu" else None
-    return f"{cpu}, {single.machine}" if cpu else single.machine
+    how = "" if single.backend == EAGER else f", {single.backend}"
+    return (f"{cpu}, {single.machine}" if cpu else single.machine) + how
 
 
 @_styled

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -19,13 +19,19 @@ if TYPE_CHECKING:  # who draws plots needs no pyarrow
 
 MOST_TIMED = 20
 """So many runs of one job, the first timed ones by seed, are looked at."""
+EAGER = "eager"
+BEFORE_BACKENDS = "hand-written loops"
+"""What timings from before there were back ends are of: neither eager nor anything else that can be deployed."""
+
+Kind = Literal["training", "extraction", "head", "inference"]
 
 
 @dataclass(frozen=True)
 class Speed:
     """What one job took, in one way of using it, on one kind of device."""
 
-    kind: Literal["training", "inference"]
+    kind: Kind
+    backend: str
     batch_size: int
     """Images at once."""
     device: str
@@ -33,11 +39,12 @@ class Speed:
     threads: int
     """CPU threads computed with."""
     precision: str
-    """fp32 or bf16."""
+    """fp32, bf16 or int8."""
     sessions: tuple[Session, ...]
     """Seconds of each sample, by block, by run. Where some blocks were taken alone, only those."""
-    yardsticks: tuple[NDArray[np.float64], ...] | None
-    """Seconds of the yardstick beside each block of each session; None where it was not timed, in earlier versions."""
+    references: tuple[NDArray[np.float64], ...] | None
+    """Seconds of the reference step beside each block of each session; None where it was not timed, in earlier
+    versions."""
     contended: bool
     """No block was taken alone: the figures are not for ranking."""
     peak_memory_mb: float | None
@@ -65,32 +72,59 @@ class Speed:
         return percentiles(self.seconds)
 
     @property
-    def yardstick_seconds(self) -> float | None:
+    def reference_seconds(self) -> float | None:
         """Median over the blocks."""
-        return None if self.yardsticks is None else float(np.median(np.concatenate(self.yardsticks)))
+        return None if self.references is None else float(np.median(np.concatenate(self.references)))
 
-    def in_yardsticks(self) -> list[Session] | None:
-        """The sessions with the yardstick beside each block as the unit of time; None where it was not timed."""
-        if self.yardsticks is None:
+    def in_reference_steps(self) -> list[Session] | None:
+        """The sessions with the reference step beside each block as the unit; None where it was not timed."""
+        if self.references is None:
             return None
-        pairs = zip(self.sessions, self.yardsticks, strict=True)
+        pairs = zip(self.sessions, self.references, strict=True)
         return [[block / unit for block, unit in zip(session, units, strict=True)] for session, units in pairs]
 
 
 @dataclass(frozen=True)
+class Answers:
+    """How fast one back end answers; None where that was not timed."""
+
+    single: Speed | None = None
+    """One image at a time."""
+    batches: Speed | None = None
+    """The largest batch."""
+
+
+@dataclass(frozen=True)
 class Speeds:
-    """The three ways in which a job is timed; None where it was not."""
+    """The ways in which a job is timed; None where it was not."""
 
     training: Speed | None = None
-    """Training steps."""
-    single: Speed | None = None
-    """Answers to one image."""
-    batches: Speed | None = None
-    """Answers to the largest batch."""
+    """The training as the recipe does it, seconds of as many images as a step has: whole steps; or, of a frozen
+    backbone, extracting features once and steps of the head on them in every epoch."""
+    head: Speed | None = None
+    """Steps of the head on features that are there."""
+    by_backend: Mapping[str, Answers] = field(default_factory=dict)
+    """Answers; eager first."""
+
+    @property
+    def answers(self) -> Answers:
+        """Those of eager; where it was not timed, of what was."""
+        return next(iter(self.by_backend.values()), Answers())
+
+    @property
+    def single(self) -> Speed | None:
+        """Answers to one image."""
+        return self.answers.single
+
+    @property
+    def batches(self) -> Speed | None:
+        """Answers to the largest batch."""
+        return self.answers.batches
 
     def all(self) -> list[Speed]:
         """Those that were timed."""
-        return [speed for speed in (self.training, self.single, self.batches) if speed is not None]
+        answers = [speed for one in self.by_backend.values() for speed in (one.single, one.batches)]
+        return [speed for speed in (self.training, self.head, *answers) if speed is not None]
 
     @property
     def contended(self) -> bool:
@@ -104,7 +138,7 @@ class Speeds:
 
 
 def speeds_of(store: Store, records: Sequence[Record], timed: set[str]) -> Speeds:
-    """How fast the runs of one job are.
+    """Return how fast the runs of one job are.
 
     Where they were timed on several devices, or with several numbers of threads, it is the last of these that counts.
 
@@ -113,28 +147,92 @@ def speeds_of(store: Store, records: Sequence[Record], timed: set[str]) -> Speed
         records: the finished runs of the job.
         timed: what :meth:`Store.timed` says, asked once for many jobs.
     """
-    runs = [record.run_id for record in records if record.run_id in timed][:MOST_TIMED]
-    return summarise([store.timings(run_id) for run_id in runs])
+    chosen = [record for record in records if record.run_id in timed][:MOST_TIMED]
+    samples = [store.timings(record.run_id) for record in chosen]
+    if not chosen:
+        return Speeds()
+    first = chosen[0]
+    return summarise(samples, epochs=first.epochs_done or first.epochs, features=first.features_cached is not None)
 
 
-def summarise(runs: Iterable[Sequence[Timing]]) -> Speeds:
-    """The samples of each run of one job as figures."""
-    taken: dict[tuple[str, int], dict[tuple[str, int, str], dict[str, list[Timing]]]] = {}
+def summarise(runs: Iterable[Sequence[Timing]], *, epochs: int = 1, features: bool = False) -> Speeds:
+    """Return the samples of each run of one job as figures.
+
+    Args:
+        runs: the samples of each.
+        epochs: of the training.
+        features: whether the head was trained on a frozen backbone's features: then what an earlier version timed as
+            training are steps of the head.
+    """
+    taken: dict[tuple[Kind, str, int], dict[tuple[str, int, str], dict[str, list[Timing]]]] = {}
     for sample in itertools.chain.from_iterable(runs):
-        machines = taken.setdefault((sample.kind, sample.batch_size), {})
+        before = features and sample.backend == BEFORE_BACKENDS and sample.kind == "training"
+        kind: Kind = "head" if before else sample.kind
+        machines = taken.setdefault((kind, sample.backend, sample.batch_size), {})
         sessions = machines.setdefault((sample.device, sample.threads, sample.precision), {})
         sessions.setdefault(sample.run_id, []).append(sample)
-    found = {}
-    for way, machines in taken.items():
+    speeds: dict[tuple[str, str], dict[int, Speed]] = {}
+    for (kind, backend, size), machines in taken.items():
         last = max(machines.values(), key=_last_moment)
-        found[way] = _speed(list(last.values()))
-    training = [speed for (kind, _), speed in sorted(found.items()) if kind == "training"]
-    batches = [speed for (kind, size), speed in sorted(found.items()) if kind == "inference" and size > 1]
-    return Speeds(
-        training=training[-1] if training else None,
-        single=found.get(("inference", 1)),
-        batches=batches[-1] if batches else None,
+        speeds.setdefault((kind, backend), {})[size] = replace(_speed(list(last.values())), kind=kind)
+    by_kind = {kind: _largest(sizes) for (kind, _), sizes in speeds.items() if kind != "inference"}
+    extraction, head = by_kind.get("extraction"), by_kind.get("head")
+    training = by_kind.get("training")
+    if extraction is not None and head is not None:
+        training = recipe_training(extraction, head, epochs)
+    backends = sorted((name for kind, name in speeds if kind == "inference"), key=lambda name: (name != EAGER, name))
+    answers = {name: _answers(speeds["inference", name]) for name in backends}
+    return Speeds(training, head, answers)
+
+
+def recipe_training(extraction: Speed, head: Speed, epochs: int) -> Speed | None:
+    """Return the training on a frozen backbone's features: each image goes once through the backbone, and in each epoch
+    through the head.
+
+    A sample is the time of a step's images in one round: their share of the extraction, spread over the epochs, and the
+    step. None where the two were timed on different machines, or never in the same round.
+
+    Args:
+        extraction: of the features of a batch.
+        head: steps of the head.
+        epochs: of the training.
+    """
+    if (extraction.machine, extraction.precision) != (head.machine, head.precision):
+        return None
+    share = head.batch_size / extraction.batch_size / epochs
+    sessions, references = [], []
+    for number, (first, second) in enumerate(zip(extraction.sessions, head.sessions, strict=False)):
+        rounds = [
+            (float(np.median(one)) * share, float(np.median(other))) for one, other in zip(first, second, strict=False)
+        ]
+        if not rounds:
+            continue
+        sessions.append([np.array([sum(parts)]) for parts in rounds])
+        if extraction.references is not None and head.references is not None:
+            # such that the sum relative to it is the sum of both relative to their references
+            units = zip(extraction.references[number], head.references[number], strict=False)
+            pairs = zip(rounds, units, strict=False)
+            references.append(np.array([(a + b) / (a / unit + b / other) for (a, b), (unit, other) in pairs]))
+    if not sessions:
+        return None
+    memory = [speed.peak_memory_mb for speed in (extraction, head) if speed.peak_memory_mb is not None]
+    return replace(
+        head,
+        kind="training",
+        sessions=tuple(sessions),
+        references=tuple(references) if len(references) == len(sessions) else None,
+        contended=extraction.contended or head.contended,
+        peak_memory_mb=max(memory, default=None),
     )
+
+
+def _largest(sizes: Mapping[int, Speed]) -> Speed:
+    return sizes[max(sizes)]
+
+
+def _answers(sizes: Mapping[int, Speed]) -> Answers:
+    batches = {size: speed for size, speed in sizes.items() if size > 1}
+    return Answers(sizes.get(1), _largest(batches) if batches else None)
 
 
 def _last_moment(sessions: dict[str, list[Timing]]) -> datetime:
@@ -143,24 +241,25 @@ def _last_moment(sessions: dict[str, list[Timing]]) -> datetime:
 
 def _speed(runs: Sequence[Sequence[Timing]]) -> Speed:
     contended = all(sample.contended for taken in runs for sample in taken)
-    sessions, yardsticks = [], []
+    sessions, references = [], []
     for taken in runs:
         chosen = [sample for sample in taken if contended or not sample.contended]
         chosen.sort(key=lambda sample: (sample.measured_at, sample.sample))
         blocks = [list(block) for _, block in itertools.groupby(chosen, key=lambda sample: sample.measured_at)]
         if blocks:
             sessions.append([np.array([sample.seconds for sample in block]) for block in blocks])
-            yardsticks.append(np.array([block[0].yardstick_seconds for block in blocks], np.float64))
+            references.append(np.array([block[0].reference_seconds for block in blocks], np.float64))
     first = runs[0][0]
     memory = [sample.peak_memory_mb for taken in runs for sample in taken if sample.peak_memory_mb is not None]
     return Speed(
         kind=first.kind,
+        backend=first.backend,
         batch_size=first.batch_size,
         device=first.device,
         threads=first.threads,
         precision=first.precision,
         sessions=tuple(sessions),
-        yardsticks=None if any(np.isnan(units).any() for units in yardsticks) else tuple(yardsticks),
+        references=None if any(np.isnan(units).any() for units in references) else tuple(references),
         contended=contended,
         peak_memory_mb=max(memory, default=None),
     )

@@ -30,9 +30,9 @@ SESSION_TO_SESSION = 0.1
 """Relative standard deviation of a timing from one session to the next that the samples within one session cannot
 show: clock, memory layout, above all neighbours on the same host."""
 RELATIVE_SESSION_TO_SESSION = 0.02
-"""The same of timings relative to the yardstick beside them. Measured with experiments/speed/sessions.py: eleven
+"""The same of timings relative to the reference step beside them. Measured with experiments/speed/sessions.py: eleven
 sessions of both built-in models on two cores of a shared host differed by 19 to 22 % in seconds and by 1.2 to 3.9 % in
-yardsticks, of which this is what the samples of one session do not show."""
+reference steps, of which this is what the samples of one session do not show."""
 FEWEST_BLOCKS = 3
 """With fewer, the blocks of a timing are cut into parts"""
 _PARTS = 10

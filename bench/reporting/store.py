@@ -4,6 +4,7 @@
     results/epochs/ID.parquet            one row per epoch
     results/predictions/ID.parquet       one row per test image
     results/timings/ID.parquet           one row per timed sample, of the runs that were timed
+    results/deployments/ID.parquet       one row per back end that the trained model was prepared for
     results/checkpoints/ID.safetensors   the trained model
     results/unfinished/ID.state          what an interrupted run goes on from
     results/set-aside/                   files from runs/ that are no records: torn, or somebody else's
@@ -22,12 +23,12 @@ import os
 import tempfile
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from bench.errors import UserError
-from bench.spec import SCHEMA_VERSION, EpochRecord, Outcome, Predictions, Record, Status, Timing
+from bench.reporting.speed import BEFORE_BACKENDS
+from bench.spec import SCHEMA_VERSION, Deployment, EpochRecord, Outcome, Predictions, Record, Status, Timing
 
 _ARROW_TYPES: dict[Any, pa.DataType] = {
     int: pa.int64(),
@@ -45,6 +47,8 @@ _ARROW_TYPES: dict[Any, pa.DataType] = {
     bool: pa.bool_(),
     datetime.datetime: pa.timestamp("us", tz="UTC"),
 }
+
+Row = TypeVar("Row", Timing, Deployment)
 
 
 def schema_of(row: type[BaseModel]) -> pa.Schema:
@@ -64,6 +68,7 @@ def schema_of(row: type[BaseModel]) -> pa.Schema:
 RUNS_SCHEMA = schema_of(Record)
 EPOCHS_SCHEMA = schema_of(EpochRecord)
 TIMINGS_SCHEMA = schema_of(Timing)
+DEPLOYMENTS_SCHEMA = schema_of(Deployment)
 PREDICTIONS_SCHEMA = pa.schema(
     [
         pa.field("image", pa.int32(), nullable=False, metadata={"description": "position in the test split"}),
@@ -78,6 +83,7 @@ PREDICTIONS_SCHEMA = pa.schema(
 
 _EPOCHS = TypeAdapter(list[EpochRecord])
 _TIMINGS = TypeAdapter(list[Timing])
+_DEPLOYMENTS = TypeAdapter(list[Deployment])
 
 _INDEX = ".index.jsonl"
 _WORTH_AN_INDEX = 100
@@ -270,23 +276,44 @@ class Store:
 
     def epochs(self, run_id: str) -> list[EpochRecord]:
         """The epochs of a run; empty if it finished none, or the file is damaged."""
-        return _rows(self._file("epochs", run_id), _EPOCHS)
+        return _rows(self._file("epochs", run_id), _EPOCHS, _as_epoch)
 
     def write_timings(self, run_id: str, timings: Sequence[Timing]) -> None:
-        """Store the timed samples of a run, in place of those that were there.
+        """Store the timed samples of a run, in place of earlier ones of the same back ends.
 
         Raises:
             UserError: they cannot be written.
         """
-        file = self._file("timings", run_id)
-        with _disk_errors(self.root):
-            file.parent.mkdir(exist_ok=True)
-            rows = [timing.model_dump() for timing in timings]
-            self._write_table(file, pa.Table.from_pylist(rows, TIMINGS_SCHEMA))
+        kept = self._of_other_backends(self.timings(run_id), timings)
+        self._write_rows("timings", run_id, [*kept, *timings], TIMINGS_SCHEMA)
 
     def timings(self, run_id: str) -> list[Timing]:
         """The timed samples of a run; empty if it was not timed, or the file is damaged."""
-        return _rows(self._file("timings", run_id), _TIMINGS)
+        return _rows(self._file("timings", run_id), _TIMINGS, _as_timing)
+
+    def write_deployments(self, run_id: str, deployments: Sequence[Deployment]) -> None:
+        """Store how a run's model answered by each back end, in place of earlier rows of the same back ends.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        kept = self._of_other_backends(self.deployments(run_id), deployments)
+        self._write_rows("deployments", run_id, [*kept, *deployments], DEPLOYMENTS_SCHEMA)
+
+    def deployments(self, run_id: str) -> list[Deployment]:
+        """How a run's model answered by each back end; empty if it was prepared for none, or the file is damaged."""
+        return _rows(self._file("deployments", run_id), _DEPLOYMENTS)
+
+    @staticmethod
+    def _of_other_backends(earlier: Sequence[Row], later: Sequence[Row]) -> list[Row]:
+        replaced = {BEFORE_BACKENDS, *(row.backend for row in later)}
+        return [row for row in earlier if row.backend not in replaced]
+
+    def _write_rows(self, kind: str, run_id: str, rows: Sequence[BaseModel], schema: pa.Schema) -> None:
+        file = self._file(kind, run_id)
+        with _disk_errors(self.root):
+            file.parent.mkdir(exist_ok=True)
+            self._write_table(file, pa.Table.from_pylist([row.model_dump() for row in rows], schema))
 
     def timed(self) -> set[str]:
         """Ids of the runs that were timed."""
@@ -344,11 +371,25 @@ def _read_table(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
     return content.read(columns=columns, use_threads=False)
 
 
-def _rows(file: Path, rows: TypeAdapter[list[Any]]) -> list[Any]:
+def _rows(
+    file: Path, rows: TypeAdapter[list[Any]], adapt: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row
+) -> list[Any]:
     try:
-        return rows.validate_python(_read_table(file).to_pylist())
+        return rows.validate_python([adapt(row) for row in _read_table(file).to_pylist()])
     except _NO_RECORD:
         return []
+
+
+def _as_epoch(row: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what only another version says of an epoch."""
+    return {name: value for name, value in row.items() if name in EpochRecord.model_fields}
+
+
+def _as_timing(row: dict[str, Any]) -> dict[str, Any]:
+    """Name the columns of a timing from an earlier version as they are named now."""
+    if "yardstick_seconds" in row:
+        row["reference_seconds"] = row.pop("yardstick_seconds")
+    return {"backend": BEFORE_BACKENDS, **row}
 
 
 def _read_shards(files: Sequence[Path]) -> Iterable[tuple[Path, Record | str, bool]]:
@@ -367,7 +408,7 @@ def _read_shards(files: Sequence[Path]) -> Iterable[tuple[Path, Record | str, bo
 
 
 def _read_record(file: Path) -> tuple[Record, bool]:
-    """(the record, whether it holds every column of the file: a newer version may have added some)."""
+    """Return (the record, whether it is all that the file says: this schema may have columns of a newer version)."""
     table = _read_table(file)
     version = int((table.schema.metadata or {}).get(b"schema_version", b"0"))
     if version > SCHEMA_VERSION:
@@ -375,8 +416,9 @@ def _read_record(file: Path) -> tuple[Record, bool]:
     rows = table.to_pylist()
     if len(rows) != 1:
         raise ValueError(f"{len(rows)} rows where one is expected")
-    known = {name: value for name, value in rows[0].items() if name in Record.model_fields}
-    return Record.model_validate(known), len(known) == len(rows[0])
+    columns = {name: value for name, value in rows[0].items() if name in Record.model_fields}
+    # of an older schema, what is not read here is what was taken out since
+    return Record.model_validate(columns), version < SCHEMA_VERSION or len(columns) == len(rows[0])
 
 
 def _short(error: Exception) -> str:

@@ -10,6 +10,8 @@ from bench.reporting.store import Store
 from bench.reporting.tables import (
     MOST_RUNS,
     Comparison,
+    backend_notes,
+    backends_table,
     comparison_table,
     comparisons,
     count,
@@ -19,7 +21,7 @@ from bench.reporting.tables import (
     runs_table,
     tested,
 )
-from bench.reporting.verdicts import findings, sentences
+from bench.reporting.verdicts import backend_sentences, findings, sentences
 from bench.spec import Record, Status
 
 MOST_FAILED = 50
@@ -52,7 +54,7 @@ def look(store: Store, records: Sequence[Record] | None = None, compared: list[C
         records, _ = store.records(set_aside=True)
     if compared is None:
         compared = comparisons(records, store)
-    verdicts = [sentences(findings(store, comparison)) for comparison in compared]
+    verdicts = [[*sentences(findings(store, comparison)), *backend_sentences(comparison)] for comparison in compared]
     return Found(list(records), compared, verdicts, store.set_aside())
 
 
@@ -79,6 +81,8 @@ def render(found: Found, sections: Sequence[str] = ()) -> str:
     for comparison, verdicts in zip(found.comparisons, found.verdicts, strict=True):
         parts += [f"## {comparison.title}", comparison_table(comparison)]
         parts += footnotes(comparison)
+        if (backends := backends_table(comparison)) is not None:
+            parts += [f"### Back ends on {comparison.title}", backends, *backend_notes(comparison)]
         if verdicts:
             parts.append("\n".join(f"- {one_line(sentence)}" for sentence in verdicts))
     if not finished:

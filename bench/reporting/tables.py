@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from statistics import fmean
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from bench.reporting import circumstances, stats
-from bench.reporting.speed import Speed, Speeds, speeds_of
-from bench.spec import Record, Status
+from bench.reporting.speed import BEFORE_BACKENDS, EAGER, Answers, Speed, Speeds, speeds_of
+from bench.spec import Deployment, Record, Status
 
 if TYPE_CHECKING:  # who draws plots needs no pyarrow
     from bench.reporting.store import Store
@@ -61,6 +61,8 @@ class Entry:
     """Finished runs, by seed."""
     speeds: Speeds = field(default_factory=Speeds)
     """What was timed after the training."""
+    deployments: Mapping[str, Deployment] = field(default_factory=dict)
+    """By back end: how one trained model answered all test images."""
 
     @property
     def accuracies(self) -> dict[int, float]:
@@ -99,9 +101,24 @@ def comparisons(records: Iterable[Record], store: Store | None = None) -> list[C
         title = f"{dataset}: {train_images:,} training and {test_images:,} test images"
         entries = _entries(group)
         if store is not None and timed:
-            entries = [replace(entry, speeds=speeds_of(store, entry.records, timed)) for entry in entries]
+            entries = [
+                replace(
+                    entry,
+                    speeds=speeds_of(store, entry.records, timed),
+                    deployments=_deployments(store, entry.records, timed),
+                )
+                for entry in entries
+            ]
         found.append(Comparison(title, entries))
     return found
+
+
+def _deployments(store: Store, records: Sequence[Record], timed: set[str]) -> dict[str, Deployment]:
+    """Return how the first run that was prepared for back ends answered, by back end."""
+    for record in records:
+        if record.run_id in timed and (rows := store.deployments(record.run_id)):
+            return {row.backend: row for row in rows}
+    return {}
 
 
 def natural(label: str) -> list[tuple[str, float]]:
@@ -182,6 +199,14 @@ def count(number: float) -> str:
 def megabytes(number: float) -> str:
     """10^6 bytes as '1,079 MB'."""
     return f"{number:,.0f} MB"
+
+
+def deployed(size: int | None) -> str:
+    """Bytes as '0.91 MB', '19.3 MB' or '345 MB'."""
+    if size is None:
+        return MISSING
+    number = size / 1e6
+    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2}f} MB"
 
 
 def per_second(number: float) -> str:
@@ -270,6 +295,7 @@ def _p99(speed: Speed) -> str:
 
 SPEED_METRICS: list[tuple[str, Callable[[Speeds], Speed | None], Callable[[Speed], str]]] = [
     ("Training throughput, alone", lambda of: of.training, lambda speed: per_second(speed.images_per_second)),
+    ("Head's steps on features, alone", lambda of: of.head, lambda speed: per_second(speed.images_per_second)),
     ("Inference throughput, alone", lambda of: of.batches, lambda speed: per_second(speed.images_per_second)),
     ("Latency of one image, p50 / p95", lambda of: of.single, _both),
     (
@@ -299,6 +325,60 @@ def comparison_table(comparison: Comparison, style: str = "github") -> str:
         headers = ["Model", *[header for header, _ in columns]]
         rows = [[entry.label, *[cells[number] for _, cells in columns]] for number, entry in enumerate(shown)]
     return _table(rows, headers, style=style, align=["left", *["right"] * (len(headers) - 1)])
+
+
+def backends_table(comparison: Comparison, style: str = "github") -> str | None:
+    """One row per job and back end; None where no job was prepared for more than eager.
+
+    Args:
+        comparison: what to show.
+        style: tabulate's name of the format.
+    """
+    entries = [entry for entry in comparison.entries if len(entry.deployments) > 1]
+    if not entries:
+        return None
+    rows = [
+        [entry.label, *(read(row, entry.speeds.by_backend.get(row.backend, Answers())) for _, read in BACKEND_COLUMNS)]
+        for entry in entries
+        for row in sorted(entry.deployments.values(), key=lambda row: (row.backend != EAGER, row.backend))
+    ]
+    headers = ["Model", *[header for header, _ in BACKEND_COLUMNS]]
+    return _table(rows, headers, style=style, align=["left", "left", *["right"] * (len(headers) - 2)])
+
+
+def _shown(value: float | None, show: Callable[[float], str]) -> str:
+    return MISSING if value is None else show(value)
+
+
+def _timed(speed: Speed | None, show: Callable[[Speed], str]) -> str:
+    return MISSING if speed is None else show(speed) + (" *" if speed.contended else "")
+
+
+BACKEND_COLUMNS: list[tuple[str, Callable[[Deployment, Answers], str]]] = [
+    ("Back end", lambda row, _: row.backend),
+    ("Test accuracy", lambda row, _: "failed" if row.status == "failed" else _shown(row.accuracy, percent)),
+    ("Agreement with eager", lambda row, _: _shown(row.agreement, percent)),
+    ("Latency of one image, p50 / p95", lambda _, answers: _timed(answers.single, _both)),
+    ("Throughput", lambda _, answers: _timed(answers.batches, lambda speed: per_second(speed.images_per_second))),
+    ("Deployed", lambda row, _: deployed(row.deployed_bytes)),
+    ("Prepared in", lambda row, _: _shown(row.prepare_seconds, duration)),
+    ("Precision", lambda row, _: row.precision or MISSING),
+]
+
+
+def backend_notes(comparison: Comparison) -> list[str]:
+    """What a reader must know to read the table of back ends right, as Markdown."""
+    entries = [entry for entry in comparison.entries if len(entry.deployments) > 1]
+    notes = []
+    if entries:
+        notes.append(
+            "Back ends: each answered all test images with one trained model before it was timed. Deployed is the size "
+            "of its files; prepared in, the time from the trained model to its first answers, export included."
+        )
+    for entry in entries:
+        failed = [row for row in entry.deployments.values() if row.status == "failed"]
+        notes += [f"{entry.label} by {row.backend} failed: {one_line(row.reason or '')}." for row in failed]
+    return notes
 
 
 def _most_accurate(entries: Sequence[Entry]) -> Sequence[Entry]:
@@ -350,11 +430,7 @@ def _cell(key: str, show: Callable[[float], str]) -> Callable[[Entry], str]:
 
 
 def _speed_cell(which: Callable[[Speeds], Speed | None], show: Callable[[Speed], str]) -> Callable[[Entry], str]:
-    def read(entry: Entry) -> str:
-        speed = which(entry.speeds)
-        return MISSING if speed is None else show(speed) + (" *" if speed.contended else "")
-
-    return read
+    return lambda entry: _timed(which(entry.speeds), show)
 
 
 def _time_to_target(entry: Entry) -> str:
@@ -382,6 +458,15 @@ def footnotes(comparison: Comparison) -> list[str]:
     if any(entry.speeds.known for entry in entries):
         machines = {speed.machine for entry in entries for speed in entry.speeds.all()}
         notes.append(f"Timed alone: after the training, one model at a time, medians ({'; '.join(sorted(machines))}).")
+    if any(entry.speeds.head is not None and entry.speeds.training is not None for entry in entries):
+        notes.append(
+            "Training throughput: images of all epochs per second; of a frozen backbone, extracting its features once "
+            "and training the head on them in every epoch, as if nothing was cached."
+        )
+    if any(speed.backend == BEFORE_BACKENDS for entry in entries for speed in entry.speeds.all()):
+        notes.append(
+            f"Some timings are of an earlier version, which ran {BEFORE_BACKENDS}; the same command times them again."
+        )
     seeds = [len(entry.records) for entry in entries]
     if any(number >= stats.FEWEST_SEEDS for number in seeds):
         notes.append("Accuracy: mean over the seeds, in brackets its 95 % t-interval; n is the number of seeds.")
@@ -410,18 +495,9 @@ def _time_of_day(record: Record) -> str:
 
 
 def _placement(record: Record) -> str:
-    threads = _threads(record)
-    if threads is None:
-        return f"{record.workers} x {MISSING}"
-    return f"{record.workers} x {threads} thread{'s' if threads != '1' else ''}"
-
-
-def _threads(record: Record) -> str | None:
-    """Of each worker: at first, and in the last epoch if that is another number."""
     if record.threads is None:
-        return None
-    grown = record.last_threads not in (None, record.threads)
-    return f"{record.threads}, then {record.last_threads}" if grown else str(record.threads)
+        return f"{record.workers} x {MISSING}"
+    return f"{record.workers} x {record.threads} thread{'s' if record.threads != 1 else ''}"
 
 
 RUN_COLUMNS: list[tuple[str, Callable[[Record], str]]] = [
@@ -448,24 +524,17 @@ def runs_table(records: Sequence[Record]) -> str:
 # --- where it was measured -----------------------------------------------------------------------------------------
 
 
-def _kernels(record: Record) -> str | None:
-    return {"compiled": "compiled for this processor", "PyTorch": "PyTorch's operators (no C compiler)"}.get(
-        record.kernels or ""
-    )
-
-
 ENVIRONMENT: list[tuple[str, Callable[[Record], object]]] = [
     ("Device", lambda record: record.device),
     ("CPU", lambda record: record.cpu),
     ("CPU cores", lambda record: record.cpu_cores),
     ("Memory", lambda record: record.memory_gb and f"{record.memory_gb:g} GB"),
-    ("Threads per worker", _threads),
+    ("Threads per worker", lambda record: record.threads),
     ("System", lambda record: record.platform),
     ("Python", lambda record: record.python_version),
     ("PyTorch", lambda record: record.torch_version),
     ("torchvision", lambda record: record.torchvision_version),
     ("Ray", lambda record: record.ray_version),
-    ("Fused layers", _kernels),
     ("This harness", lambda record: record.bench_version),
     ("Git commit", lambda record: record.git_commit),
     ("Data set", lambda record: f"{record.dataset} (SHA-256 {record.dataset_sha256[:16]}...)"),
@@ -475,8 +544,8 @@ ENVIRONMENT: list[tuple[str, Callable[[Record], object]]] = [
 
 _WHERE = attrgetter(
     *("device", "cpu", "cpu_cores", "memory_gb", "threads", "platform", "python_version", "torch_version"),
-    *("torchvision_version", "ray_version", "kernels", "bench_version", "git_commit", "dataset", "dataset_sha256"),
-    *("memory_kind", "model", "weights", "weights_sha256", "last_threads"),
+    *("torchvision_version", "ray_version", "bench_version", "git_commit", "dataset", "dataset_sha256"),
+    *("memory_kind", "model", "weights", "weights_sha256"),
 )
 """All that the table of the environment is about."""
 

@@ -6,7 +6,15 @@ from pathlib import Path
 
 from bench.reporting.store import Store
 from bench.reporting.summary import MOST_FAILED, Found, look
-from bench.reporting.tables import comparison_table, count, footnotes, one_line, tested
+from bench.reporting.tables import (
+    backend_notes,
+    backends_table,
+    comparison_table,
+    count,
+    footnotes,
+    one_line,
+    tested,
+)
 from bench.spec import Status
 
 
@@ -23,6 +31,10 @@ def print_results(store: Store, *pages: Path, found: Found | None = None) -> Non
         print(f"\n{comparison.title}\n\n{comparison_table(comparison, 'simple')}\n")
         for note in footnotes(comparison):
             print(note.replace("\\", ""))
+        if (backends := backends_table(comparison, "simple")) is not None:
+            print(f"\n{backends}\n")
+            for note in backend_notes(comparison):
+                print(note)
         if verdicts:
             print()
         for sentence in verdicts:

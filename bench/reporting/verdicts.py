@@ -16,11 +16,20 @@ from statistics import fmean
 import numpy as np
 
 from bench.reporting import stats
-from bench.reporting.speed import Speed, Speeds
+from bench.reporting.speed import EAGER, Speed, Speeds
 from bench.reporting.stats import Difference
 from bench.reporting.store import Store
-from bench.reporting.tables import Comparison, Entry, count, megabytes, milliseconds, per_second, percent
-from bench.spec import Predictions, Record
+from bench.reporting.tables import (
+    Comparison,
+    Entry,
+    count,
+    deployed,
+    megabytes,
+    milliseconds,
+    per_second,
+    percent,
+)
+from bench.spec import Deployment, Predictions, Record
 
 MOST_SEEDS = 50
 """With more seeds than this the answers to each image are not looked at."""
@@ -239,32 +248,39 @@ def speed(metric: Metric, first: Side, second: Side) -> Verdict:
         why = "other jobs used the machine meanwhile, so the figures are not for ranking"
     elif _machine(first, one) != _machine(second, other):
         why = f"timed on different machines ({_machine(first, one)}; {_machine(second, other)})"
+    elif one.backend != other.backend:
+        why = f"timed with different back ends ({one.backend}; {other.backend})"
+    elif one.precision != other.precision:
+        why = f"timed in different precision ({one.precision}; {other.precision})"
     elif metric is LATENCY_P95 and min(len(one.seconds), len(other.seconds)) < FEWEST_FOR_P95:
         why = f"a 95th percentile takes {FEWEST_FOR_P95} samples at least"
     else:
-        found = _speeds_difference(metric, (first, second), one, other)
+        versions = {side.entry.records[0].torch_version for side in (first, second)}
+        found = _speeds_difference(metric, one, other, same_reference=len(versions) == 1)
     return Verdict(metric, first.name, second.name, values[0], values[1], found, why)
 
 
-def _speeds_difference(metric: Metric, sides: tuple[Side, Side], one: Speed, other: Speed) -> Difference | None:
-    """Relative to the yardstick timed beside each, if that was the same: so the machine's own pace does not count."""
-    first, second = one.in_yardsticks(), other.in_yardsticks()
+def _speeds_difference(metric: Metric, one: Speed, other: Speed, *, same_reference: bool) -> Difference | None:
+    """Compare two timings, each normalised by the reference step beside it: so the machine's pace does not count.
+
+    Only with one version of torch for both is that the same step; else seconds are compared.
+    """
+    first, second = one.in_reference_steps(), other.in_reference_steps()
     percentile = 95 if metric is LATENCY_P95 else 50
-    versions = {side.entry.records[0].torch_version for side in sides}
-    if first is None or second is None or len(versions) > 1:
+    if first is None or second is None or not same_reference:
         rates = [_rates(metric, speed.batch_size, speed.sessions) for speed in (one, other)]
         return stats.timings_difference(*rates, percentile=percentile)
-    found = stats.timings_difference(
+    difference = stats.timings_difference(
         _rates(metric, one.batch_size, first),
         _rates(metric, other.batch_size, second),
         percentile=percentile,
         session_to_session=stats.RELATIVE_SESSION_TO_SESSION,
     )
-    if found is None:
+    if difference is None:
         return None
-    took = [speed.yardstick_seconds or 0.0 for speed in (one, other)]
-    units = f"in yardsticks of {milliseconds(took[0])} and {milliseconds(took[1])}"
-    return replace(found, method=f"{found.method} {units}")
+    took = [speed.reference_seconds or 0.0 for speed in (one, other)]
+    units = f"normalised by a reference step of {milliseconds(took[0])} and {milliseconds(took[1])}"
+    return replace(difference, method=f"{difference.method}, {units}")
 
 
 def _rates(metric: Metric, batch_size: int, sessions: Sequence[stats.Session]) -> list[stats.Session]:
@@ -349,16 +365,74 @@ def findings(store: Store, comparison: Comparison) -> list[Verdict]:
 
 
 def _ranked(metric: Metric, sides: Iterable[Side]) -> list[Side]:
-    """Those on the machine that timed the most, best first."""
-    by_machine: dict[str, list[tuple[float, str, Side]]] = {}
+    """Those that were timed like most: on one machine, with one back end, in one precision; best first."""
+    by_conditions: dict[tuple[str, str, str], list[tuple[float, str, Side]]] = {}
     for side in sides:
         timed = _WHICH[metric.key](side.entry.speeds)
         value = None if timed is None or timed.contended else speed_value(metric, timed)
         if timed is not None and value is not None:
             rank = -value if metric.higher_is_better else value
-            by_machine.setdefault(_machine(side, timed), []).append((rank, side.name, side))
-    most = max(by_machine.values(), key=len, default=[])
+            alike = _machine(side, timed), timed.backend, timed.precision
+            by_conditions.setdefault(alike, []).append((rank, side.name, side))
+    most = max(by_conditions.values(), key=len, default=[])
     return [side for _, _, side in sorted(most, key=lambda one: one[:2])]
+
+
+# --- back ends of one model ------------------------------------------------------------------------------------------
+
+
+def backend_sentences(comparison: Comparison) -> list[str]:
+    """Say of each job with several back ends which answers batches fastest, and what that costs."""
+    return [sentence for entry in comparison.entries if (sentence := fastest_backend(entry)) is not None]
+
+
+def fastest_backend(entry: Entry) -> str | None:
+    """Say which back end of one job is the fastest, what it costs in accuracy, and what is deployed.
+
+    None where fewer than two were timed on one machine with nothing else on it.
+    """
+    timed = {name: answers.batches for name, answers in entry.speeds.by_backend.items()}
+    eager = timed.get(EAGER)
+    if eager is None or eager.contended:
+        return None
+    rivals = {name: speed for name, speed in timed.items() if speed is not None and speed.machine == eager.machine}
+    rivals = {name: speed for name, speed in rivals.items() if name != EAGER and not speed.contended}
+    if not rivals:
+        return None
+    name, best = max(rivals.items(), key=lambda rival: rival[1].images_per_second)
+    difference = _speeds_difference(INFERENCE, eager, best, same_reference=True)
+    if difference is None or not difference.distinguishable or difference.value < 0:
+        others = " or ".join(rivals)
+        faster = "none of them is" if len(rivals) > 1 else "it is not"
+        return (
+            f"Back ends of {entry.label}: {EAGER} or {others}, {faster} distinguishably faster than {EAGER} in batches."
+        )
+    rates = f"{count(best.images_per_second)} against {per_second(eager.images_per_second)}"
+    sentence = (
+        f"Back ends of {entry.label}: {name} is the fastest in batches, {1 + difference.value:.2f} times {EAGER} "
+        f"({rates}; {_p_value(difference.p or 0.0)})"
+    )
+    row, plain = entry.deployments.get(name), entry.deployments.get(EAGER)
+    if row is None or plain is None or row.images is None:
+        return f"{sentence}."
+    size = f"{deployed(row.deployed_bytes)} are deployed, {deployed(plain.deployed_bytes)} with {EAGER}"
+    return f"{sentence}; {_accuracy_cost(row)}; {size}."
+
+
+def _accuracy_cost(row: Deployment) -> str:
+    """What a back end's accuracy differs from eager's by; both answered the same images, so the test is paired."""
+    lost, gained, images = row.only_eager_right or 0, row.only_this_right or 0, row.images or 0
+    if not lost + gained:
+        return f"its accuracy is the same, {percent(row.accuracy or 0.0)}"
+    difference = stats.checkpoints_difference(lost, gained, images)
+    p = f"{100 * difference.value:+.2f} points, {_p_value(difference.p or 0.0)}, {difference.method}"
+    if not difference.distinguishable:
+        return f"its accuracy is not distinguishable from that of {EAGER} ({p})"
+    return f"its accuracy is {'higher' if difference.value > 0 else 'lower'} ({p})"
+
+
+def _p_value(p: float) -> str:
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
 
 
 def sentences(verdicts: Sequence[Verdict]) -> list[str]:

@@ -53,7 +53,8 @@ def keep(store: Store, record: Record, said: Predictions | None = None, *, epoch
 
 
 def timed(store: Store, record: Record, milliseconds: float, **fields: Any) -> None:
-    known = {"kind": "inference", "batch_size": 1, "contended": False, "device": "cpu", "threads": 2} | fields
+    known = {"kind": "inference", "backend": "eager", "batch_size": 1, "contended": False, "device": "cpu"}
+    known |= {"threads": 2} | fields
     rows = [
         Timing(
             run_id=record.run_id,

@@ -75,6 +75,7 @@ def fill(store: Store, make_record: Make) -> None:
                     Timing(
                         run_id=record.run_id,
                         kind=kind,
+                        backend="eager",
                         batch_size=size,
                         sample=sample,
                         seconds=0.001 + 0.0001 * rng.random(),

@@ -47,7 +47,8 @@ def of(record: Record, *, validation: bool = False, count: int = 3, start: float
 
 
 def timing(record: Record, milliseconds: float, **fields: Any) -> Timing:
-    known = {"kind": "inference", "batch_size": 1, "sample": 0, "contended": False, "device": "cpu", "threads": 2}
+    known = {"kind": "inference", "backend": "eager", "batch_size": 1, "sample": 0, "contended": False, "device": "cpu"}
+    known |= {"threads": 2}
     return Timing(
         run_id=record.run_id,
         seconds=milliseconds / 1000,

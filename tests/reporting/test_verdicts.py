@@ -175,7 +175,7 @@ def speeds(seconds: float, samples: int = 30, **fields: Any) -> Speeds:
     random = np.random.default_rng(0)
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     shared = {"run_id": "a", "contended": False, "device": "cpu", "threads": 2, "precision": "fp32"}
-    shared |= {"measured_at": moment, "yardstick_seconds": 0.01, **fields}
+    shared |= {"measured_at": moment, "reference_seconds": 0.01, "backend": "eager", **fields}
     return summarise(
         [
             [
@@ -193,17 +193,17 @@ def by_metric(verdicts: Sequence[Verdict]) -> dict[Metric, Verdict]:
 
 def test_a_machine_that_was_slower_as_a_whole_makes_no_difference(side: Callable[..., Side]) -> None:
     first = side("old", {0: None}, speeds(0.01))
-    second = side("new", {0: None}, speeds(0.013, yardstick_seconds=0.013))
+    second = side("new", {0: None}, speeds(0.013, reference_seconds=0.013))
 
     found = by_metric(compare(first, second))[INFERENCE]
 
     assert found.word is Word.NOT_DISTINGUISHABLE
     assert found.difference is not None
     assert found.difference.value == pytest.approx(0, abs=0.001)
-    assert "in yardsticks of 10.0 ms and 13.0 ms" in found.sentence
+    assert "normalised by a reference step of 10.0 ms and 13.0 ms" in found.sentence
 
 
-def test_yardsticks_of_different_versions_of_torch_are_not_compared(store: Store, make_record: Make) -> None:
+def test_reference_steps_of_different_versions_of_torch_are_not_compared(store: Store, make_record: Make) -> None:
     sides = [
         Side(version, Entry("cnn", [make_record("cnn", torch_version=version)], speeds(seconds)), store)
         for version, seconds in (("2.10", 0.01), ("2.11", 0.0111))
@@ -213,7 +213,7 @@ def test_yardsticks_of_different_versions_of_torch_are_not_compared(store: Store
 
     assert found.word is Word.NOT_DISTINGUISHABLE  # sessions differ by as much
     assert found.difference is not None
-    assert "yardstick" not in found.difference.method
+    assert "reference step" not in found.difference.method
 
 
 def test_less_time_is_better_whatever_the_metric(side: Callable[..., Side]) -> None:
