@@ -105,10 +105,16 @@ def test_each_model_was_timed_alone_after_the_training(main_job: tuple[Ran, Path
     assert "timing cnn, mobilenet, one at a time" in ran.out
     assert set(timings["run_id"]) == set(runs["run_id"])
     assert set(zip(timings["kind"], timings["batch_size"], strict=True)) == {
-        ("training", 64),
+        ("training", 64),  # of cnn
+        ("extraction", 250),  # of mobilenet
+        ("head", 64),
         ("inference", 1),
         ("inference", 250),
     }
+    deployments = pd.read_parquet(results / "deployments").set_index("run_id")
+    assert set(deployments["backend"]) == {"eager"}
+    apart = deployments["correct"] - runs.set_index("run_id")["test_correct"]
+    assert apart.abs().max() <= 1  # features were extracted with folded batch-norm layers, which rounds otherwise
     assert timings["measured_at"].min() > runs["ended_at"].max()
     assert timings["contended"].notna().all()
 

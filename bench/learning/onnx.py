@@ -172,9 +172,9 @@ def _with_preprocessing(network: Any, trained: Trained, image_shape: tuple[int, 
         before.append(helper.make_node("ReduceSum", ["bench_weighted", "bench_planes"], ["bench_floats"], keepdims=1))
     size = spec.input_size
     fits = (height, width) == (size, size)
-    if image_shape is not None and max(height, width) > size:
+    if image_shape is not None and max(image_shape[1:]) > size:
         # OpenVINO's Resize does not average as PyTorch's does; sums of products are the same everywhere
-        constants |= {"rows": _weights(height, size), "columns": _weights(width, size).T}
+        constants |= {"rows": _weights(image_shape[1], size), "columns": _weights(image_shape[2], size).T}
         before.append(helper.make_node("MatMul", ["bench_rows", "bench_floats"], ["bench_lower"]))
         before.append(helper.make_node("MatMul", ["bench_lower", "bench_columns"], ["bench_resized"]))
     elif not fits:

@@ -393,20 +393,26 @@ def fastest_backend(entry: Entry) -> str | None:
     """
     timed = {name: answers.batches for name, answers in entry.speeds.by_backend.items()}
     eager = timed.get(EAGER)
-    if eager is None or eager.contended:
-        return None
-    rivals = {name: speed for name, speed in timed.items() if speed is not None and speed.machine == eager.machine}
-    rivals = {name: speed for name, speed in rivals.items() if name != EAGER and not speed.contended}
-    if not rivals:
+    rivals = {
+        name: speed
+        for name, speed in timed.items()
+        if eager is not None
+        and speed is not None
+        and name != EAGER
+        and speed.machine == eager.machine
+        and not (speed.contended or eager.contended)
+    }
+    if eager is None or not rivals:
         return None
     name, best = max(rivals.items(), key=lambda rival: rival[1].images_per_second)
     difference = _speeds_difference(INFERENCE, eager, best, same_reference=True)
-    if difference is None or not difference.distinguishable or difference.value < 0:
-        others = " or ".join(rivals)
-        faster = "none of them is" if len(rivals) > 1 else "it is not"
-        return (
-            f"Back ends of {entry.label}: {EAGER} or {others}, {faster} distinguishably faster than {EAGER} in batches."
-        )
+    if difference is None:
+        return None
+    if not difference.distinguishable:
+        slower = f"none of {', '.join(rivals)} is" if len(rivals) > 1 else f"{name} is not"
+        return f"Back ends of {entry.label}: {slower} distinguishably faster than {EAGER} in batches."
+    if difference.value < 0:
+        return f"Back ends of {entry.label}: {EAGER} is the fastest in batches; next is {name}."
     rates = f"{count(best.images_per_second)} against {per_second(eager.images_per_second)}"
     sentence = (
         f"Back ends of {entry.label}: {name} is the fastest in batches, {1 + difference.value:.2f} times {EAGER} "

@@ -16,7 +16,7 @@ import torch
 from checkpoints import Results, trained
 
 from bench.errors import UserError
-from bench.learning import evaluation, weights
+from bench.learning import weights
 from bench.learning.evaluation import calibration_error, confusion, load_trained, wilson
 from bench.learning.models import MODELS
 from bench.spec import Predictions
@@ -129,9 +129,3 @@ def test_class_names_that_are_no_list_of_names_are_not_used(results: Results, tm
     for number, names in enumerate(["no JSON", json.dumps(["too", "few"]), "3"]):
         found = saved(tmp_path / f"{number}.safetensors", state, model="cnn", class_names=names)
         assert load_trained(found).class_names == tuple("0123456789")
-
-
-def test_latency(results: Results) -> None:
-    model = load_trained(weights.read(results.checkpoint, ""))
-    time = evaluation.latency(model, results.data.test.images[0], samples=5)
-    assert 0 < time.p50_ms <= time.p95_ms < 5000

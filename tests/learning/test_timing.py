@@ -15,9 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.learning import datasets, timing
 from bench.learning.context import LocalContext
 from bench.learning.datasets import Dataset
+from bench.learning.evaluation import Trained
 from bench.learning.execute import Inputs, execute
 from bench.learning.models import MODELS
-from bench.learning.timing import Subject, make_reference_step, time_models
+from bench.learning.timing import Subject, make_reference_step, time_models, time_one_image
 from bench.learning.weights import find
 from bench.spec import Job, Recipe, Timing
 
@@ -142,3 +143,16 @@ def test_the_reference_step_is_the_same_work_and_leaves_the_random_numbers_alone
 
 def test_a_timing_is_a_flat_row() -> None:
     assert {name for name, field in Timing.model_fields.items() if not field.description} == set()
+
+
+@pytest.mark.usefixtures("short")
+def test_one_image_is_timed_by_the_same_code() -> None:
+    subject = subject_of("cnn", datasets.load("synthetic"))
+    spec = MODELS["cnn"]
+    trained = Trained(spec.build(10).eval(), spec, subject.inputs.dataset.class_names, {})
+
+    seconds, threads = time_one_image(trained, subject.inputs.dataset.test.images[0], rounds=3)
+
+    assert len(seconds) >= 3
+    assert 0 < seconds.min() < 5
+    assert threads == torch.get_num_threads()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.reporting import store as store_module
+from bench.reporting.speed import BEFORE_BACKENDS
 from bench.reporting.store import Store
+from bench.reporting.tables import comparisons, footnotes
 from bench.spec import EpochRecord, Outcome, Record
 
 
@@ -70,3 +73,31 @@ def test_records_of_schema_1_have_a_place_in_the_index(
     monkeypatch.setattr(store_module, "_read_record", None)  # to open a shard would be an error
 
     assert store.records() == (records, [])
+
+
+def test_timings_without_back_ends_are_read(store: Store, make_record: Callable[..., Record]) -> None:
+    """A frozen backbone's training was timed as steps of its head: these are not called training any more."""
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    record = store.write(Outcome(make_record("mobilenet", features_cached=True)))
+    rows = [
+        {"run_id": record.run_id, "kind": kind, "batch_size": size, "sample": 0, "seconds": 0.01}
+        | {"yardstick_seconds": 0.02, "contended": False, "device": "cpu", "threads": 2, "precision": "fp32"}
+        | {"peak_memory_mb": 1.0, "measured_at": moment}
+        for kind, size in (("training", 64), ("inference", 1), ("inference", 250))
+    ]
+    (store.root / "timings").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), store.root / "timings" / f"{record.run_id}.parquet")
+
+    timings = store.timings(record.run_id)
+    (comparison,) = comparisons([record], store)
+
+    assert [(row.backend, row.reference_seconds) for row in timings] == [(BEFORE_BACKENDS, 0.02)] * 3
+    speeds = comparison.entries[0].speeds
+    assert speeds.training is None
+    assert speeds.head is not None
+    assert speeds.head.images_per_second == 6400
+    assert speeds.single is not None
+    assert any("of an earlier version" in note for note in footnotes(comparison))
+    eager = [row.model_copy(update={"backend": "eager"}) for row in timings]
+    store.write_timings(record.run_id, eager)
+    assert store.timings(record.run_id) == eager

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from bench.errors import UserError
 from bench.reporting import store as store_module
 from bench.reporting.store import Store, write_whole
-from bench.spec import SCHEMA_VERSION, Outcome, Record, Status, Timing
+from bench.spec import SCHEMA_VERSION, Deployment, Outcome, Record, Status, Timing
 
 EVERYTHING_ELSE: dict[str, Any] = {
     "lr_source": "a sweep of 12 trials",
@@ -149,6 +149,41 @@ def test_the_state_to_go_on_from_is_kept_until_the_run_ends(store: Store, make_r
     assert store.states([record.run_id]) == {record.run_id: b"epoch 2"}
     store.write(Outcome(record))
     assert store.states([record.run_id]) == {}
+
+
+def test_rows_of_back_ends_replace_those_of_the_same(store: Store, make_record: Callable[..., Record]) -> None:
+    run_id = store.write(Outcome(make_record())).run_id
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    whole = Deployment(
+        run_id=run_id,
+        backend="eager",
+        status="ok",
+        images=10,
+        correct=9,
+        accuracy=0.9,
+        agreement=1.0,
+        disagreements=0,
+        largest_difference=0.0,
+        only_eager_right=0,
+        only_this_right=0,
+        prepare_seconds=0.5,
+        deployed_bytes=1000,
+        threads=2,
+        precision="fp32",
+        device="cpu",
+        version="torch 2",
+        prepared_at=now,
+    )
+    failed = Deployment(run_id=run_id, backend="openvino", status="failed", reason="no reason", prepared_at=now)
+    assert store.deployments(run_id) == []
+
+    store.write_deployments(run_id, [whole, failed])
+    assert store.deployments(run_id) == [whole, failed]
+
+    again = whole.model_copy(update={"backend": "openvino"})
+    store.write_deployments(run_id, [again])
+    assert store.deployments(run_id) == [whole, again]
+    assert pd.read_parquet(store.root / "deployments")["backend"].tolist() == ["eager", "openvino"]
 
 
 def test_timings_are_read_back(store: Store, make_record: Callable[..., Record]) -> None:

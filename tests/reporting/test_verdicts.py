@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from bench.reporting.speed import Speeds, summarise
 from bench.reporting.stats import Difference, Interval, Needed
 from bench.reporting.store import Store
-from bench.reporting.tables import Entry, comparisons
+from bench.reporting.tables import Comparison, Entry, backend_notes, backends_table, comparisons
 from bench.reporting.verdicts import (
     CHECKPOINTS,
     INFERENCE,
@@ -30,12 +31,13 @@ from bench.reporting.verdicts import (
     Word,
     checkpoints,
     compare,
+    fastest_backend,
     findings,
     recipes,
     sentences,
     with_holm,
 )
-from bench.spec import DatasetInfo, Outcome, Predictions, Record, Timing
+from bench.spec import DatasetInfo, Deployment, Outcome, Predictions, Record, Timing
 
 IMAGES = 2000
 DATA = DatasetInfo(name="data", sha256="a" * 64, train_images=100, test_images=IMAGES, classes=10)
@@ -246,6 +248,103 @@ def test_what_does_not_compare_is_not_compared(
     for metric in (TRAINING, INFERENCE, LATENCY_P50, LATENCY_P95):
         assert found[metric].word is Word.UNKNOWN
         assert why in found[metric].sentence
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"backend": "openvino"}, "timed with different back ends (eager; openvino)"),
+        ({"precision": "bf16"}, "timed in different precision (fp32; bf16)"),
+    ],
+)
+def test_like_is_compared_with_like(fields: dict[str, str], why: str, side: Callable[..., Side]) -> None:
+    sides = side("one", {0: None}, speeds(0.01)), side("other", {0: None}, speeds(0.005, **fields))
+
+    found = by_metric(compare(*sides))[INFERENCE]
+
+    assert found.word is Word.UNKNOWN
+    assert why in found.sentence
+
+
+def with_backends(make_record: Make, rival: float, lost: int, gained: int, **fields: Any) -> Entry:
+    """A job timed with eager, 0.01 s an image, and with OpenVINO."""
+    by_backend = {"eager": speeds(0.01).answers, "openvino": speeds(rival, backend="openvino", **fields).answers}
+    shared = {"run_id": "a", "status": "ok", "images": 2000, "prepared_at": datetime(2026, 1, 1, tzinfo=UTC)}
+    rows = [
+        Deployment(**shared, backend="eager", correct=1900, accuracy=0.95, deployed_bytes=901_024),
+        Deployment(
+            **shared,
+            backend="openvino",
+            correct=1900 - lost + gained,
+            accuracy=0.95 + (gained - lost) / 2000,
+            only_eager_right=lost,
+            only_this_right=gained,
+            deployed_bytes=240_000,
+        ),
+    ]
+    return Entry("cnn", [make_record("cnn")], Speeds(by_backend=by_backend), {row.backend: row for row in rows})
+
+
+@pytest.mark.parametrize(
+    ("rival", "lost", "gained", "sentence"),
+    [
+        (
+            0.005,
+            0,
+            0,
+            "Back ends of cnn: openvino is the fastest in batches, 2.00 times eager (200 against 100 images/s; "
+            "p < 0.0001); its accuracy is the same, 95.00 %; 0.24 MB are deployed, 0.90 MB with eager.",
+        ),
+        (
+            0.005,
+            40,
+            2,
+            "Back ends of cnn: openvino is the fastest in batches, 2.00 times eager (200 against 100 images/s; "
+            "p < 0.0001); its accuracy is lower (-1.90 points, p < 0.0001, exact McNemar test); "
+            "0.24 MB are deployed, 0.90 MB with eager.",
+        ),
+        (
+            0.005,
+            4,
+            3,
+            "Back ends of cnn: openvino is the fastest in batches, 2.00 times eager (200 against 100 images/s; "
+            "p < 0.0001); its accuracy is not distinguishable from that of eager (-0.05 points, p = 1.0000, exact "
+            "McNemar test); 0.24 MB are deployed, 0.90 MB with eager.",
+        ),
+        (0.01, 4, 3, "Back ends of cnn: openvino is not distinguishably faster than eager in batches."),
+        (0.02, 4, 3, "Back ends of cnn: eager is the fastest in batches; next is openvino."),
+    ],
+)
+def test_the_fastest_back_end_and_what_it_costs(
+    rival: float, lost: int, gained: int, sentence: str, make_record: Make
+) -> None:
+    assert fastest_backend(with_backends(make_record, rival, lost, gained)) == sentence
+
+
+def test_back_ends_on_two_machines_are_not_compared(make_record: Make) -> None:
+    assert fastest_backend(with_backends(make_record, 0.005, 0, 0, device="A GPU")) is None
+    assert fastest_backend(Entry("cnn", [make_record("cnn")], speeds(0.01))) is None
+
+
+def test_the_table_of_back_ends(make_record: Make) -> None:
+    entry = with_backends(make_record, 0.005, 40, 2)
+    failed = Deployment(
+        run_id="a",
+        backend="compile",
+        status="failed",
+        reason="no compiler",
+        prepared_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    comparison = Comparison("data", [replace(entry, deployments={**entry.deployments, "compile": failed})])
+
+    table = backends_table(comparison)
+
+    assert table is not None
+    rows = [[cell.strip() for cell in line.split("|")[2:6]] for line in table.splitlines()]
+    assert rows[0] == ["Back end", "Test accuracy", "Agreement with eager", "Latency of one image, p50 / p95"]
+    assert [row[:2] for row in rows[2:]] == [["eager", "95.00 %"], ["compile", "failed"], ["openvino", "93.10 %"]]
+    assert "cnn by compile failed: no compiler." in backend_notes(comparison)
+    assert backends_table(Comparison("data", [Entry("cnn", [make_record("cnn")])])) is None
 
 
 def test_another_processor_is_another_machine(side: Callable[..., Side]) -> None:
