@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.reporting import gallery, plots
+from bench.reporting import plots
 from bench.reporting.store import Store
 from bench.reporting.summary import look, write_summary
 from bench.reporting.tables import comparisons
@@ -49,7 +49,6 @@ def write_pages(store: Store, records: Sequence[Record] | None = None, *, show: 
     if records is None:
         records, _ = store.records(set_aside=True)
     compared = comparisons(records, store)
-    planned = gallery.plan(store, records, compared)
     found = look(store, records, compared)
     swept = read_swept(store, found.records)
     pages: list[Path | None] = [write_summary(store, found, sections(swept))]
@@ -58,7 +57,7 @@ def write_pages(store: Store, records: Sequence[Record] | None = None, *, show: 
         sys.stdout.flush()
     from bench.reporting.html import write_report
 
-    pages.append(write_report(store, found, swept, planned))
+    pages.append(write_report(store, found, swept))
     pages.append(write_tuning(store, swept))  # shows the plots that there are
     for page in pages if show else ():
         if page is not None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 import re
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from bench.errors import UserError
 from bench.reporting import images, plots
 from bench.reporting.images import KeptImages
-from bench.reporting.plots import Drawn, Look
+from bench.reporting.plots import Look
 from bench.reporting.store import Store, write_whole
 from bench.reporting.tables import Comparison, Entry, comparisons
 from bench.reporting.tuning import Swept, choose, read_sweeps, trials_of
@@ -26,8 +25,6 @@ from bench.spec import Predictions, Recipe, Record, slug
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    Make = Callable[[], Figure]
 
 MOST_JOBS = 12
 """Jobs in one plot."""
@@ -72,79 +69,43 @@ def data_key(record: Record) -> DataKey:
     return record.dataset, record.dataset_sha256, record.train_images, record.test_images
 
 
-@dataclass(frozen=True)
-class Planned:
-    """The plots of one data set that are to be drawn."""
-
-    figures: list[tuple[str, Make]] = field(default_factory=list)
-    """The name of its files in plots/, without the ending, and what makes it."""
-    notes: list[str] = field(default_factory=list)
-
-
-def plan(store: Store, records: Sequence[Record], found: Sequence[Comparison]) -> dict[DataKey, Planned]:
-    """Choose what to draw, and read it.
+def draw(store: Store, records: Sequence[Record], compared: Sequence[Comparison]) -> dict[DataKey, Gallery]:
+    """Draw and save all plots, and delete those of earlier reports that are no longer drawn.
 
     Args:
         store: the results folder.
         records: all that it holds.
-        found: its comparisons, with timings.
+        compared: its comparisons, with timings.
 
     Returns:
-        What to draw by data set, in the order of their names; also of data sets with nothing to compare.
-    """
-    known = plots.looks(record.model for record in records)
-    by_data: dict[DataKey, list[Record]] = {}
-    for record in records:
-        by_data.setdefault(data_key(record), []).append(record)
-    entries = {data_key(one.entries[0].records[0]): one.entries for one in found}
-    planned = {}
-    prefixes: set[str] = set()
-    for key, group in sorted(by_data.items()):
-        prefix = slug(key[0])
-        if prefix in prefixes:  # another data set of that name
-            prefix = f"{prefix}-{_digest(repr(key))}"
-        prefixes.add(prefix)
-        one = planned[key] = Planned()
-        for name, make in _figures(store, group, entries.get(key, []), known, one.notes):
-            one.figures.append((f"{prefix}-{name}", make))
-    return planned
-
-
-def makers(planned: Mapping[DataKey, Planned]) -> list[Make]:
-    """What makes each figure."""
-    return [make for one in planned.values() for _, make in one.figures]
-
-
-def drawn(planned: Mapping[DataKey, Planned]) -> list[Drawn]:
-    """The figures of :func:`makers`, drawn one after the other."""
-    return [plots.drawn(make) for make in makers(planned)]
-
-
-def save(store: Store, planned: Mapping[DataKey, Planned], figures: Sequence[Drawn]) -> dict[DataKey, Gallery]:
-    """Save all plots, and delete those of earlier reports that are no longer drawn.
-
-    Args:
-        store: the results folder.
-        planned: what :func:`plan` gave.
-        figures: what :func:`makers` make, in that order.
+        The plots by data set, in the order of their names; also of data sets with nothing to compare.
 
     Raises:
         UserError: the results folder cannot be written.
     """
+    looks = plots.looks(record.model for record in records)
+    by_data: dict[DataKey, list[Record]] = {}
+    for record in records:
+        by_data.setdefault(data_key(record), []).append(record)
+    entries = {data_key(comparison.entries[0].records[0]): comparison.entries for comparison in compared}
     folder = store.root / "plots"
     galleries = {}
+    prefixes: set[str] = set()
     written: set[str] = set()
-    left = iter(figures)
     try:
         folder.mkdir(exist_ok=True)
-        for key, one in planned.items():
-            gallery = galleries[key] = Gallery(notes=one.notes)
-            for name, _ in one.figures:
-                figure = next(left)
-                write_whole(folder / f"{name}.svg", figure.svg.encode())
-                write_whole(folder / f"{name}.png", figure.png)
+        for key, group in sorted(by_data.items()):
+            prefix = slug(key[0])
+            if prefix in prefixes:  # another data set of that name
+                prefix = f"{prefix}-{_digest(repr(key))}"
+            prefixes.add(prefix)
+            gallery = galleries[key] = Gallery()
+            for ending, figure in _figures(store, group, entries.get(key, []), looks, gallery.notes):
+                name, svg = f"{prefix}-{ending}", plots.svg(figure)
+                write_whole(folder / f"{name}.svg", svg.encode())
+                write_whole(folder / f"{name}.png", plots.png(figure))
                 written |= {f"{name}.svg", f"{name}.png"}
-                gallery.plots.append(Plot(name, figure.title, figure.svg))
+                gallery.plots.append(Plot(name, figure.get_suptitle().replace("\n", " "), svg))
         for file in folder.iterdir():
             if file.name not in written and OURS.fullmatch(file.name):
                 file.unlink()
@@ -174,8 +135,8 @@ def _mean_accuracy(entry: Entry) -> float:
 
 def _figures(
     store: Store, records: Sequence[Record], jobs: Sequence[Entry], known: Mapping[str, Look], notes: list[str]
-) -> Iterator[tuple[str, Make]]:
-    """(name, what makes it) of each plot of one data set; what cannot be drawn is said in ``notes``."""
+) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) of each plot of one data set; what cannot be drawn is said in ``notes``."""
     dataset = records[0].dataset
     entries = [entry for entry in jobs if entry.accuracies]
     known = plots.with_jobs(known, entries)
@@ -184,9 +145,9 @@ def _figures(
         if len(shown) < len(entries):
             notes.append(f"Of {len(entries):,} jobs the plots show {len(shown)}: each model's best, then the next.")
         ranked = sorted(shown, key=lambda entry: (-_mean_accuracy(entry), entry.label))
-        yield "accuracy", partial(plots.accuracy_over_seeds, ranked, known, dataset=dataset)
+        yield "accuracy", plots.accuracy_over_seeds(ranked, known, dataset=dataset)
         if any(entry.records[0].total_parameters is not None for entry in shown):
-            yield "accuracy-parameters", partial(plots.accuracy_against_parameters, shown, known, dataset=dataset)
+            yield "accuracy-parameters", plots.accuracy_against_parameters(shown, known, dataset=dataset)
         yield from _latency(shown, known, notes)
         yield from _train_sizes(entries, known)
         yield from _learning(store, _in_order(best_jobs(shown, MOST_CURVES), entries), known)
@@ -200,15 +161,15 @@ def _in_order(chosen: Iterable[Entry], entries: Iterable[Entry]) -> list[Entry]:
     return [entry for entry in entries if id(entry) in ids]
 
 
-def _learning(store: Store, entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterator[tuple[str, Make]]:
+def _learning(store: Store, entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
     epochs = {record.run_id: store.epochs(record.run_id) for entry in entries for record in entry.records[:MOST_SEEDS]}
     there = [entry for entry in entries if any(epochs.get(record.run_id) for record in entry.records)]
     if there:
         dataset = entries[0].records[0].dataset
-        yield "learning-curves", partial(plots.learning_curves, there, epochs, known, dataset=dataset)
+        yield "learning-curves", plots.learning_curves(there, epochs, known, dataset=dataset)
 
 
-def _latency(entries: Sequence[Entry], known: Mapping[str, Look], notes: list[str]) -> Iterator[tuple[str, Make]]:
+def _latency(entries: Sequence[Entry], known: Mapping[str, Look], notes: list[str]) -> Iterator[tuple[str, Figure]]:
     """One plot for each machine that was measured on: times on two machines do not compare."""
     machines: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -219,10 +180,10 @@ def _latency(entries: Sequence[Entry], known: Mapping[str, Look], notes: list[st
         notes.append("Latencies that were measured while other jobs used the machine are not plotted.")
     for machine, timed in sorted(machines.items()):
         name = "accuracy-latency" if len(machines) == 1 else f"accuracy-latency-{_digest(machine)}"
-        yield name, partial(plots.accuracy_against_latency, timed, known, dataset=entries[0].records[0].dataset)
+        yield name, plots.accuracy_against_latency(timed, known, dataset=entries[0].records[0].dataset)
 
 
-def _train_sizes(entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterator[tuple[str, Make]]:
+def _train_sizes(entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
     """A line for each group of runs that differ in nothing but the seed and the number of training images.
 
     Fewer images may have been given more epochs and smaller batches, if each number of images has one recipe.
@@ -245,7 +206,7 @@ def _train_sizes(entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterato
         dataset = records[0].dataset
         shown = _in_order(best_jobs(comparison.entries, MOST_JOBS), comparison.entries)
         looks = plots.with_jobs(known, comparison.entries)
-        yield "accuracy-train-size", partial(plots.accuracy_against_train_size, shown, looks, dataset=dataset)
+        yield "accuracy-train-size", plots.accuracy_against_train_size(shown, looks, dataset=dataset)
 
 
 def _by(records: Sequence[Record], *, other_than: Sequence[str]) -> dict[str, list[Record]]:
@@ -259,7 +220,7 @@ def _by(records: Sequence[Record], *, other_than: Sequence[str]) -> dict[str, li
     return groups
 
 
-def _sweeps(store: Store, records: Sequence[Record], known: Mapping[str, Look]) -> Iterator[tuple[str, Make]]:
+def _sweeps(store: Store, records: Sequence[Record], known: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
     """The latest sweeps of the learning rate, all in one plot."""
     swept = []
     for sweep in read_sweeps(store.root):
@@ -272,10 +233,10 @@ def _sweeps(store: Store, records: Sequence[Record], known: Mapping[str, Look]) 
             break
     if swept:
         swept.sort(key=lambda one: (one.sweep.model, one.sweep.sweep_id))
-        yield "accuracy-lr", partial(plots.accuracy_against_lr, swept, known, dataset=records[0].dataset)
+        yield "accuracy-lr", plots.accuracy_against_lr(swept, known, dataset=records[0].dataset)
 
 
-def _mistakes(store: Store, entries: Sequence[Entry], notes: list[str]) -> Iterator[tuple[str, Make]]:
+def _mistakes(store: Store, entries: Sequence[Entry], notes: list[str]) -> Iterator[tuple[str, Figure]]:
     """Confusion matrices of the best jobs; and of the best against the next two, what only one of them gets wrong."""
     best = best_jobs(entries, MOST_MATRICES)
     models = {entry.records[0].model for entry in best}
@@ -296,8 +257,7 @@ def _mistakes(store: Store, entries: Sequence[Entry], notes: list[str]) -> Itera
         answers = [one for _, one in said[entry.label]]
         yield (
             f"confusion-{_file_name(entry)}",
-            partial(
-                plots.confusion_matrix,
+            plots.confusion_matrix(
                 np.concatenate([one.labels for one in answers]),
                 np.concatenate([one.predicted for one in answers]),
                 names,
@@ -335,7 +295,7 @@ def _only_wrong(
     said: Mapping[str, Sequence[tuple[Record, Predictions]]],
     kept: KeptImages,
     notes: list[str],
-) -> Iterator[tuple[str, Make]]:
+) -> Iterator[tuple[str, Figure]]:
     """Two grids: what only ``one`` gets wrong and what only ``other`` does, of the same seed if they share one."""
     by_seed = [{record.seed: answers for record, answers in said[entry.label]} for entry in (one, other)]
     shared = by_seed[0].keys() & by_seed[1].keys()
@@ -361,8 +321,7 @@ def _only_wrong(
         whose = f"Seed {seed} of both" if seed == other_seed else f"Seeds {seed} and {other_seed}"
         yield (
             f"wrong-{_file_name(wrong)}-not-{_file_name(right)}",
-            partial(
-                plots.wrong_answers,
+            plots.wrong_answers(
                 kept.images[shown],
                 [_class_name(kept, number) for number in kept.labels[shown]],
                 [_class_name(kept, number) for number in answers.predicted[shown]],

@@ -5,15 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.reporting import gallery, plots, tuning
-from bench.reporting.gallery import DataKey, Gallery, Planned, data_key
-from bench.reporting.plots import Drawn
+from bench.reporting import plots, tuning
+from bench.reporting.gallery import DataKey, Gallery, data_key, draw
 from bench.reporting.store import Store
 from bench.reporting.summary import MOST_FAILED, Found, look
 from bench.reporting.tables import (
@@ -89,41 +88,29 @@ class Findings:
     sentences: list[str]
 
 
-def write_report(
-    store: Store,
-    found: Found | None = None,
-    swept: Sequence[Swept] | None = None,
-    planned: Mapping[DataKey, Planned] | None = None,
-    draw: Callable[[], Sequence[Drawn]] | None = None,
-) -> Path:
+def write_report(store: Store, found: Found | None = None, swept: Sequence[Swept] | None = None) -> Path:
     """Make results/report.html, with all plots, which it puts into results/plots/.
 
     Args:
         store: the results folder.
         found: what :func:`bench.reporting.summary.look` gave; None looks.
         swept: what :func:`bench.reporting.tuning.read_swept` gave; None reads the sweeps.
-        planned: what :func:`bench.reporting.gallery.plan` gave; None plans.
-        draw: gives the drawn figures of ``planned``, and is asked last, as they may be drawn meanwhile; None draws.
 
     Raises:
         UserError: they cannot be written.
     """
     found = found or look(store)
-    if planned is None:
-        planned = gallery.plan(store, found.records, found.comparisons)
     if swept is None:
         swept = tuning.read_swept(store, found.records)
-    page = render(found, planned, swept)
-    drawn = gallery.drawn(planned) if draw is None else draw()
-    return store.write_text(NAME, with_plots(page, gallery.save(store, planned, drawn)))
+    return store.write_text(NAME, render(found, draw(store, found.records, found.comparisons), swept))
 
 
-def render(found: Found, planned: Mapping[DataKey, Planned], swept: Sequence[Swept]) -> str:
-    """The page as HTML: the same as the summary, and tables that sort. :func:`with_plots` puts the plots into it.
+def render(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequence[Swept]) -> str:
+    """The page as HTML: the same as the summary, tables that sort, and the plots.
 
     Args:
         found: what there is to say.
-        planned: which plots of each data set there will be.
+        galleries: the plots of each data set.
         swept: sweeps with their trials.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -151,32 +138,9 @@ def render(found: Found, planned: Mapping[DataKey, Planned], swept: Sequence[Swe
         script_sha256=base64.b64encode(digest).decode(),
         lead=_lead(found.records),
         findings=said,
-        sections=list(_sections(found, planned, swept)),
+        sections=list(_sections(found, galleries, swept)),
     )
     return page
-
-
-def with_plots(page: str, galleries: Mapping[DataKey, Gallery]) -> str:
-    """The page of :func:`render` with its plots.
-
-    Args:
-        page: whatever it quotes is escaped, so that nothing in it looks like the place of a plot.
-        galleries: the drawn plots of each data set, those that were planned.
-    """
-    insets = {}
-    for key, section_id in _section_ids(galleries).items():
-        for number, plot in enumerate(galleries[key].plots):
-            title = escape(plots.plain(plot.title))
-            insets[_place(section_id, number)] = plots.inline(plot.svg, name=f"{section_id}-{number}", title=title)
-    return re.sub("|".join(map(re.escape, insets)) or "$^", lambda place: insets[place[0]], page)
-
-
-def _section_ids(keys: Iterable[DataKey]) -> dict[DataKey, str]:
-    return {key: f"data-{number}" for number, key in enumerate(keys, 1)}
-
-
-def _place(section_id: str, number: int) -> str:
-    return f"<!-- plot {section_id}-{number} -->"
 
 
 def _lead(records: Sequence[Record]) -> str:
@@ -200,11 +164,11 @@ def _number(number: int, what: str) -> str:
 # --- the sections ----------------------------------------------------------------------------------------------------
 
 
-def _sections(found: Found, planned: Mapping[DataKey, Planned], swept: Sequence[Swept]) -> Iterator[Section]:
+def _sections(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequence[Swept]) -> Iterator[Section]:
     by_key = {data_key(one.entries[0].records[0]): one for one in found.comparisons}
-    for key, section_id in _section_ids(planned).items():
-        if key in by_key or planned[key].figures:
-            yield _data(section_id, key, by_key.get(key), planned[key])
+    for number, (key, gallery) in enumerate(galleries.items(), 1):
+        if key in by_key or gallery.plots:
+            yield _data(f"data-{number}", key, by_key.get(key), gallery)
     if swept:
         yield _sweeps(swept)
     records = tested(found.records)
@@ -224,7 +188,7 @@ def _sections(found: Found, planned: Mapping[DataKey, Planned], swept: Sequence[
         yield Section("set-aside", "Set aside", notes=[note], items=[Item(name) for name in found.set_aside])
 
 
-def _data(section_id: str, key: DataKey, comparison: Comparison | None, planned: Planned) -> Section:
+def _data(section_id: str, key: DataKey, comparison: Comparison | None, gallery: Gallery) -> Section:
     """All that is known of one data set."""
     from markupsafe import Markup
 
@@ -236,9 +200,10 @@ def _data(section_id: str, key: DataKey, comparison: Comparison | None, planned:
         if (backends := backends_table(comparison)) is not None:
             section.tables.append(table(f"Back ends on {section.title}", backends))
             section.notes.extend(backend_notes(comparison))
-    section.notes.extend(planned.notes)
-    for number in range(len(planned.figures)):
-        section.plots.append(Markup(_place(section_id, number)))  # noqa: S704 - ours
+    section.notes.extend(gallery.notes)
+    for number, plot in enumerate(gallery.plots):
+        inset = plots.inline(plot.svg, name=f"{section_id}-{number}", title=escape(plots.plain(plot.title)))
+        section.plots.append(Markup(inset))  # noqa: S704 - ours
     return section
 
 

@@ -191,22 +191,6 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A figure as files."""
-
-    title: str
-    """What it shows, in words."""
-    svg: str
-    png: bytes
-
-
-def drawn(make: Callable[[], Figure]) -> Drawn:
-    """The figure that ``make`` makes, as files."""
-    figure = make()
-    return Drawn(figure.get_suptitle().replace("\n", " "), svg(figure), png(figure))
-
-
 def inline(svg_file: str, *, name: str, title: str) -> str:
     """An SVG file of :func:`svg` as a part of an HTML page: it takes the page's colour, and its ids are its own.
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from bench.reporting import gallery, images, plots
-from bench.reporting.gallery import DataKey, Gallery, best_jobs, data_key
+from bench.reporting.gallery import Gallery, best_jobs, data_key, draw
 from bench.reporting.store import Store
-from bench.reporting.tables import Comparison, Entry, comparisons
+from bench.reporting.tables import Entry, comparisons
 from bench.reporting.tuning import Sweep, write_sweep
 from bench.space import Range, Space
 from bench.spec import EpochRecord, Job, Outcome, Predictions, Recipe, Record, Status, Timing
@@ -67,11 +67,6 @@ def timed(store: Store, record: Record, milliseconds: float, **fields: Any) -> N
         for sample in range(5)
     ]
     store.write_timings(record.run_id, rows)
-
-
-def draw(store: Store, records: list[Record], found: list[Comparison]) -> dict[DataKey, Gallery]:
-    planned = gallery.plan(store, records, found)
-    return gallery.save(store, planned, gallery.drawn(planned))
 
 
 def drawn(store: Store) -> Gallery:
