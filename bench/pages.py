@@ -10,7 +10,6 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.reporting import plots
 from bench.reporting.store import Store
 from bench.reporting.summary import look, write_summary
 from bench.reporting.tables import comparisons
@@ -18,7 +17,10 @@ from bench.reporting.terminal import print_results
 from bench.reporting.tuning import read_swept, sections, write_tuning
 from bench.spec import Record
 
-NEEDED = ("bench.reporting.html", "scipy.stats", "statsmodels.stats.power", "statsmodels.stats.weightstats")
+NEEDED = (
+    *("bench.reporting.html", "scipy.stats", "statsmodels.stats.power", "statsmodels.stats.weightstats"),
+    *("matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg"),
+)
 """What pages and verdicts import when they are first made."""
 
 
@@ -30,7 +32,6 @@ def prepare_pages() -> None:
         with contextlib.suppress(ImportError):  # who needs it will say so
             for module in NEEDED:
                 importlib.import_module(module)
-            plots.prepare()
 
     threading.Thread(target=bring, name="imports for the pages", daemon=True).start()
 

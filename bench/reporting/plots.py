@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
@@ -120,18 +119,12 @@ STYLE: Any = {
 }
 
 
-def prepare() -> None:
-    """Import what drawing needs, half a second; else the first figure does."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it builds its font cache is nobody's business
-    for module in ("figure", "backends.backend_svg", "backends.backend_agg"):
-        import_module(f"matplotlib.{module}")
-    import_module("scipy.special")
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it builds its font cache is nobody's business
 
 
 @contextmanager
 def _style() -> Iterator[None]:
     """Our settings and no others: a user's matplotlibrc changes nothing."""
-    prepare()
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -270,7 +263,7 @@ def _log(axis: Axis, values: Sequence[float], *, at_values: bool = False) -> Non
     """A log axis with plain numbers at its ticks: the ``values`` themselves, or round ones over their range."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-    axis._set_axes_scale("log")  # type: ignore[attr-defined]
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]  # missing in its annotations
     decades = np.log10(max(values) / min(values))
     steps = (1, 2, 3, 5, 7) if decades < 0.5 else (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 2.4 else (1,)
     axis.set_major_locator(FixedLocator(values) if at_values else LogLocator(subs=steps, numticks=10))

@@ -17,14 +17,12 @@ index is believed while its shard has the size and the time of change that the l
 from __future__ import annotations
 
 import datetime
-import gc
 import itertools
 import os
 import tempfile
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -107,18 +105,6 @@ class _Indexed(BaseModel):
         return b"\n" + self.model_dump_json().encode() + b"\n"  # a torn line before it stays a line of its own
 
 
-@contextmanager
-def _no_collecting() -> Iterator[None]:
-    """Looking for cycles takes a third of the time of reading many records, and there are none."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
 class Store:
     """Reads and writes one results folder."""
 
@@ -176,7 +162,6 @@ class Store:
                 self._file("unfinished", record.run_id, "state").unlink(missing_ok=True)
         return record
 
-    @_no_collecting()
     def records(self, *, set_aside: bool = False) -> tuple[list[Record], list[str]]:
         """(all records, by start time; a line for each file that is no record).
 
@@ -185,29 +170,28 @@ class Store:
         """
         shards = self._shards()
         index, lines = self._read_index()
-        records, found, unknown = [], [], []
-        for name, state in shards.items():
+        records, found, problems, opened = [], [], [], 0
+        for name, (size, changed) in shards.items():
             line = index.get(name)
-            if line is not None and (line.size, line.changed) == state:
+            if line is not None and (line.size, line.changed) == (size, changed):
                 records.append(line.record)
                 found.append(line)
-            else:
-                unknown.append(self.root / "runs" / name)
-        problems = []
-        for file, result, whole in _read_shards(unknown):
-            if isinstance(result, Record):
-                records.append(result)
-                size, changed = shards[file.name]
-                if whole:
-                    found.append(_Indexed(file=file.name, size=size, changed=changed, record=result))
-            else:
-                problem = f"{file} is no record of a run ({result})"
+                continue
+            opened += 1
+            file = self.root / "runs" / name
+            try:
+                record, whole = _read_record(file)
+            except _NO_RECORD as error:
+                problem = f"{file} is no record of a run ({_short(error)})"
                 problems.append(f"{problem}; {self._set_aside(file) if set_aside else 'left out'}")
-        if len(unknown) >= _WORTH_AN_INDEX or lines > 2 * len(found) + _WORTH_AN_INDEX:
+                continue
+            records.append(record)
+            if whole:
+                found.append(_Indexed(file=name, size=size, changed=changed, record=record))
+        if opened >= _WORTH_AN_INDEX or lines > 2 * len(found) + _WORTH_AN_INDEX:
             with suppress(OSError):  # a folder that may only be read
                 write_whole(self.root / _INDEX, b"".join(line.line() for line in found))
-        # as a number: two times with time zones take a microsecond to compare, a quarter of the time of reading
-        return sorted(records, key=lambda record: (record.started_at.timestamp(), record.run_id)), problems
+        return sorted(records, key=lambda record: (record.started_at, record.run_id)), problems
 
     def _shards(self) -> dict[str, tuple[int, int]]:
         """(size, time of change in ns) of each shard, by its name, in order."""
@@ -390,21 +374,6 @@ def _as_timing(row: dict[str, Any]) -> dict[str, Any]:
     if "yardstick_seconds" in row:
         row["reference_seconds"] = row.pop("yardstick_seconds")
     return {"backend": BEFORE_BACKENDS, **row}
-
-
-def _read_shards(files: Sequence[Path]) -> Iterable[tuple[Path, Record | str, bool]]:
-    """(the file, its record or why it is none, whether the record holds all that the file says) of each."""
-
-    def read(file: Path) -> tuple[Path, Record | str, bool]:
-        try:
-            return file, *_read_record(file)
-        except _NO_RECORD as error:
-            return file, _short(error), False
-
-    if len(files) < _WORTH_AN_INDEX:
-        return map(read, files)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(read, files))
 
 
 def _read_record(file: Path) -> tuple[Record, bool]:
