@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
-from bench.learning.backends.protocol import Pipeline, Prepared, Request, UnavailableError, without_gradients
+from bench.learning.backends.protocol import Prepared, Request, UnavailableError, pipeline, without_gradients
 from bench.learning.preprocessing import as_tensor
 
 COMPILERS = ("g++", "clang++")
@@ -35,7 +35,7 @@ class Compile:
             wanted = f"CXX names {compiler}, which is not there" if compiler else f"{' or '.join(COMPILERS)} is needed"
             raise UnavailableError(f"torch.compile needs a C++ compiler: {wanted}")
         compiled = torch.compile(  # type: ignore[call-overload] # the annotations lack what the documentation has
-            Pipeline(request), dynamic=False, isolate_recompiles=True, recompile_limit=len(request.batch_sizes)
+            pipeline(request), dynamic=False, isolate_recompiles=True, recompile_limit=len(request.batch_sizes)
         )
         answer = without_gradients(compiled, request)
         example = as_tensor(request.example)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bench.learning.backends.protocol import Pipeline, Prepared, Request, without_gradients
+from bench.learning.backends.protocol import Prepared, Request, pipeline, without_gradients
 
 
 class Eager:
@@ -15,7 +15,7 @@ class Eager:
     def prepare(self, request: Request) -> Prepared:
         """Return the model behind its preprocessing; nothing in it is changed."""
         return Prepared(
-            answer=without_gradients(Pipeline(request), request),
+            answer=without_gradients(pipeline(request), request),
             device=request.device,
             deployed_bytes=request.checkpoint_bytes,
             precision=request.precision,

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.learning.evaluation import Trained
 from bench.learning.precision import arithmetic
@@ -91,26 +91,26 @@ class Backend(Protocol):
         """
 
 
-class Pipeline(nn.Module):
-    """Preprocessing and model as one module: what PyTorch deploys."""
+def pipeline(request: Request) -> Callable[[Tensor], Tensor]:
+    """Return preprocessing and model as one function: what PyTorch deploys. Nothing in the model is changed."""
+    prepare = Preprocessor(request.trained.spec, request.device)
+    model = request.trained.module.eval().to(request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def __init__(self, request: Request) -> None:
-        super().__init__()
-        self.prepare = Preprocessor(request.trained.spec, request.device)
-        self.model = request.trained.module.eval().to(request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits [batch, classes] of uint8 [batch, channels, height, width]."""
-        logits: Tensor = self.model(self.prepare(images))
+    def answer(images: Tensor) -> Tensor:
+        logits: Tensor = model(prepare(images))
         return logits
 
+    return answer
 
-def without_gradients(module: Callable[[Tensor], Tensor], request: Request) -> Callable[[Tensor], Tensor]:
-    """Return ``module`` as it is deployed: in inference mode, and in the recipe's precision."""
+
+def without_gradients(function: Callable[[Tensor], Tensor], request: Request) -> Callable[[Tensor], Tensor]:
+    """Return ``function`` as it is deployed: in inference mode, and in the recipe's precision."""
     device, precision = request.device, request.precision
+    if precision == "fp32":  # a context that does nothing would be a hundredth of a small model's time
+        return torch.inference_mode()(function)
 
     def answer(images: Tensor) -> Tensor:
         with torch.inference_mode(), arithmetic(device, precision):
-            return module(images)
+            return function(images)
 
     return answer
