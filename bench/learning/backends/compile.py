@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import shutil
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -25,7 +27,7 @@ class Compile:
         """Compile for each batch size, with the threads that are set now: the loops are made for that number.
 
         Compiled code that earlier processes left in PyTorch's cache is not used, so that the time to prepare is that of
-        a first time; nor is the code of other models in this process, whose number would soon reach a limit.
+        a first time. Before torch 2.13 the code of all models in a process counts towards one limit of eight.
 
         Raises:
             UnavailableError: there is no C++ compiler.
@@ -34,9 +36,10 @@ class Compile:
         if not any(shutil.which(name) for name in ((compiler,) if compiler else COMPILERS)):
             wanted = f"CXX names {compiler}, which is not there" if compiler else f"{' or '.join(COMPILERS)} is needed"
             raise UnavailableError(f"torch.compile needs a C++ compiler: {wanted}")
-        compiled = torch.compile(  # type: ignore[call-overload] # the annotations lack what the documentation has
-            pipeline(request), dynamic=False, isolate_recompiles=True, recompile_limit=len(request.batch_sizes)
-        )
+        apart: dict[str, Any] = {}
+        if "isolate_recompiles" in inspect.signature(torch.compile).parameters:  # since torch 2.13
+            apart = {"isolate_recompiles": True, "recompile_limit": len(request.batch_sizes)}
+        compiled = torch.compile(pipeline(request), dynamic=False, **apart)
         answer = without_gradients(compiled, request)
         example = as_tensor(request.example)
         with _without_caches(), warnings.catch_warnings():
