@@ -39,8 +39,8 @@ class Limits:
     """Halve the batch when memory runs out, instead of ending the run."""
 
 
-class Scheduler:
-    """Trains groups, as many at the same time as Ray has room for. Each run ends with exactly one :class:`Outcome`."""
+class Driver:
+    """What the driver knows of the runs under way. Each run ends with exactly one :class:`Outcome`."""
 
     def __init__(
         self,
@@ -62,16 +62,58 @@ class Scheduler:
             plugin: the user's file that defines a model, if there is one.
             states: what interrupted runs go on from, by run id.
             limits: for each run.
-            handle: called with every event, in the thread that calls :meth:`train`.
+            handle: called with every event, in the thread that waits for the runs.
         """
         self._session = session
         self._limits = limits
         self._handle = handle
         self._coordinator: ActorHandle = start_coordinator(states, limits.max_failures)
         self._inputs = SharedInputs.of_models(dataset, weights, plugin, self._coordinator)
+        self._runs: dict[str, Run] = {}
         self._begun: dict[str, Begun] = {}
         self._contended: set[str] = set()
         self._finished: set[str] = set()
+
+    def _active(self) -> list[Run]:
+        return [self._runs[run_id] for run_id in self._begun if run_id not in self._finished]
+
+    def _take(self, wait_seconds: float) -> None:
+        """Pass on what happened since the last call."""
+        self._pass_on(ray.get(self._coordinator.take.remote(wait_seconds)))
+
+    def _pass_on(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, Begun):
+                self._begun[event.run_id] = event
+            if isinstance(event, Outcome):
+                self._finish(event)
+            else:
+                self._handle(event)
+        active = self._active()
+        if len(active) > 1:
+            self._contended.update(run.id for run in active)
+
+    def _finish(self, outcome: Outcome) -> None:
+        run_id = outcome.record.run_id
+        self._finished.add(run_id)
+        begun = self._begun.get(run_id)
+        known = {"attempts": begun.attempt if begun else 1, "contended": run_id in self._contended}
+        self._handle(replace(outcome, record=outcome.record.model_copy(update=known)))
+
+    def _end(self, run: Run, status: Status, reason: str) -> None:
+        ray.get(self._coordinator.end.remote(run, status, reason))
+
+    def _end_what_takes_too_long(self) -> None:
+        limit = self._limits.timeout_seconds
+        for run in self._active() if limit is not None else []:
+            begun = self._begun[run.id]
+            if limit is not None and (datetime.now(UTC) - begun.at).total_seconds() > limit:
+                self._end(run, Status.TIMEOUT, f"not done after {limit:g} s (--timeout)")
+                kill(begun)  # Ray starts its task or trial again, which finds this run ended
+
+
+class Scheduler(Driver):
+    """Trains groups, as many at the same time as Ray has room for."""
 
     def train(self, groups: Sequence[Group]) -> None:
         """Train all groups; they start in this order, as soon as Ray has room.
@@ -80,19 +122,16 @@ class Scheduler:
             KeyboardInterrupt: passed on, after the runs that were being trained got their outcomes.
             ClusterLostError: Ray ended or cannot be reached; the runs that were being trained got their outcomes.
         """
-        runs = {run.id: run for group in groups for run in group.runs}
+        self._runs = {run.id: run for group in groups for run in group.runs}
         waiting = list(groups)
         submitted: dict[ray.ObjectRef, Group] = {}
         try:
-            while not runs.keys() <= self._finished:
+            while not self._runs.keys() <= self._finished:
                 while waiting and len(submitted) < self._most_at_once(waiting[0]):
                     group = waiting.pop(0)
                     submitted[self._submit(group)] = group
                 self._take(_POLL_SECONDS)
-                active = self._active(runs)
-                if len(active) > 1:
-                    self._contended.update(run.id for run in active)
-                self._end_what_takes_too_long(active)
+                self._end_what_takes_too_long()
                 for reference in self._ended(submitted):
                     left = self._after(reference, submitted.pop(reference))
                     waiting[:0] = [left] if left else []
@@ -101,10 +140,10 @@ class Scheduler:
         except KeyboardInterrupt:
             # The workers end with the session. (ray.cancel would abort the driver if a task ends meanwhile: Ray 2.60.)
             self._coordinator.close.remote()
-            self._fail(self._active(runs), Status.INTERRUPTED, "interrupted from the keyboard")
+            self._fail(Status.INTERRUPTED, "interrupted from the keyboard")
             raise
         except ray.exceptions.RayError as error:
-            self._fail(self._active(runs), Status.INTERRUPTED, "Ray was lost")
+            self._fail(Status.INTERRUPTED, "Ray was lost")
             raise ClusterLostError(first_line(error)) from None
 
     def _most_at_once(self, group: Group) -> float:
@@ -143,44 +182,16 @@ class Scheduler:
             left = ray.get(self._coordinator.unfinished.remote(left))
         else:
             for run in left:
-                ray.get(self._coordinator.end.remote(run, status, reason))
+                self._end(run, status, reason)
             left = []
         self._take(0)
         return replace(group, runs=tuple(left)) if left else None
 
-    def _active(self, runs: Mapping[str, Run]) -> list[Run]:
-        return [runs[run_id] for run_id in self._begun if run_id not in self._finished]
-
-    def _take(self, wait_seconds: float) -> None:
-        events: list[Event] = ray.get(self._coordinator.take.remote(wait_seconds))
-        for event in events:
-            if isinstance(event, Begun):
-                self._begun[event.run_id] = event
-            if isinstance(event, Outcome):
-                self._finish(event)
-            else:
-                self._handle(event)
-
-    def _finish(self, outcome: Outcome) -> None:
-        run_id = outcome.record.run_id
-        self._finished.add(run_id)
-        begun = self._begun.get(run_id)
-        known = {"attempts": begun.attempt if begun else 1, "contended": run_id in self._contended}
-        self._handle(replace(outcome, record=outcome.record.model_copy(update=known)))
-
-    def _end_what_takes_too_long(self, active: Sequence[Run]) -> None:
-        limit = self._limits.timeout_seconds
-        for run in active if limit is not None else []:
-            begun = self._begun[run.id]
-            if limit is not None and (datetime.now(UTC) - begun.at).total_seconds() > limit:
-                ray.get(self._coordinator.end.remote(run, Status.TIMEOUT, f"not done after {limit:g} s (--timeout)"))
-                kill(begun)  # Ray starts the task again, which goes on with its next run
-
-    def _fail(self, runs: Sequence[Run], status: Status, reason: str) -> None:
+    def _fail(self, status: Status, reason: str) -> None:
+        """Give the runs under way their outcomes without the coordinator."""
         now = datetime.now(UTC)
-        for run in runs:
-            begun = self._begun.get(run.id)
-            started_at = begun.at if begun else now
+        for run in self._active():
+            started_at = self._begun[run.id].at
             self._finish(Outcome(Record.of(run, status=status, started_at=started_at, ended_at=now, reason=reason)))
 
 

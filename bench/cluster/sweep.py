@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +24,12 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-from bench.cluster.coordinator import start_coordinator
 from bench.cluster.placement import Need
-from bench.cluster.schedule import Limits, kill
+from bench.cluster.schedule import Driver, kill
 from bench.cluster.session import ClusterLostError, Session
-from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, first_line, gpu_or_cpu
-from bench.learning.datasets import Dataset
-from bench.learning.plugins import Plugin
-from bench.learning.weights import Weights
+from bench.cluster.tasks import OUT_OF_MEMORY, RayContext, SharedInputs, first_line, gpu_or_cpu
 from bench.space import Space, Values
-from bench.spec import Begun, EpochRecord, Event, Job, Outcome, Progress, Run, Saved, Status
+from bench.spec import EpochRecord, Event, Job, Progress, Status
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -173,34 +168,20 @@ def job_id_of(job: Job) -> str:
 # --- in the trial's process ------------------------------------------------------------------------------------------
 
 
-class TuneContext:
+class TuneContext(RayContext):
     """The context of a run in a Tune trial: Tune hears of each epoch, and may end the trial after it."""
 
-    rank = 0
-    world_size = 1
-
     def __init__(self, coordinator: ActorHandle, *, judged: bool, device: str, threads: int) -> None:
-        self.device = device
-        self.threads = threads
+        super().__init__(coordinator, rank=0, world_size=1, device=device, threads=threads)
         self.stopped_after: int | None = None
         """The epoch after which others were better."""
-        self._coordinator = coordinator
         self._judged = judged
         self._latest: Progress | None = None
 
     def report(self, progress: Progress) -> None:
         """Send and go on."""
         self._latest = progress
-        self._coordinator.put.remote(progress)
-
-    def save(self, run_id: str, state: bytes) -> None:
-        """Hand over before the next epoch begins, so that it is safe if this process dies."""
-        ray.get(self._coordinator.put.remote(Saved(run_id, state)))
-
-    def load(self, run_id: str) -> bytes | None:
-        """What was saved last."""
-        state: bytes | None = ray.get(self._coordinator.state.remote(run_id))
-        return state
+        super().report(progress)
 
     def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
         """Tell Tune of the epoch; False if it is not worth going on."""
@@ -217,7 +198,7 @@ class TuneContext:
         tune.report({"row": row.model_dump_json(), "judged": self._judged})
         # The report returns when Tune has judged it. Tune itself would end a trial without letting it say what it
         # measured, so a stop is told here and the trial ends by itself.
-        if ray.get(self._coordinator.should_continue.remote(run_id)):
+        if ray.get(self.coordinator.should_continue.remote(run_id)):
             return True
         self.stopped_after = epoch
         return False
@@ -422,44 +403,23 @@ class _Switch(_NotKept, tune.Stopper):  # type: ignore[misc]
         return self._set.is_set()
 
 
-class SweepRunner:
-    """Trains the trials of all models with one Tuner. Each run ends with exactly one :class:`Outcome`."""
+class SweepRunner(Driver):
+    """Trains the trials of all models with one Tuner."""
 
-    def __init__(
-        self,
-        session: Session,
-        *,
-        dataset: Dataset,
-        weights: Mapping[str, Weights | None],
-        plugin: Plugin | None,
-        states: dict[str, bytes],
-        limits: Limits,
-        need: Need,
-        handle: Handler,
-        verbose: bool = False,
-    ) -> None:
+    _handle: Handler
+
+    def __init__(self, session: Session, *, need: Need, verbose: bool = False, **shared: Any) -> None:
         """Put what trials read into Ray's object store.
 
         Args:
             session: where to train.
-            dataset: for all trials.
-            weights: by model.
-            plugin: the user's file that defines a model, if there is one.
-            states: what interrupted trials go on from, by run id.
-            limits: for each run of a trial.
             need: what each trial reserves; one worker.
-            handle: called with every event, in the thread that calls :meth:`search`.
             verbose: show Tune's own messages.
+            shared: as for :class:`Driver`.
         """
-        self._session, self._limits, self._need, self._handle = session, limits, need, handle
-        self._verbose = verbose
-        self._coordinator: ActorHandle = start_coordinator(states, limits.max_failures)
-        self._inputs = SharedInputs.of_models(dataset, weights, plugin, self._coordinator)
+        super().__init__(session, **shared)
+        self._need, self._verbose = need, verbose
         self._from_tune: queue.SimpleQueue[EpochRecord | Job | _Lost] = queue.SimpleQueue()
-        self._runs: dict[str, Run] = {}
-        self._begun: dict[str, Begun] = {}
-        self._finished: set[str] = set()
-        self._contended: set[str] = set()
 
     def search(self, sweeps: Sequence[ModelSweep], *, seconds: float | None = None) -> bool:
         """Train all trials; returns whether ``seconds`` were over before that.
@@ -540,9 +500,6 @@ class SweepRunner:
             ),
         )
 
-    def _active(self) -> list[Run]:
-        return [self._runs[run_id] for run_id in self._begun if run_id not in self._finished]
-
     def _take(self, wait_seconds: float) -> None:
         """Pass on what happened since the last call; first what Tune said, which is about earlier things."""
         events: list[Event] = ray.get(self._coordinator.take.remote(wait_seconds))
@@ -555,23 +512,7 @@ class SweepRunner:
                 if isinstance(said, Job):
                     self._runs.update({run.id: run for run in said.runs()})
                 self._handle(said)
-        for event in events:
-            if isinstance(event, Begun):
-                self._begun[event.run_id] = event
-            if isinstance(event, Outcome):
-                run_id = event.record.run_id
-                self._finished.add(run_id)
-                begun = self._begun.get(run_id)
-                known = {"attempts": begun.attempt if begun else 1, "contended": run_id in self._contended}
-                self._handle(replace(event, record=event.record.model_copy(update=known)))
-            else:
-                self._handle(event)
-        active = self._active()
-        if len(active) > 1:
-            self._contended.update(run.id for run in active)
-
-    def _end(self, run: Run, status: Status, reason: str) -> None:
-        ray.get(self._coordinator.end.remote(run, status, reason))
+        self._pass_on(events)
 
     def _note_loss(self, lost: _Lost) -> None:
         """The run that was being trained ends if it is to blame; and if Tune gave up, whatever has not ended."""
@@ -582,14 +523,6 @@ class SweepRunner:
         left = [run for run in runs if run.id not in self._finished]
         if lost.for_good and left:  # the others are not to be trained: their trial is what has failed
             self._end(next((run for run in left if run.id in self._begun), left[0]), status or Status.FAILED, reason)
-
-    def _end_what_takes_too_long(self) -> None:
-        limit = self._limits.timeout_seconds
-        for run in self._active() if limit is not None else []:
-            begun = self._begun[run.id]
-            if limit is not None and (datetime.now(UTC) - begun.at).total_seconds() > limit:
-                self._end(run, Status.TIMEOUT, f"not done after {limit:g} s (--timeout)")
-                kill(begun)  # Tune starts the trial again, which finds its run ended
 
     def _interrupt(self, reason: str, switch: _Switch, thread: threading.Thread) -> None:
         """End what is being trained; it can go on from its last epoch."""
