@@ -12,7 +12,6 @@ from pathlib import Path
 
 from bench.reporting.store import Store
 from bench.reporting.summary import look, write_summary
-from bench.reporting.tables import comparisons
 from bench.reporting.terminal import print_results
 from bench.reporting.tuning import read_swept, sections, write_tuning
 from bench.spec import Record
@@ -47,10 +46,7 @@ def write_pages(store: Store, records: Sequence[Record] | None = None, *, show: 
     Raises:
         UserError: they cannot be written.
     """
-    if records is None:
-        records, _ = store.records(set_aside=True)
-    compared = comparisons(records, store)
-    found = look(store, records, compared)
+    found = look(store, records)
     swept = read_swept(store, found.records)
     pages: list[Path | None] = [write_summary(store, found, sections(swept))]
     if show:

@@ -22,7 +22,6 @@ class Phases:
         """The phase ``first`` has been going on since the process began."""
         self._began = self._since = psutil.Process().create_time()
         self._name = first
-        self._seconds: dict[str, float] = {}
         self.spans: list[tuple[str, float, float]] = []
         """(phase, start, end) in seconds since the epoch, in order."""
 
@@ -30,12 +29,7 @@ class Phases:
         """The phase before ends, this one begins."""
         now = time.time()
         self.spans.append((self._name, self._since, now))
-        self._seconds[self._name] = self._seconds.get(self._name, 0.0) + now - self._since
         self._name, self._since = name, now
-
-    def seconds(self) -> dict[str, float]:
-        """By phase, in the order in which they began."""
-        return dict(self._seconds)
 
     @property
     def total(self) -> float:

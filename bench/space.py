@@ -62,12 +62,6 @@ class Range(BaseModel):
         """To four significant digits, but not out of the range."""
         return min(self.high, max(self.low, float(f"{value:.{_DIGITS}g}")))
 
-    def place(self, value: float) -> float:
-        """Where ``value`` lies: 0 at low, 1 at high; in the logarithm with ``log``."""
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
-
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}{', log-uniform' if self.log else ''}"
 

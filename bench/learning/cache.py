@@ -46,22 +46,6 @@ def locked(folder: Path, name: str = "") -> Iterator[None]:
         yield
 
 
-@contextmanager
-def fill(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder``; what it holds in the end is moved in, file by file.
-
-    A process killed in between leaves a temporary folder and no torn file.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
-    try:
-        yield work
-        for file in sorted(work.iterdir()):
-            file.replace(folder / file.name)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
 def download(url: str, target: Path, *, sha256_prefix: str) -> None:
     """Fetch ``url`` to ``target`` unless it is there.
 
@@ -76,10 +60,11 @@ def download(url: str, target: Path, *, sha256_prefix: str) -> None:
     with locked(target.parent):
         if target.exists():
             return
-        with fill(target.parent) as work:
-            with urllib.request.urlopen(url, timeout=30) as answer, (work / target.name).open("wb") as file:  # noqa: S310
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.parent, ignore_cleanup_errors=True) as work:
+            partial = Path(work, target.name)
+            with urllib.request.urlopen(url, timeout=30) as answer, partial.open("wb") as file:  # noqa: S310
                 shutil.copyfileobj(answer, file)
-            found = hashlib.sha256((work / target.name).read_bytes()).hexdigest()
-            if not found.startswith(sha256_prefix):
-                (work / target.name).unlink()
-                raise OSError(f"{url}: SHA-256 {found[:16]}... where {sha256_prefix}... is expected")
+            digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+            if not digest.startswith(sha256_prefix):
+                raise OSError(f"{url}: SHA-256 {digest[:16]}... where {sha256_prefix}... is expected")
+            partial.replace(target)

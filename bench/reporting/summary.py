@@ -42,18 +42,16 @@ class Found:
     """Names of files that are no records."""
 
 
-def look(store: Store, records: Sequence[Record] | None = None, compared: list[Comparison] | None = None) -> Found:
+def look(store: Store, records: Sequence[Record] | None = None) -> Found:
     """Work out what there is to say.
 
     Args:
         store: the results folder.
         records: what :meth:`Store.records` gave; None reads them.
-        compared: what :func:`bench.reporting.tables.comparisons` makes of them; None asks it.
     """
     if records is None:
         records, _ = store.records(set_aside=True)
-    if compared is None:
-        compared = comparisons(records, store)
+    compared = comparisons(records, store)
     verdicts = [[*sentences(findings(store, comparison)), *backend_sentences(comparison)] for comparison in compared]
     return Found(list(records), compared, verdicts, store.set_aside())
 
