@@ -50,7 +50,7 @@ def write_pages(store: Store, records: Sequence[Record] | None = None, *, show: 
     swept = read_swept(store, found.records)
     pages: list[Path | None] = [write_summary(store, found, sections(swept))]
     if show:
-        print_results(store, found=found)
+        print_results(found)
         sys.stdout.flush()
     from bench.reporting.html import write_report
 

@@ -49,11 +49,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def half_width(self) -> float:
-        """Half the distance of its ends."""
-        return (self.high - self.low) / 2
-
 
 What = Literal["seeds of each", "test images", "timed sessions of each"]
 

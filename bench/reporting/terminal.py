@@ -1,11 +1,8 @@
-"""What a command prints at its end: the comparison, what can be told of it, what failed, where the rest is."""
+"""What a command prints at its end: the comparison, what can be told of it, what failed."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from bench.reporting.store import Store
-from bench.reporting.summary import MOST_FAILED, Found, look
+from bench.reporting.summary import MOST_FAILED, Found
 from bench.reporting.tables import (
     backend_notes,
     backends_table,
@@ -18,15 +15,8 @@ from bench.reporting.tables import (
 from bench.spec import Status
 
 
-def print_results(store: Store, *pages: Path, found: Found | None = None) -> None:
-    """The tables on stdout.
-
-    Args:
-        store: the results folder.
-        pages: what was written.
-        found: what :func:`bench.reporting.summary.look` gave; None looks.
-    """
-    found = found or look(store)
+def print_results(found: Found) -> None:
+    """Print the tables, and what :func:`bench.reporting.summary.look` worked out besides."""
     for comparison, verdicts in zip(found.comparisons, found.verdicts, strict=True):
         print(f"\n{comparison.title}\n\n{comparison_table(comparison, 'simple')}\n")
         for note in footnotes(comparison):
@@ -45,5 +35,3 @@ def print_results(store: Store, *pages: Path, found: Found | None = None) -> Non
     for record in failed[-MOST_FAILED:]:
         print(f"{record.run_id}: {record.status}: {one_line(record.reason or '')}")
     print()
-    for page in pages:
-        print(f"written: {page}")

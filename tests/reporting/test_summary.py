@@ -245,11 +245,9 @@ def test_a_folder_of_many_runs_has_a_short_page(make_record: Make, monkeypatch: 
 
 
 def test_the_terminal_says_the_same(several: list[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = Store(tmp_path)
-    print_results(store, tmp_path / "summary.md", tmp_path / "report.html", found=look(store, several))
+    print_results(look(Store(tmp_path), several))
 
     shown = capsys.readouterr().out
     assert "mnist-5k: 4,000 training and 1,000 test images" in shown
     assert "- These recipes: cannot be told" in shown
     assert f"{several[-2].run_id}: oom: MemoryError: no room" in shown
-    assert shown.endswith(f"written: {tmp_path}/summary.md\nwritten: {tmp_path}/report.html\n")
