@@ -26,27 +26,12 @@ from bench.spec import DatasetInfo, EpochRecord, Job, Outcome, Predictions, Reci
 JOBS = 50
 
 _REPORT = """
-import sys, threading, time
+import sys
 from bench.report import main
-from bench.reporting.plotter import plotter
 
-def peak(process):
-    # not getrusage: what it says of memory begins with that of the process that started this one
-    return int(next(line for line in open(f"/proc/{process}/status") if line.startswith("VmHWM")).split()[1])
-
-def watch(process):
-    global plots
-    try:
-        while True:
-            plots = peak(process)
-            time.sleep(0.02)
-    except (OSError, StopIteration):  # it has ended
-        return
-
-plots = 0
-threading.Thread(target=watch, args=[plotter()._process.pid], daemon=True).start()
 code = main(sys.argv[1:])
-print(peak("self") + plots, "kB")
+# not getrusage: what it says of memory begins with that of the process that started this one
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
 sys.exit(code)
 """
 
@@ -111,7 +96,7 @@ def fill(results: Path, runs: int) -> None:
 
 
 def report(results: Path) -> tuple[float, float, float]:
-    """Return seconds on the clock, seconds of CPU, peak memory in 10^6 bytes, of bench.report and its plotter."""
+    """Return seconds on the clock, seconds of CPU, peak memory in 10^6 bytes, of bench.report."""
     before = os.times()
     command = [sys.executable, "-c", _REPORT, "--results", str(results)]
     seconds, printed = timed(command, cwd=ROOT)

@@ -46,7 +46,7 @@ SLOWER = 0.9
 
 
 def time_once(folder: Path, threads: int) -> None:
-    """One session: the samples of each model, in a results folder."""
+    """Time each model once, and store the samples in a results folder."""
     data = datasets.load("mnist-5k")
     subjects = []
     for name in NAMES:
@@ -63,13 +63,13 @@ def time_once(folder: Path, threads: int) -> None:
 
 
 def read(folder: Path) -> dict[str, list[Timing]]:
-    """The samples of a session, by model."""
+    """Return the samples of a session, by model."""
     store = Store(folder)
     return {run_id.split("-")[0]: store.timings(run_id) for run_id in store.timed()}
 
 
 def spreads(sessions: Sequence[dict[str, Speeds]]) -> list[list[str]]:
-    """Rows of the table: standard deviations over the sessions, in percent."""
+    """Return the rows of the table: standard deviations over the sessions, in percent."""
     rows = []
     for name, way in itertools.product(NAMES, WAYS):
         speeds = [getattr(session[name], way) for session in sessions]
@@ -77,21 +77,21 @@ def spreads(sessions: Sequence[dict[str, Speeds]]) -> list[list[str]]:
         raw = np.log([np.median(speed.seconds) for speed in speeds]).std(ddof=1)
         relative = np.log([np.median(np.concatenate(unit[0])) for unit in units]).std(ddof=1)
         within = math.sqrt(float(np.mean([stats.block_variance(unit, 50)[0] for unit in units])))
-        left = math.sqrt(max(0.0, relative**2 - within**2))
-        rows.append([f"{name}, {way}", *(f"{100 * value:.1f} %" for value in (raw, relative, within, left))])
+        beyond = math.sqrt(max(0.0, relative**2 - within**2))
+        rows.append([f"{name}, {way}", *(f"{100 * value:.1f} %" for value in (raw, relative, within, beyond))])
     return rows
 
 
 @functools.cache
 def record_of(name: str) -> Record:
-    """A finished run, as a comparison wants one beside the timings."""
+    """Return a finished run, as a comparison wants one beside the timings."""
     now = datetime.now(UTC)
     (run,) = Job(model=name, dataset=datasets.load("synthetic").info, recipe=Recipe()).runs()
     return Record.of(run, status=Status.OK, started_at=now, ended_at=now)
 
 
 def broken(old: dict[str, Speeds], new: dict[str, Speeds]) -> list[str]:
-    """The limits that ``new`` breaks."""
+    """Return the limits that ``new`` breaks."""
     pairs = []
     for name in NAMES:
         record = record_of(name)
@@ -131,7 +131,7 @@ def main() -> None:
     ]
     pairs = list(itertools.permutations(range(len(sessions)), 2))
     alarms = sum(bool(broken(sessions[old], sessions[new])) for old, new in pairs)
-    found = {
+    named = {
         name: sum(
             any(line.startswith(name) for line in broken(sessions[old], sessions[new] | {name: slowed[new][name]}))
             for old, new in pairs
@@ -147,7 +147,7 @@ def main() -> None:
         markdown(spreads(sessions), headers),
         f'Of {len(pairs)} comparisons of a session with another one, `--fail "throughput:-5%"` gave a false alarm in '
         f"{alarms}. With the samples of one model made a tenth slower it named that model in "
-        + " and ".join(f"{count} ({name})" for name, count in found.items())
+        + " and ".join(f"{count} ({name})" for name, count in named.items())
         + f" of {len(pairs)}.",
         threads=options.threads,
     )
