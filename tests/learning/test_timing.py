@@ -19,6 +19,7 @@ from bench.learning.evaluation import Trained
 from bench.learning.execute import Inputs, execute
 from bench.learning.models import MODELS
 from bench.learning.timing import Subject, make_reference_step, time_models, time_one_image
+from bench.learning.timing_process import time_in_a_process
 from bench.learning.weights import find
 from bench.spec import Job, Recipe, Timing
 
@@ -156,3 +157,20 @@ def test_one_image_is_timed_by_the_same_code() -> None:
     assert len(seconds) >= 3
     assert 0 < seconds.min() < 5
     assert threads == torch.get_num_threads()
+
+
+def test_a_process_of_its_own_times_without_what_is_for_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = subject_of("cnn", datasets.load("synthetic"))
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")  # with which no Python starts
+
+    with pytest.raises(RuntimeError):
+        time_in_a_process([subject], backends=(), device="cpu", threads=1)
+    measured = time_in_a_process([subject], backends=(), device="cpu", threads=1, leave_out=["PYTHONHOME"])
+
+    assert {(row.kind, row.batch_size) for row in measured.timings} == {
+        ("training", subject.run.recipe.batch_size),
+        ("inference", 1),
+        ("inference", 250),
+    }
+    assert {row.run_id for row in measured.timings} == {subject.run.id}
+    assert [row.backend for row in measured.deployments] == ["eager"]

@@ -1,0 +1,74 @@
+"""Timing in a process of its own, without Ray and with the environment that a user's program has.
+
+``python -m bench.learning.timing_process`` reads pickled arguments from its standard input, and answers on its output.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Collection, Sequence
+
+from bench.learning.timing import Measured, Subject, time_models
+
+
+def time_in_a_process(
+    subjects: Sequence[Subject],
+    *,
+    backends: Sequence[str],
+    device: str,
+    threads: int,
+    leave_out: Collection[str] = (),
+) -> Measured:
+    """Do what :func:`bench.learning.timing.time_models` does, in a new process.
+
+    Args:
+        subjects: as there.
+        backends: as there.
+        device: as there.
+        threads: as there.
+        leave_out: names of variables that the environment of the new process shall not have.
+
+    Raises:
+        RuntimeError: it failed; with the last line of what it said.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in leave_out}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.learning.timing_process"],
+        input=pickle.dumps((list(subjects), tuple(backends), device, threads)),
+        env=environment,
+        capture_output=True,
+        start_new_session=True,  # a Ctrl-C is for the command, with which this process ends
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").split("\n")
+        raise RuntimeError(next((line for line in reversed(lines) if line.strip()), f"exit code {done.returncode}"))
+    measured: Measured = pickle.loads(done.stdout)  # noqa: S301 - from our own process
+    return measured
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def main() -> None:
+    """Time what the standard input says."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    subjects, backends, device, threads = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own process
+    measured = time_models(subjects, backends=backends, device=device, threads=threads)
+    pickle.dump(measured, answers)
+    answers.close()
+
+
+if __name__ == "__main__":
+    main()
