@@ -161,11 +161,11 @@ def test_one_image_is_timed_by_the_same_code() -> None:
 
 def test_a_process_of_its_own_times_without_what_is_for_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = subject_of("cnn", datasets.load("synthetic"))
-    monkeypatch.setenv("PYTHONHOME", "/nowhere")  # with which no Python starts
+    monkeypatch.setenv("PYTHONMALLOC", "no such thing")  # with which no Python starts
 
     with pytest.raises(RuntimeError):
         time_in_a_process([subject], backends=(), device="cpu", threads=1)
-    measured = time_in_a_process([subject], backends=(), device="cpu", threads=1, leave_out=["PYTHONHOME"])
+    measured = time_in_a_process([subject], backends=(), device="cpu", threads=1, leave_out=["PYTHONMALLOC"])
 
     assert {(row.kind, row.batch_size) for row in measured.timings} == {
         ("training", subject.run.recipe.batch_size),
