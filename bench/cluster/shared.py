@@ -11,6 +11,11 @@ import ray
 from ray.actor import ActorHandle
 
 
+def answer_of(reference: ray.ObjectRef) -> Any:
+    """Return the value of a reference. In a task that waits in ray.get Ray gives its CPUs to another task meanwhile."""
+    return reference.future().result()
+
+
 @dataclass(frozen=True)
 class Shared:
     """A value, owned by the coordinator.
@@ -33,6 +38,6 @@ class Shared:
 
     def get(self) -> Any:
         """The value."""
-        (reference,) = ray.get(self._reference)
-        content, arrays = ray.get(reference)
+        (reference,) = answer_of(self._reference)
+        content, arrays = answer_of(reference)
         return ray.cloudpickle.loads(content, buffers=arrays)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from bench.cluster.placement import Group
-from bench.cluster.shared import Shared
+from bench.cluster.shared import Shared, answer_of
 from bench.learning.plugins import Plugin
 from bench.spec import Progress, Saved, Status
 
@@ -75,11 +75,11 @@ class RayContext:
 
     def save(self, run_id: str, state: bytes) -> None:
         """Hand over before the next epoch begins, so that it is safe if this worker dies."""
-        ray.get(self.coordinator.put.remote(Saved(run_id, state)))
+        answer_of(self.coordinator.put.remote(Saved(run_id, state)))
 
     def load(self, run_id: str) -> bytes | None:
         """Return what was saved last."""
-        state: bytes | None = ray.get(self.coordinator.state.remote(run_id))
+        state: bytes | None = answer_of(self.coordinator.state.remote(run_id))
         return state
 
     def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
@@ -183,7 +183,7 @@ def _train_loop(config: dict[str, Any]) -> None:
     for run in work.group.runs:
         may_begin = None
         if context.rank == 0:
-            may_begin = ray.get(coordinator.begin.remote(run, node_id, os.getpid()))
+            may_begin = answer_of(coordinator.begin.remote(run, node_id, os.getpid()))
         if several:
             may_begin = broadcast_from_rank_zero(may_begin)
         if not may_begin:
@@ -193,10 +193,10 @@ def _train_loop(config: dict[str, Any]) -> None:
         except Exception as error:  # only of a run with several workers, see execute()
             time.sleep(GRACE_SECONDS)
             reason = f"worker {context.rank}: {type(error).__name__}: {first_line(error)}"
-            ray.get(coordinator.end.remote(run, status_of(error), reason))
+            answer_of(coordinator.end.remote(run, status_of(error), reason))
             raise
         if context.rank == 0:
-            ray.get(coordinator.put.remote(outcome))
+            answer_of(coordinator.put.remote(outcome))
 
 
 def gpu_or_cpu() -> str:
