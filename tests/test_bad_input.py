@@ -81,7 +81,7 @@ def test_arguments(arguments: list[str], words: list[str], tmp_path: Path) -> No
     start = time.monotonic()
     ran = command("bench.run", *arguments, cwd=tmp_path)
     refused(ran, *words)
-    assert time.monotonic() - start < 100  # 5 s on an idle machine; most take below one
+    assert time.monotonic() - start < 15  # 5 s on an idle machine; most take below one
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_one_flipped_byte_in_mnist(tmp_path: Path, mnist_dir: Path) -> None:
     start = time.monotonic()
     ran = command("bench.run", "--dataset", "mnist", "--data-dir", folder, cwd=tmp_path)
     refused(ran, "train-images-idx3-ubyte", "damaged")
-    assert time.monotonic() - start < 100
+    assert time.monotonic() - start < 15
     (folder / "train-images-idx3-ubyte").write_bytes(content[:-1000])
     refused(command("bench.run", "--dataset", "mnist", "--data-dir", folder, cwd=tmp_path), "train-images-idx3-ubyte")
 

@@ -43,7 +43,7 @@ class PeakMemory:
     """Peak memory from the moment this object is made: the GPU's allocations, or what this process holds in memory.
 
     Files that are mapped, mostly libraries, are left out where the system tells (Linux): their pages are shared by all
-    processes, and which of them count for one is chance; a process that was forked begins with none.
+    processes, and which of them count for one is chance.
     """
 
     def __init__(self, device: str) -> None:
