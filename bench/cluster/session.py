@@ -85,9 +85,9 @@ def connect(
     else:
         _check_address(address)
         _use_token(address)
-    threading.Thread(target=meanwhile, daemon=True).start()
     import ray
 
+    threading.Thread(target=meanwhile, daemon=True).start()
     _quieten(verbose)
     options = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.CRITICAL}
     with contextlib.ExitStack() as until_the_end:
