@@ -14,13 +14,16 @@ WITH_RAY := tests/test_run.py::test_main_job_trains_both_models_on_real_digits \
 
 OLDEST := .venv-oldest/bin
 
-.PHONY: run test test-all test-oldest browser lint format clean
+.PHONY: run test test-fast test-all test-oldest browser lint format clean
 
 run: .venv/.installed-run
 	$(BIN)/python -m bench.run --models cnn mobilenet $(ARGS)
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest $(TWO_AT_A_TIME) $(ARGS)
+
+test-fast: .venv/.installed-test
+	$(BIN)/python -m pytest -m "not slow and not ray" $(ARGS)
 
 test-all: .venv/.installed-test
 	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "slow or not slow" $(ARGS)

@@ -1,4 +1,4 @@
-"""Errors a user can cause, and how the commands end on them."""
+"""Errors that a user can cause, and the exit code of each."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ class UserError(Exception):
 
 
 class DoesNotFitError(UserError):
-    """The machine or cluster can never meet the request. Exit code 3."""
+    """A request that the machine or cluster can never meet. Exit code 3."""
 
     exit_code = 3
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A hint such as ``; did you mean 'cnn'?``, or an empty string when nothing is close."""
+    """Return a hint such as ``; did you mean 'cnn'?``, or an empty string when nothing is close."""
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
-    """The error for a name that is not registered: lists the valid ones and the nearest."""
+    """Return the error for a name that is not registered; it lists the valid names and the nearest."""
     names = sorted(valid)
     return UserError(f"unknown {kind} {name!r}; valid: {', '.join(names)}{nearest(name, names)}")
 
@@ -41,6 +41,6 @@ def exit_code_of(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader (head, less) went away: not an error of ours
+    except BrokenPipeError:  # the reader (head, less) went away: no error of the command
         sys.stderr.close()
         return 0

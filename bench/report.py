@@ -1,41 +1,26 @@
-"""``python -m bench.report``: make summary.md and report.html again from what is stored. No torch and no ray."""
+"""``python -m bench.report``: make summary.md and report.html again from the stored records. No torch and no ray."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from bench.errors import UserError, exit_code_of
+from bench.config.command_line import build_parser, parse
+from bench.config.report import ReportOptions
+from bench.errors import exit_code_of
+
+_DESCRIPTION = "Make summary.md and report.html again from the stored records; trains nothing."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.report",
-        description="Make summary.md and report.html again from the stored records; trains nothing.",
-    )
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path("results"),
-        metavar="DIR",
-        help="results folder (default: %(default)s)",
-    )
-    options = parser.parse_args(arguments)
+    """Run the command; return its exit code."""
 
     def command() -> int:
-        if not (options.results / "runs").is_dir():
-            raise UserError(f"--results {options.results} holds no runs; python -m bench.run makes some")
-        from bench.pages import write_pages
-        from bench.reporting.store import Store
+        parser = build_parser(ReportOptions, "python -m bench.report", _DESCRIPTION, presets=False)
+        options = parse(parser, ReportOptions, arguments)
+        from bench.workflows.report import report
 
-        store = Store(options.results)
-        records, problems = store.records(set_aside=True)
-        for problem in problems:
-            print(f"warning: {problem}", file=sys.stderr)
-        write_pages(store, records)
+        report(options)
         return 0
 
     return exit_code_of(command)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from bench.config.command_line import build_parser, parse
+from bench.config.run import Options
 from bench.errors import exit_code_of
-from bench.options import Options, build_parser, parse
 
 _DESCRIPTION = """Train image classifiers at the same time with Ray Train, over the GPUs or CPUs there are, and
 compare accuracy, size and speed. The result is a table on the screen and in results/summary.md."""
@@ -20,12 +21,12 @@ exit codes: 0 all runs finished, 1 a run failed, 2 wrong usage, 3 the machine is
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Run the command; return its exit code."""
 
     def command() -> int:
         parser = build_parser(Options, "python -m bench.run", _DESCRIPTION, _EPILOG)
         options = parse(parser, Options, arguments)
-        from bench.benchmark import run_benchmark
+        from bench.workflows.run import run_benchmark
 
         return run_benchmark(options)
 

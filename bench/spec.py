@@ -1,4 +1,4 @@
-"""The nouns: Recipe, Job, Run, Record, Outcome. Plain typed data, no torch and no ray."""
+"""The data types: Recipe, Job, Run, Record, Outcome. Plain typed data, no torch and no ray."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import hashlib
 import json
 import math
 import re
+import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 SCHEMA_VERSION = 2
 """Version of :class:`Record`'s columns. Raise it when a column changes its meaning or is removed."""
 
 ID_VERSION = 2
-"""Raise it when the same description no longer gives the same result, so that old runs are not reused."""
+"""Version of run ids. Raise it when the same description gives another result, so that old runs are not reused."""
 
 
 class Status(StrEnum):
-    """How a run ended."""
+    """The ways in which a run can end."""
 
     OK = "ok"
     FAILED = "failed"
@@ -35,45 +37,100 @@ class Status(StrEnum):
     """A trial of a sweep that was ended early because others were better."""
 
 
-class Recipe(BaseModel):
-    """How a model is trained. The defaults are the published recipe of the MNIST comparison."""
+def _choice(
+    default: Any, description: str, *, metavar: str | None = None, label: tuple[str, str] | None = None, **limits: Any
+) -> Any:
+    """Declare a field of the recipe.
+
+    The commands make a flag and a YAML key of it, :class:`Record` a column, and every export a parameter. Labels use it
+    to tell two jobs of one model apart.
+
+    Args:
+        default: the value in the published recipe of the MNIST comparison.
+        description: the text for ``--help`` and the column.
+        metavar: the placeholder of the value in ``--help``.
+        label: (the format of a value in the label of a job, the text for None); by default the field's name and value.
+        limits: further arguments of pydantic's ``Field``.
+    """
+    extra: dict[str, Any] = {"group": "training", "metavar": metavar, "label": label}
+    return Field(default=default, description=description, json_schema_extra=extra, **limits)
+
+
+class RecipeFields(BaseModel):
+    """The fields of a recipe, declared once."""
+
+    epochs: int = _choice(5, "passes over the training images", metavar="N", ge=1)
+    batch_size: int = _choice(64, "images per optimiser step, over all workers", metavar="N", ge=1)
+    lr: float = _choice(
+        1e-3, "learning rate; with a schedule, its highest value", metavar="LR", gt=0, allow_inf_nan=False
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = _choice("adam", "optimiser")
+    weight_decay: float = _choice(0.0, "weight decay", metavar="X", ge=0, allow_inf_nan=False)
+    momentum: float = _choice(0.9, "SGD's momentum, Adam's beta1", metavar="X", ge=0, lt=1)
+    beta2: float = _choice(0.999, "Adam's second beta", metavar="X", ge=0, lt=1)
+    schedule: Literal["constant", "one-cycle", "cosine"] = _choice(
+        "constant", "how the learning rate changes from step to step"
+    )
+    label_smoothing: float = _choice(
+        0.0,  # Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, section 7
+        "share of each label that is spread evenly over all classes",
+        metavar="X",
+        ge=0,
+        lt=1,
+    )
+    precision: Literal["fp32", "bf16", "auto"] = _choice(
+        "fp32", "what matrix products are computed in; auto is bf16 where the hardware has it natively"
+    )
+    bn_mode: Literal["eval", "train"] = _choice("eval", "mode of a frozen backbone's batch-norm layers")
+    trainable: Literal["head", "all"] = _choice(
+        "head", "of a pretrained model: only its head, or all of it (fine-tuning)"
+    )
+    image_size: int | None = _choice(
+        None,
+        "height and width that images are resized to (default: what the model says)",
+        metavar="PIXELS",
+        label=("{} px", "own size"),
+        ge=1,
+        le=4096,
+    )
+    train_size: int | None = _choice(
+        None,
+        "train on so many images, drawn class by class with the seed (default: all)",
+        metavar="N",
+        label=("{:,} images", "all images"),
+        ge=1,
+    )
+    validation_size: int = _choice(
+        0,
+        "training images held out and evaluated after each epoch (default: 0; a tenth with --target-accuracy)",
+        metavar="N",
+        ge=0,
+    )
+    target_accuracy: float | None = _choice(
+        None, "note when the validation accuracy first reaches this share, as 0.99", metavar="SHARE", gt=0, le=1
+    )
+    stop_at_target: bool = _choice(False, "end the training there")
+
+
+def describe_choice(name: str, value: object) -> str:
+    """Return the text for a chosen value in the label of a job: 'lr 0.01', '300 images', 'weights 0f3a12bc'."""
+    field = RecipeFields.model_fields.get(name)
+    extra = field.json_schema_extra if field is not None else None
+    if isinstance(extra, dict) and extra["label"] is not None:
+        template, text_for_none = typing.cast("tuple[str, str]", extra["label"])
+        return text_for_none if value is None else template.format(value)
+    words, text = name.removesuffix("_sha256").replace("_", " "), str(value)
+    return f"{words} {text[:8] if len(text) == 64 else text}"
+
+
+class Recipe(RecipeFields):
+    """The way a model is trained. The defaults are the published recipe of the MNIST comparison."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: PositiveInt = 5
-    batch_size: PositiveInt = 64
-    """Images per optimiser step, over all workers together."""
-    lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    """The learning rate; with a schedule, its highest value."""
-    bn_mode: Literal["eval", "train"] = "eval"
-    """Mode of a frozen backbone's batch-norm layers while the head trains."""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """SGD's momentum; Adam's beta1."""
-    beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Adam's second beta."""
-    schedule: Literal["constant", "one-cycle", "cosine"] = "constant"
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of each label that is spread evenly over all classes (Szegedy et al., CVPR 2016, section 7)."""
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """What matrix products are computed in; auto is bf16 where the hardware has it natively."""
-    trainable: Literal["head", "all"] = "head"
-    """Whether pretrained backbones stay frozen."""
-    image_size: PositiveInt | None = None
-    """Height and width that images are resized to; None is what the model says."""
-    train_size: PositiveInt | None = None
-    """Train on so many images, drawn class by class with the seed; None is all."""
-    validation_size: NonNegativeInt = 0
-    """Training images held out, class by class, the same for every run on a data set."""
-    target_accuracy: float | None = Field(default=None, gt=0, le=1)
-    """Note when the validation accuracy first reaches this."""
-    stop_at_target: bool = False
-    """End the training there."""
-
 
 class DatasetInfo(BaseModel):
-    """Which data was really used."""
+    """The data set that was really used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -86,7 +143,7 @@ class DatasetInfo(BaseModel):
 
 
 class Job(BaseModel):
-    """What to train: one model on one dataset with one recipe, for each of the seeds."""
+    """A training job: one model on one dataset with one recipe, for each of the seeds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -94,24 +151,29 @@ class Job(BaseModel):
     dataset: DatasetInfo
     recipe: Recipe
     weights: str = "none"
-    """Where the initial weights come from, in words."""
+    """The source of the initial weights, in words."""
     weights_sha256: str | None = None
     workers: PositiveInt = 1
-    """Data-parallel workers; the batch is shared out among them."""
+    """The number of data-parallel workers; the batch is divided among them."""
     plugin_sha256: str | None = None
-    """Digest of the user's file that defines the model, if one does."""
+    """Digest of the user's file that defines the model; None if no file does."""
     judged_on: Literal["test", "validation"] = "test"
-    """With 'validation' (a trial of a sweep) the test images are never touched."""
+    """The images that are evaluated. With 'validation' (a trial of a sweep) the test images are never touched."""
     sweep_id: str | None = None
     """The sweep that a trial belongs to."""
     lr_source: str | None = None
-    """Where the learning rate came from, in words, when a sweep found it."""
+    """The sweep that found the learning rate, in words; None if no sweep did."""
     seeds: tuple[int, ...] = (0,)
 
     def runs(self) -> list[Run]:
-        """One run per seed, in the order of the seeds."""
+        """Return one run per seed, in the order of the seeds."""
         shared = {name: getattr(self, name) for name in type(self).model_fields if name != "seeds"}
         return [Run(**shared, seed=seed) for seed in self.seeds]
+
+    @property
+    def job_id(self) -> str:
+        """Return the hash of all that the seeds of the job have in common."""
+        return self.runs()[0].job_id
 
 
 class Run(BaseModel):
@@ -133,13 +195,13 @@ class Run(BaseModel):
 
     @property
     def images_per_epoch(self) -> int:
-        """Images trained on in each epoch."""
-        left = self.dataset.train_images - self.recipe.validation_size
-        return left if self.recipe.train_size is None else min(left, self.recipe.train_size)
+        """Return the number of images trained on in each epoch."""
+        available = self.dataset.train_images - self.recipe.validation_size
+        return available if self.recipe.train_size is None else min(available, self.recipe.train_size)
 
     @property
     def job_id(self) -> str:
-        """Hash of all that the seeds of one job have in common."""
+        """Return the hash of all that the seeds of one job have in common."""
         # Defaults are left out, so that a field added later does not change the ids of older runs.
         described = self.model_dump(mode="json", exclude={"seed", "weights", "lr_source"}, exclude_defaults=True)
         text = json.dumps({"id_version": ID_VERSION, **described}, sort_keys=True)
@@ -147,7 +209,7 @@ class Run(BaseModel):
 
     @property
     def id(self) -> str:
-        """A file-name-safe id; its last part is a hash of all that determines the result.
+        """Return a file-name-safe id; its last part is a hash of all that determines the result.
 
         Threads, hardware and library versions are recorded but are not part of it: the same request on
         another machine is the same run.
@@ -156,23 +218,17 @@ class Run(BaseModel):
 
 
 def slug(name: str) -> str:
-    """``name`` reduced to letters, digits, '.', '_' and '-', at most 40 of them, never a dot first."""
+    """Return ``name`` reduced to letters, digits, '.', '_' and '-': at most 40 characters, the first not a dot."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")[:40] or "_"
 
 
-class Record(BaseModel):
-    """What came out of a run: one flat row. Unknown is null, never 0."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        protected_namespaces=(),
-        ser_json_inf_nan="constants",  # the loss of a run that diverged
-    )
-
+class _Identity(BaseModel):
     schema_version: int = Field(default=SCHEMA_VERSION, description="version of these columns")
     run_id: str = Field(description="hash of all that determines the result, behind readable names")
     job_id: str = Field(description="the same without the seed: runs that differ only in the seed share it")
+
+
+class _Task(BaseModel):
     model: str = Field(description="registered name of the model")
     dataset: str = Field(description="name of the data set really used")
     dataset_sha256: str = Field(description="digest of images, labels and split")
@@ -180,36 +236,25 @@ class Record(BaseModel):
     test_images: int = Field(description="images that the test accuracy is over")
     classes: int = Field(description="number of classes")
     seed: int = Field(description="seed of initialisation, data order and dropout")
-    epochs: int = Field(description="epochs asked for")
-    batch_size: int = Field(description="images per optimiser step asked for, over all workers")
-    batch_size_used: int | None = Field(default=None, description="the same, after --oom-backoff halved it")
-    lr: float = Field(description="learning rate; with a schedule, its highest value")
-    lr_source: str | None = Field(default=None, description="the sweep that found the learning rate, and its cost")
-    optimizer: str = Field(default="adam", description="adam, adamw or sgd")
-    weight_decay: float = Field(default=0.0, description="weight decay")
-    momentum: float = Field(default=0.9, description="SGD's momentum, Adam's beta1")
-    beta2: float = Field(default=0.999, description="Adam's second beta")
-    schedule: str = Field(default="constant", description="how the learning rate changes: constant, one-cycle, cosine")
-    label_smoothing: float = Field(default=0.0, description="share of each label spread evenly over all classes")
-    precision: str = Field(default="fp32", description="fp32, bf16 or auto, as asked for")
-    precision_used: str | None = Field(default=None, description="fp32 or bf16")
-    bn_mode: str = Field(description="mode of a frozen backbone's batch-norm layers")
-    trainable: str = Field(default="head", description="head: a pretrained backbone stays frozen; all: it is trained")
-    image_size: int | None = Field(default=None, description="height and width asked for; null is the model's own")
-    train_size: int | None = Field(default=None, description="training images asked for; null is all")
-    validation_size: int = Field(default=0, description="training images held out for validation")
-    target_accuracy: float | None = Field(default=None, description="validation accuracy to reach")
-    stop_at_target: bool = Field(default=False, description="training was to end there")
-    judged_on: str = Field(default="test", description="test, or validation for a trial of a sweep")
-    sweep_id: str | None = Field(default=None, description="the sweep that a trial belongs to")
+
+
+class _Origin(BaseModel):
+    workers: int = Field(description="data-parallel workers")
     weights: str = Field(description="where the initial weights came from")
     weights_sha256: str | None = Field(default=None, description="digest of the weights file")
     plugin_sha256: str | None = Field(default=None, description="digest of the file that defines the model")
-    workers: int = Field(description="data-parallel workers")
+    judged_on: str = Field(default="test", description="test, or validation for a trial of a sweep")
+    sweep_id: str | None = Field(default=None, description="the sweep that a trial belongs to")
+    lr_source: str | None = Field(default=None, description="the sweep that found the learning rate, and its cost")
+
+
+class Measured(BaseModel):
+    """The figures of a run, from its worker or, in its place, from the driver. Unknown is null, never 0."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
 
     status: Status = Field(description="ok, failed, oom, timeout, diverged, interrupted or stopped (a trial, early)")
     reason: str | None = Field(default=None, description="why the run is not ok")
-    attempts: int = Field(default=1, description="how often the run was started")
     started_at: datetime = Field(description="start of the run in its worker, UTC")
     ended_at: datetime = Field(description="end of the run in its worker, UTC")
 
@@ -219,6 +264,10 @@ class Record(BaseModel):
     validation_accuracy: float | None = Field(
         default=None, description="share of the held-out training images classified right after the last epoch"
     )
+    batch_size_used: int | None = Field(
+        default=None, description="images per optimiser step, after --oom-backoff halved it"
+    )
+    precision_used: str | None = Field(default=None, description="fp32 or bf16")
     epochs_done: int | None = Field(default=None, description="epochs trained")
     images_per_epoch: int | None = Field(default=None, description="images trained on in each epoch")
     target_epoch: int | None = Field(default=None, description="the first epoch that reached target_accuracy")
@@ -251,8 +300,6 @@ class Record(BaseModel):
     test_images_per_second: float | None = Field(default=None, description="test images per second")
     peak_memory_mb: float | None = Field(default=None, description="peak memory of one worker, 10^6 bytes")
     memory_kind: str | None = Field(default=None, description="what peak_memory_mb counts")
-    contended: bool | None = Field(default=None, description="other runs shared the machine meanwhile")
-    checkpoint: str | None = Field(default=None, description="trained model, relative to the results folder")
 
     device: str | None = Field(default=None, description="'cpu' or the GPU's name")
     cpu: str | None = Field(default=None, description="the processor's name")
@@ -265,26 +312,33 @@ class Record(BaseModel):
     torchvision_version: str | None = None
     ray_version: str | None = None
     bench_version: str | None = None
+
+
+class _Kept(BaseModel):
+    attempts: int = Field(default=1, description="how often the run was started")
+    contended: bool | None = Field(default=None, description="other runs shared the machine meanwhile")
+    checkpoint: str | None = Field(default=None, description="trained model, relative to the results folder")
     git_commit: str | None = Field(default=None, description="commit of this harness, '+' if modified")
 
-    @classmethod
-    def of(cls, run: Run, *, status: Status, started_at: datetime, ended_at: datetime, **measured: object) -> Record:
-        """A record of ``run`` with what was measured; whatever is not named stays null."""
-        row: dict[str, object] = {
-            **{name: getattr(run, name) for name in ("job_id", "model", "seed", "weights", "weights_sha256")},
-            **{name: getattr(run, name) for name in ("workers", "plugin_sha256", "judged_on", "sweep_id", "lr_source")},
-            **run.recipe.model_dump(),
-            "run_id": run.id,
-            "dataset": run.dataset.name,
-            "dataset_sha256": run.dataset.sha256,
-            "train_images": run.dataset.train_images,
-            "test_images": run.dataset.test_images,
-            "classes": run.dataset.classes,
-            "status": status,
-            "started_at": started_at,
-            "ended_at": ended_at,
-        }
-        return cls.model_validate({**row, **measured})
+
+class Record(_Kept, Measured, _Origin, RecipeFields, _Task, _Identity):
+    """The stored result of a run: one flat row. Unknown is null, never 0.
+
+    Its columns are those of its base classes, from the last to the first.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        ser_json_inf_nan="constants",  # the loss of a run that diverged
+    )
+
+
+PARAMETERS = (*_Task.model_fields, *RecipeFields.model_fields, *_Origin.model_fields)
+"""Columns of :class:`Record` that were chosen, not measured."""
+DISTINGUISHING = (*RecipeFields.model_fields, "workers", "weights", "weights_sha256", "plugin_sha256")
+"""Columns that may tell two jobs of the same model apart, in the order in which a label names them."""
 
 
 class EpochRecord(BaseModel):
@@ -292,22 +346,24 @@ class EpochRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    run_id: str
+    run_id: str = Field(description="the run that it is an epoch of")
     epoch: int = Field(description="1 for the first")
     train_loss: float = Field(description="mean cross-entropy, with label smoothing as asked for, nats")
     train_accuracy: float = Field(description="share of training images classified right")
     seconds: float = Field(description="training time of this epoch")
-    images_per_second: float
+    images_per_second: float = Field(description="training images per second, in this epoch")
     validation_accuracy: float | None = Field(default=None, description="share of held-out images classified right")
     validation_loss: float | None = Field(default=None, description="mean cross-entropy over them, nats")
 
 
 BackendName = Literal["eager", "compile", "onnxruntime", "onnxruntime-int8", "openvino"]
 """The ways to run a trained model's inference; each is a file of the same name in bench/learning/backends."""
+BEFORE_BACKENDS = "hand-written loops"
+"""The back end of timings that were stored before back ends existed; it cannot be deployed."""
 
 
 class Timing(BaseModel):
-    """One timed sample: so many images in so many seconds, with the machine to itself unless ``contended``."""
+    """One timed sample: the seconds that one batch took, alone on the machine unless ``contended``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -331,7 +387,7 @@ class Timing(BaseModel):
 
 
 class Deployment(BaseModel):
-    """One trained model prepared for one back end, which then answered every test image. One flat row."""
+    """The result of preparing one trained model for one back end and answering every test image. One flat row."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -362,7 +418,7 @@ class Deployment(BaseModel):
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said of each test image, in the order of the data set."""
+    """The prediction of a model for each test image, in the order of the data set."""
 
     labels: NDArray[np.int16]
     """Shape [images]: the true classes."""
@@ -374,9 +430,10 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that a run leaves behind, as the store takes it."""
+    """The result of a run, as its worker measured it."""
 
-    record: Record
+    run_id: str
+    measured: Measured
     epochs: list[EpochRecord] = field(default_factory=list)
     predictions: Predictions | None = None
     checkpoint: bytes | None = None
@@ -384,12 +441,23 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Result:
+    """All that the store keeps of a run."""
+
+    record: Record
+    epochs: Sequence[EpochRecord] = ()
+    predictions: Predictions | None = None
+    checkpoint: bytes | None = None
+    """The trained model as a safetensors file."""
+
+
+@dataclass(frozen=True)
 class Progress:
-    """How far a run is; sent by its first worker a few times a second."""
+    """The progress of a run; its first worker sends it a few times a second."""
 
     run_id: str
     epoch: int
-    """1 for the first."""
+    """The current epoch; the first is 1."""
     epochs: int
     images_done: int
     """Training images seen so far, over all epochs and workers."""
@@ -400,31 +468,42 @@ class Progress:
     """Share of this epoch's training images classified right so far."""
     images_per_second: float = 0.0
     phase: Literal["features", "training"] = "training"
-    """Extracting a frozen backbone's features, or training."""
+    """'features' while the features of a frozen backbone are extracted, else 'training'."""
     phase_share: float = 0.0
-    """How much of the features is extracted."""
+    """Share of the features that is extracted."""
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A worker begins a run, for the ``attempt``-th time."""
+    """The event that a worker begins a run, for the ``attempt``-th time."""
 
     run_id: str
     attempt: int
     at: datetime
     node_id: str
-    """Of the Ray node, and"""
+    """The Ray node that it runs on."""
     pid: int
-    """the process on it."""
+    """The process id of the worker on that node."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """The state to go on from after an epoch."""
+    """The training state after an epoch, to resume from."""
 
     run_id: str
     state: bytes
 
 
-Event = Begun | Progress | Saved | Outcome
-"""What a run tells while it goes on; the outcome is its last word."""
+@dataclass(frozen=True)
+class Ended:
+    """The event that a run has its outcome."""
+
+    outcome: Outcome
+    attempts: int
+    """The number of times that this command started the run."""
+    contended: bool
+    """True if other runs shared the machine meanwhile."""
+
+
+Event = Begun | Progress | Saved | Ended
+"""An event of a run, as the driver passes it on; the last one of each run is :class:`Ended`."""

@@ -1,13 +1,13 @@
-"""``python -m bench.tune``: find a learning rate for each model, and say what it cost to find it."""
+"""``python -m bench.tune``: find a learning rate for each model, and report the cost of the search."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
+from bench.config.command_line import build_parser, parse
+from bench.config.tune import TuneOptions
 from bench.errors import exit_code_of
-from bench.options import build_parser, parse
-from bench.tuning_options import TuneOptions
 
 _DESCRIPTION = """Find a learning rate (or more) for each model with Ray Tune, all models at the same time. Trials are
 judged on held-out training images; then each winner is retrained on all of them and tested, once."""
@@ -23,12 +23,12 @@ exit codes: 0 all winners found and retrained, 1 not, 2 wrong usage, 3 the machi
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Run the command; return its exit code."""
 
     def command() -> int:
         parser = build_parser(TuneOptions, "python -m bench.tune", _DESCRIPTION, _EPILOG)
         options = parse(parser, TuneOptions, arguments)
-        from bench.tuning import run_tuning
+        from bench.workflows.tune import run_tuning
 
         return run_tuning(options)
 

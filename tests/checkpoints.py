@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.learning import datasets
 from bench.learning.context import LocalContext
-from bench.learning.datasets import Dataset
+from bench.learning.data import datasets
+from bench.learning.data.datasets import Dataset
 from bench.learning.execute import Inputs, execute
 from bench.reporting.store import Store
 from bench.spec import Job, Recipe, Record
+from bench.workflows.record import assemble
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ def trained() -> Results:
     records = []
     for epochs in (3, 1):
         (run,) = Job(model="cnn", dataset=data.info, recipe=Recipe(epochs=epochs)).runs()
-        records.append(store.write(execute(run, Inputs(data, None), LocalContext(threads=1))))
+        result = assemble(run, execute(run, Inputs(data, None), LocalContext(threads=1)))
+        store.write(result)
+        records.append(result.record)
     return Results(folder, data, records[0])
 
 

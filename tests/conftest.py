@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from factories import job_of, record_of, result_of
 from hypothesis import settings
 
 from bench.cluster.session import ask_for_own_token
-from bench.learning import datasets
-from bench.learning.datasets import DATASETS, Dataset, Split
-from bench.learning.models import MODELS
-from bench.spec import DatasetInfo, EpochRecord, Job, Outcome, Predictions, Recipe, Record, Run, Status
+from bench.learning.data import datasets
+from bench.learning.data.datasets import DATASETS, Dataset, Split
+from bench.learning.models.registry import MODELS
+from bench.spec import Job, Record, Result, Run
 
 settings.register_profile("bench", deadline=None)  # machines are shared: time says nothing
 settings.load_profile("bench")
@@ -30,110 +30,36 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two processes compute at once: a thre
 ask_for_own_token()  # before a test imports Ray
 
 ROOT = Path(__file__).parents[1]
-START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-DIGITS = DatasetInfo(name="mnist-5k", sha256="d" * 64, train_images=4000, test_images=1000, classes=10)
+
+USES_RAY = (
+    *("tests/test_run.py", "tests/test_setups.py", "tests/test_tune.py", "tests/test_faults.py"),
+    *("tests/cluster/test_session.py", "tests/cluster/test_tune.py"),
+)
 
 
-def job_of(model: str = "cnn", *, dataset: DatasetInfo = DIGITS, recipe: Recipe | None = None, **fields: Any) -> Job:
-    return Job(model=model, dataset=dataset, recipe=recipe or Recipe(), **fields)
+SKIPPED: list[str] = []
+AVOIDABLE = re.compile("MNIST|Chromium|could not import|not installed")
+"""Reasons to skip a test that do not hold where everything is installed; a machine may lack a compiler, say."""
 
 
-def record_of(
-    model: str = "cnn",
-    *,
-    seed: int = 0,
-    status: Status = Status.OK,
-    dataset: DatasetInfo = DIGITS,
-    recipe: Recipe | None = None,
-    weights: str = "none",
-    weights_sha256: str | None = None,
-    workers: int = 1,
-    plugin_sha256: str | None = None,
-    minutes: int = 0,
-    **measured: Any,
-) -> Record:
-    """A record as a run would leave it; ``minutes`` after the first one started."""
-    job = job_of(
-        model,
-        dataset=dataset,
-        recipe=recipe,
-        weights=weights,
-        weights_sha256=weights_sha256,
-        workers=workers,
-        plugin_sha256=plugin_sha256,
-        seeds=(seed,),
-    )
-    started_at = START + timedelta(minutes=minutes)
-    figures: dict[str, Any] = {}
-    if status is Status.OK:
-        figures = {
-            "batch_size_used": 64,
-            "test_accuracy": 0.9876,
-            "test_correct": 9876,
-            "test_loss": 0.0456789,
-            "train_accuracy": 0.97,
-            "train_loss": 0.1,
-            "predictions_sha256": "a" * 64,
-            "model_sha256": "b" * 64,
-            "trainable_parameters": 225_034,
-            "total_parameters": 225_034,
-            "macs": 2_631_040,
-            "setup_seconds": 0.25,
-            "train_seconds": 12.5,
-            "feature_seconds": 1.75,
-            "features_cached": False,
-            "test_seconds": 0.5,
-            "train_images_per_second": 1600.0,
-            "test_images_per_second": 2000.0,
-            "peak_memory_mb": 512.25,
-            "memory_kind": "CPU, resident set of the process",
-            "contended": False,
-            "device": "cpu",
-            "cpu": "Some Processor @ 2.50GHz",
-            "cpu_cores": 2,
-            "memory_gb": 25.3,
-            "threads": 2,
-            "platform": "Linux 6.1 x86_64",
-            "python_version": "3.11.7",
-            "torch_version": "2.15.0",
-            "torchvision_version": "0.29.2",
-            "ray_version": "2.60.0",
-            "bench_version": "0.1.0",
-            "git_commit": "0123456789abcdef+",
-        }
-    else:
-        figures = {"reason": "it broke"}
-    return Record.of(
-        job.runs()[0],
-        status=status,
-        started_at=started_at,
-        ended_at=started_at + timedelta(seconds=30),
-        **{**figures, **measured},
-    )
+def pytest_addoption(parser: pytest.Parser) -> None:
+    about = "fail if a test is skipped for want of MNIST, Chromium or a package"
+    parser.addoption("--no-skips", action="store_true", help=about)
 
 
-def outcome_of(record: Record) -> Outcome:
-    """All that a finished run leaves behind, with figures that are not round."""
-    epochs = [
-        EpochRecord(
-            run_id=record.run_id,
-            epoch=epoch,
-            train_loss=1 / epoch,
-            train_accuracy=0.9,
-            seconds=1.5,
-            images_per_second=2666.7,
-        )
-        for epoch in range(1, record.epochs + 1)
-    ]
-    predictions = Predictions(
-        labels=np.array([0, 1, 2, 9], dtype=np.int16),
-        predicted=np.array([0, 1, 3, 9], dtype=np.int16),
-        probability=np.array([0.5, 0.25, 0.125, 1.0], dtype=np.float32),
-    )
-    return Outcome(record, epochs, predictions, b"a checkpoint")
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and AVOIDABLE.search(str(report.longrepr)):
+        SKIPPED.append(f"{report.nodeid}: {report.longrepr}")
 
 
-USES_RAY = ("test_run.py", "test_setups.py", "test_tune.py", "test_faults.py", "test_session.py", "test_sweep.py")
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if SKIPPED and session.config.getoption("--no-skips") and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for line in SKIPPED if config.getoption("--no-skips") else ():
+        terminalreporter.write_line(f"SKIPPED, and --no-skips: {line}")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -144,17 +70,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class RayInOne(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "ray" if Path(file).name in USES_RAY else file
+            return "ray" if file in USES_RAY else file
 
     return RayInOne(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What starts Ray begins first: it takes as long as all the rest."""
-    items.sort(key=lambda item: item.path.name not in USES_RAY)
+    items.sort(key=lambda item: _file(item) not in USES_RAY)
     for item in items:
-        if item.path.name in USES_RAY:
+        if _file(item) in USES_RAY:
             item.add_marker("ray")
+
+
+def _file(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT).as_posix()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -181,8 +111,8 @@ def make_record() -> Callable[..., Record]:
 
 
 @pytest.fixture(scope="session")
-def make_outcome() -> Callable[[Record], Outcome]:
-    return outcome_of
+def make_result() -> Callable[[Record], Result]:
+    return result_of
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,4 @@
-"""What a user can do wrong: one message that names it and says what would be right, exit code 2, soon, no traceback.
-
-python -m pytest tests/test_bad_input.py
-"""
+"""What a user can do wrong: one message that names it and says what would be right, exit code 2, soon, no traceback."""
 
 from __future__ import annotations
 

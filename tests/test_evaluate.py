@@ -1,7 +1,4 @@
-"""bench.evaluate as a user runs it: the figures of the record again, from IDX files and from pictures.
-
-python -m pytest tests/test_evaluate.py
-"""
+"""bench.evaluate as a user runs it: the figures of the record again, from IDX files and from pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from PIL import Image
 from running import Ran, command
 
 from bench.evaluate import main
-from bench.learning import datasets
+from bench.learning.data import datasets
 
 PLUGIN = """
 from bench.learning.models import register

@@ -1,7 +1,4 @@
-"""bench.export: what was stored is read back through the other tools' own APIs; twice is the same as once.
-
-python -m pytest tests/test_export.py
-"""
+"""bench.export: what was stored is read back through the other tools' own APIs; twice is the same as once."""
 
 from __future__ import annotations
 
@@ -18,12 +15,14 @@ from checkpoints import Results, mnist_folder, trained
 from running import command
 
 from bench.export import main
-from bench.learning import datasets, weights
-from bench.learning.evaluation import load_trained, probabilities
-from bench.learning.models import MODELS
+from bench.learning.checkpoint import load_trained
+from bench.learning.data import datasets
+from bench.learning.evaluation import probabilities
+from bench.learning.models import weights
+from bench.learning.models.registry import MODELS
 from bench.learning.onnx import TIE, export_onnx, run_onnx
 from bench.reporting.store import Store
-from bench.spec import Outcome, Record, Status
+from bench.spec import Record, Result, Status
 
 Make = Callable[..., Record]
 
@@ -34,15 +33,15 @@ def results() -> Results:
 
 
 @pytest.fixture
-def stored(tmp_path: Path, make_record: Make, make_outcome: Callable[[Record], Outcome]) -> Store:
+def stored(tmp_path: Path, make_record: Make, make_result: Callable[[Record], Result]) -> Store:
     """A results folder with two seeds of one model, another data set, and a run that failed."""
     store = Store(tmp_path / "results")
     store.prepare()
     for seed in (0, 1):
-        store.write(make_outcome(make_record(seed=seed, minutes=seed)))
+        store.write(make_result(make_record(seed=seed, minutes=seed)))
     other = make_record().model_copy(update={"dataset": "other", "run_id": "cnn-other-seed0-abc"})
-    store.write(make_outcome(other))
-    store.write(Outcome(make_record(seed=7, status=Status.FAILED)))
+    store.write(make_result(other))
+    store.write(Result(make_record(seed=7, status=Status.FAILED)))
     return store
 
 
@@ -83,7 +82,7 @@ def test_mlflow_shows_the_runs(stored: Store, capsys: pytest.CaptureFixture[str]
 
 
 def test_mlflow_twice_gives_no_duplicates(
-    stored: Store, capsys: pytest.CaptureFixture[str], make_record: Make, make_outcome: Callable[[Record], Outcome]
+    stored: Store, capsys: pytest.CaptureFixture[str], make_record: Make, make_result: Callable[[Record], Result]
 ) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -98,8 +97,8 @@ def test_mlflow_twice_gives_no_duplicates(
         assert len(runs()) == 4
 
     # a run that was trained again takes the place of the old one; a new one is added
-    stored.write(make_outcome(make_record(seed=1, test_accuracy=0.5)))
-    stored.write(make_outcome(make_record(seed=2)))
+    stored.write(make_result(make_record(seed=1, test_accuracy=0.5)))
+    stored.write(make_result(make_record(seed=2)))
     assert export("--results", stored.root, "--mlflow") == 0
     assert "1 added, 1 replaced, 3 there already" in capsys.readouterr().out
     assert len(runs()) == 5
@@ -177,11 +176,11 @@ def test_tensorboard_replaces_a_run_that_was_trained_again(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     make_record: Make,
-    make_outcome: Callable[[Record], Outcome],
+    make_result: Callable[[Record], Result],
 ) -> None:
     boards = tmp_path / "boards"
     export("--results", stored.root, "--tensorboard", boards)
-    stored.write(make_outcome(make_record(seed=1, test_accuracy=0.5)))
+    stored.write(make_result(make_record(seed=1, test_accuracy=0.5)))
     capsys.readouterr()
     assert export("--results", stored.root, "--tensorboard", boards) == 0
     assert "0 added, 1 replaced, 3 there already" in capsys.readouterr().out
@@ -296,7 +295,8 @@ def test_onnx_agrees_on_the_10000_test_images_of_mnist(results: Results, tmp_pat
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 28, 28), (1, 64, 50), (3, 20, 40)])
 def test_onnx_of_a_model_that_resizes_and_sees_colour(shape: tuple[int, int, int], tmp_path: Path) -> None:
-    from bench.learning.build import build, to_safetensors
+    from bench.learning.checkpoint import to_safetensors
+    from bench.learning.models.build import build
 
     spec = MODELS.find("mobilenet")
     checkpoint = tmp_path / "a.safetensors"

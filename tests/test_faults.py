@@ -1,6 +1,5 @@
 """Faults injected for real: processes killed, memory and disks filled, files torn, keys pressed.
 
-python -m pytest tests/test_faults.py                                  # the quick form of each
 python -m pytest tests/test_faults.py -m "slow or not slow"            # all of it
 """
 
@@ -31,17 +30,18 @@ import torch
 from running import Ran, Running, command, environment, gone
 
 from bench.errors import UserError
-from bench.learning import datasets
-from bench.learning.build import build
 from bench.learning.context import LocalContext
+from bench.learning.data import datasets
+from bench.learning.data.preprocessing import DeviceSplit
 from bench.learning.execute import Inputs, execute
 from bench.learning.features import features_of
-from bench.learning.models import MODELS
+from bench.learning.models.build import build
+from bench.learning.models.registry import MODELS
 from bench.learning.plugins import Plugin
-from bench.learning.preprocessing import DeviceSplit
 from bench.reporting.store import Store
 from bench.reporting.summary import write_summary
-from bench.spec import Job, Recipe, Run
+from bench.spec import Job, Recipe, Result, Run
+from bench.workflows.record import assemble
 
 PLUGIN = """
 from bench.learning.models import register
@@ -231,7 +231,7 @@ def test_driver_killed_in_the_middle_of_a_run(folder: Path, start: Callable[...,
     assert "epoch 1/5" not in ran.out
     assert "epoch 2/5" not in ran.out
     resumed = ok(folder, ran, 1).iloc[0]
-    whole = execute(only_run(folder, "slow", epochs=5), inputs(folder), LocalContext()).record
+    whole = execute(only_run(folder, "slow", epochs=5), inputs(folder), LocalContext()).measured
     assert resumed.name == whole.run_id
     assert resumed.model_sha256 == whole.model_sha256
     assert resumed.predictions_sha256 == whole.predictions_sha256
@@ -247,6 +247,12 @@ def only_run(folder: Path, model: str, epochs: int) -> Run:
     data, recipe = given.dataset.info, Recipe(epochs=epochs)
     (run,) = Job(model=model, dataset=data, recipe=recipe, plugin_sha256=given.plugin.sha256).runs()
     return run
+
+
+def slow_result(folder: Path) -> Result:
+    """One epoch of the slow model, trained in this process."""
+    run = only_run(folder, "slow", epochs=1)
+    return assemble(run, execute(run, inputs(folder), LocalContext()))
 
 
 # F3 ----------------------------------------------------------------------------------------------------------------
@@ -291,7 +297,7 @@ def test_memory_and_hangs_become_records(folder: Path) -> None:
     given = inputs(folder)
     data = given.dataset.info
     (alone,) = Job(model="cnn", dataset=data, recipe=Recipe(epochs=2)).runs()
-    assert execute(alone, given, LocalContext()).record.predictions_sha256 == found.predictions_sha256["cnn"]
+    assert execute(alone, given, LocalContext()).measured.predictions_sha256 == found.predictions_sha256["cnn"]
 
 
 @pytest.mark.slow
@@ -305,8 +311,8 @@ def test_a_worker_that_sleeps_for_ever_with_a_timeout_of_five_seconds(folder: Pa
 
 def test_a_batch_that_does_not_fit_is_halved_when_asked(folder: Path) -> None:
     run, given = only_run(folder, "halving", epochs=1), inputs(folder)
-    assert execute(run, given, LocalContext()).record.status == "oom"
-    record = execute(run, given, LocalContext(), oom_backoff=True).record
+    assert execute(run, given, LocalContext()).measured.status == "oom"
+    record = execute(run, given, LocalContext(), oom_backoff=True).measured
     assert (record.status, record.batch_size, record.batch_size_used) == ("ok", 64, 16)
 
 
@@ -360,14 +366,14 @@ def test_features_that_fill_the_disk_are_made_in_memory(folder: Path, monkeypatc
 
 
 def test_a_full_disk_leaves_what_was_there(folder: Path) -> None:
-    outcome = execute(only_run(folder, "slow", epochs=1), inputs(folder), LocalContext())
+    result = slow_result(folder)
     with small_disk(folder / "results"):
         store = Store(folder / "results")
         store.prepare()
-        store.write(outcome)
+        store.write(result)
         fill(store.root)
         before = digests(store.root)
-        other = dataclasses.replace(outcome, record=outcome.record.model_copy(update={"run_id": "other"}))
+        other = dataclasses.replace(result, record=result.record.model_copy(update={"run_id": "other"}))
         for write in (
             lambda: store.write(other),
             lambda: store.save_state("x", b"x" * 10_000),
@@ -403,11 +409,11 @@ def test_a_disk_that_fills_between_two_commands(folder: Path) -> None:
 
 
 def test_torn_and_foreign_shards_are_set_aside(folder: Path) -> None:
-    outcome = execute(only_run(folder, "slow", epochs=1), inputs(folder), LocalContext())
+    result = slow_result(folder)
     store = Store(folder / "results")
     store.prepare()
     for name in ("victim", "other"):
-        store.write(dataclasses.replace(outcome, record=outcome.record.model_copy(update={"run_id": name})))
+        store.write(dataclasses.replace(result, record=result.record.model_copy(update={"run_id": name})))
     runs = store.root / "runs"
     content = (runs / "victim.parquet").read_bytes()
     (runs / "notes.parquet").write_text("not a table at all")
@@ -431,7 +437,7 @@ WRITER = """
 import dataclasses, pickle, sys
 from pathlib import Path
 from bench.errors import UserError
-from bench.learning import datasets
+from bench.learning.data import datasets
 from bench.learning.context import LocalContext
 from bench.learning.execute import Inputs, execute
 from bench.learning.plugins import Plugin
@@ -439,26 +445,26 @@ from bench.reporting.store import Store
 from bench.reporting.summary import write_summary
 from bench.spec import Job, Recipe, Run
 from bench.reporting.summary import write_summary
-outcome = pickle.loads(sys.stdin.buffer.read())
+result = pickle.loads(sys.stdin.buffer.read())
 store = Store(Path("results"))
 store.prepare()
 for number in range(20):
     for name in (f"{sys.argv[1]}-{number}", "both"):
-        store.write(dataclasses.replace(outcome, record=outcome.record.model_copy(update={"run_id": name})))
-    assert all(record.test_accuracy == outcome.record.test_accuracy for record in store.records()[0])
+        store.write(dataclasses.replace(result, record=result.record.model_copy(update={"run_id": name})))
+    assert all(record.test_accuracy == result.record.test_accuracy for record in store.records()[0])
     write_summary(store)
 """
 
 
 def test_two_processes_write_into_one_folder(folder: Path) -> None:
-    outcome = execute(only_run(folder, "slow", epochs=1), inputs(folder), LocalContext())
+    result = slow_result(folder)
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, name], cwd=folder, env=environment(), stdin=subprocess.PIPE)
         for name in ("one", "other")
     ]
     for writer in writers:
         assert writer.stdin is not None
-        writer.stdin.write(pickle.dumps(outcome))
+        writer.stdin.write(pickle.dumps(result))
         writer.stdin.close()
     assert [writer.wait(120) for writer in writers] == [0, 0]
     found, problems = Store(folder / "results").records()

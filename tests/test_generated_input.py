@@ -1,7 +1,4 @@
-"""Hundreds of generated bad inputs: each ends in one clear message and exit code 2 or 3, soon, without a traceback.
-
-python -m pytest tests/test_generated_input.py
-"""
+"""Hundreds of generated bad inputs: each ends in one clear message and exit code 2 or 3, soon, without a traceback."""
 
 from __future__ import annotations
 
@@ -20,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench import report, run
-from bench.options import Options, flag
+from bench.config.command_line import flag
+from bench.config.run import Options
 from bench.reporting.store import Store
-from bench.spec import Outcome, Record
+from bench.spec import Record, Result
 
 generated = settings(
     max_examples=40,
@@ -125,7 +123,7 @@ def test_result_folders(
     shutil.rmtree(tmp_path / "results", ignore_errors=True)
     store = Store(tmp_path / "results")
     store.prepare()
-    store.write(Outcome(make_record()))
+    store.write(Result(make_record()))
     (store.root / "runs" / f"x{name}.parquet").write_bytes(noise)
     assert report.main(["--results", str(store.root)]) == 0
     out, err = capfd.readouterr()

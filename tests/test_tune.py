@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import START, job_of
+from factories import START, job_of, recorded
 from running import command, environment
 
 from bench import run, tune
+from bench.config.run import Options
+from bench.config.space import Range, Space
 from bench.errors import UserError
-from bench.options import Options
 from bench.reporting.store import Store
 from bench.reporting.tuning import Sweep, read_sweeps, write_sweep
-from bench.space import Range, Space
-from bench.spec import DatasetInfo, Job, Outcome, Recipe, Record, Status
-from bench.tuned import with_tuned_values
+from bench.spec import DatasetInfo, Job, Recipe, Record, Result, Status
+from bench.workflows.tuned import note_sources, with_tuned_values
 
 PLUGIN = """
 from bench.learning.models import register
@@ -172,10 +172,10 @@ def stored_sweep(folder: Path, dataset: DatasetInfo, sweep_id: str, hour: int, b
     for lr, score in ((best, 0.9), (best / 10, 0.8)):
         recipe = Recipe(lr=lr, validation_size=100)
         (trial,) = job_of("cnn", dataset=dataset, recipe=recipe, judged_on="validation", sweep_id=sweep_id).runs()
-        record = Record.of(
+        record = recorded(
             trial, status=Status.OK, started_at=START, ended_at=START, validation_accuracy=score, epochs_done=5
         )
-        store.write(Outcome(record))
+        store.write(Result(record))
 
 
 def test_the_latest_finished_sweep_on_the_same_data_is_what_counts(
@@ -189,13 +189,14 @@ def test_the_latest_finished_sweep_on_the_same_data_is_what_counts(
     stored_sweep(tmp_path, other, "elsewhere", 4, 0.04)
     # A run that there is already at this very learning rate is not trained again, but says where it came from.
     there = make_record("cnn", recipe=Recipe(epochs=5, lr=0.02))
-    Store(tmp_path).write(Outcome(there))
+    Store(tmp_path).write(Result(there))
 
     (tuned,), notes = with_tuned_values([job], Options(results=tmp_path))
     assert tuned.recipe == Recipe(epochs=5, lr=0.02)
     assert (tuned.lr_source or "").startswith("sweep later: 2 trials, 10 epochs")
     assert tuned.runs()[0].id == there.run_id
     assert notes == [f"cnn: lr 0.02, from {tuned.lr_source}"]
+    note_sources(Store(tmp_path), [tuned])
     stored = {record.run_id: record for record in Store(tmp_path).records()[0]}
     assert stored[there.run_id].lr_source == tuned.lr_source
     assert stored[there.run_id].test_accuracy == there.test_accuracy

@@ -1,1 +1,1 @@
-"""Ray, kept thin. The only room that imports ray."""
+"""Training on a Ray cluster. This is the only package that imports ray."""

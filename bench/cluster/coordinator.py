@@ -1,6 +1,6 @@
-"""The actor between the workers and the driver: progress and outcomes one way, the state to go on from the other.
+"""The actor between the workers and the driver: progress and outcomes one way, the state to resume from the other.
 
-Ray Train's local mode stores no checkpoints, and its reports reach nobody; this small actor needs no storage that all
+Ray Train's local mode stores no checkpoints, and its reports reach nobody. This small actor needs no storage that all
 nodes share, so results reach the driver's machine from any cluster.
 """
 
@@ -13,17 +13,20 @@ from datetime import UTC, datetime
 import ray
 from ray.actor import ActorHandle
 
-from bench.spec import Begun, Event, Outcome, Record, Run, Saved, Status
+from bench.spec import Begun, Measured, Outcome, Progress, Run, Saved, Status
+
+Report = Begun | Progress | Saved | Outcome
+"""An event that a worker sends."""
 
 
 class Coordinator:
-    """The actor's class. Its methods are coroutines, so that a driver that waits blocks no worker.
+    """The class of the actor. Its methods are coroutines, so that a driver that waits blocks no worker.
 
-    It outlives the workers, so it counts how often each run was begun, and ends those whose workers keep dying.
+    It outlives the workers, so it counts the attempts of each run, and ends the runs whose workers keep dying.
     """
 
     def __init__(self, states: dict[str, bytes], max_failures: int) -> None:
-        self._events: list[Event] = []
+        self._events: list[Report] = []
         self._arrived = asyncio.Event()
         self._states = states
         self._max_failures = max_failures
@@ -33,15 +36,15 @@ class Coordinator:
         self._closed = False
         self._kept: list[ray.ObjectRef] = []
 
-    async def put(self, event: Event) -> None:
-        """Take an event. The first outcome of a run is its only one."""
+    async def put(self, event: Report) -> None:
+        """Take an event; only the first outcome of a run counts."""
         if isinstance(event, Saved):
             self._states[event.run_id] = event.state
         elif isinstance(event, Outcome):
-            if event.record.run_id in self._ended:
+            if event.run_id in self._ended:
                 return
-            self._ended[event.record.run_id] = event.record.status
-            self._states.pop(event.record.run_id, None)
+            self._ended[event.run_id] = event.measured.status
+            self._states.pop(event.run_id, None)
         self._events.append(event)
         self._arrived.set()
 
@@ -67,16 +70,17 @@ class Coordinator:
         now = datetime.now(UTC)
         begun = self._begun.get(run.id)
         started_at = begun.at if begun else now
-        await self.put(Outcome(Record.of(run, status=status, started_at=started_at, ended_at=now, reason=reason)))
+        measured = Measured(status=status, started_at=started_at, ended_at=now, reason=reason)
+        await self.put(Outcome(run.id, measured))
 
     async def end_active(self, runs: Sequence[Run], status: Status, reason: str) -> None:
-        """End the one of ``runs`` that was being trained; if none was, the first that has not ended."""
+        """End the run among ``runs`` that was being trained or, if none was, the first that has not ended."""
         waiting = [run for run in runs if run.id not in self._ended]
         for run in [run for run in waiting if run.id in self._begun] or waiting[:1]:
             await self.end(run, status, reason)
 
     async def unfinished(self, runs: Sequence[Run]) -> list[Run]:
-        """Return those of ``runs`` that have no outcome."""
+        """Return the ``runs`` that have no outcome."""
         return [run for run in runs if run.id not in self._ended]
 
     async def stop(self, run_id: str) -> None:
@@ -96,16 +100,16 @@ class Coordinator:
         self._closed = True
 
     async def keep(self, content: bytes, arrays: Sequence[object]) -> list[ray.ObjectRef]:
-        """Put a value into Ray's object store in the name of this actor; see :class:`bench.cluster.shared.Shared`."""
+        """Put a value into Ray's object store, owned by this actor; see :class:`bench.cluster.shared.Shared`."""
         reference = ray.put((content, arrays))
         self._kept.append(reference)
         return [reference]
 
     async def state(self, run_id: str) -> bytes | None:
-        """Return what was saved last for a run."""
+        """Return the state that was saved last for a run; None if none was."""
         return self._states.get(run_id)
 
-    async def take(self, wait_seconds: float) -> list[Event]:
+    async def take(self, wait_seconds: float) -> list[Report]:
         """Return all events since the last call; wait up to ``wait_seconds`` for the first."""
         if not self._events:
             self._arrived.clear()
@@ -118,6 +122,6 @@ class Coordinator:
 
 
 def start_coordinator(states: dict[str, bytes], max_failures: int) -> ActorHandle:
-    """Start the actor on the driver's node, with the states that interrupted runs go on from."""
+    """Start the actor on the driver's node, with the states that interrupted runs resume from."""
     here = ray.get_runtime_context().get_node_id()
     return ray.remote(num_cpus=0, label_selector={"ray.io/node-id": here})(Coordinator).remote(states, max_failures)

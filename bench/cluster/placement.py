@@ -1,4 +1,4 @@
-"""Which runs go into one Ray task, and how many CPUs and GPUs it asks for. Plain arithmetic without Ray."""
+"""Placement: which runs share a Ray task, and how many CPUs and GPUs it reserves. Plain arithmetic without Ray."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.errors import DoesNotFitError
 from bench.spec import Job, Run
 
 MOST_DEFAULT_CPUS = 4
-"""CPUs of a worker, at most, where nobody says how many: batches of small images have no work for more."""
+"""The most CPUs that a worker gets by default: batches of small images have no work for more."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Need:
-    """What a group reserves: so many workers, each with so many CPUs and GPUs."""
+    """The resources that a group reserves: a number of workers, and the CPUs and GPUs of each."""
 
     workers: int
     cpus: int
@@ -44,7 +44,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """Unique among the groups of a command."""
+        """Return a name that is unique among the groups of a command."""
         return self.runs[0].id
 
 
@@ -62,7 +62,7 @@ def workers_that_fit(need: Need, nodes: Sequence[Node]) -> int:
 
 
 def groups_that_fit(need: Need, nodes: Sequence[Node]) -> int:
-    """Return how many groups with this need the empty cluster trains at the same time."""
+    """Return how many groups with this need the empty cluster can train at the same time."""
     return workers_that_fit(need, nodes) // need.workers
 
 
@@ -73,17 +73,17 @@ def place(
     cpus_per_worker: int | None = None,
     gpus_per_worker: float | None = None,
 ) -> list[Group]:
-    """Divide runs into groups that all need the same, in the order in which they are to start.
+    """Divide runs into groups with equal needs, in the order in which they are to start.
 
     What a worker gets depends on the machine and the two options alone, never on the other runs of the command:
     sums over two threads differ in their last digits from those over one, and so would the trained weights.
-    A run with one worker is a group of its own; runs with several workers share groups, as starting those takes long.
+    A run with one worker is a group of its own; runs with several workers share groups, as workers start slowly.
 
     Args:
         jobs: what to train; all with the same number of workers.
-        nodes: of the cluster.
-        cpus_per_worker: None is half of the smallest node, at most MOST_DEFAULT_CPUS; beside GPUs, a GPU's share.
-        gpus_per_worker: None is one where there are any.
+        nodes: the machines of the cluster.
+        cpus_per_worker: None for half of the smallest node, at most MOST_DEFAULT_CPUS; with GPUs, one GPU's share.
+        gpus_per_worker: None for one GPU where the cluster has any.
 
     Raises:
         DoesNotFitError: not even one group fits into the empty cluster.
@@ -107,7 +107,7 @@ def place(
         [[(run,) for run in job.runs()] for job in jobs] if alone else _parts(jobs, slots)
     )
     longest = max(map(len, parts))
-    # jobs in turns, so that the first results are of all of them
+    # jobs take turns, so that the first results cover all of them
     return [Group(runs[turn], need) for turn in range(longest) for runs in parts if turn < len(runs)]
 
 
@@ -120,7 +120,7 @@ def _default_cpus(nodes: Sequence[Node], gpus: float) -> int:
 
 
 def _parts(jobs: Sequence[Job], slots: int) -> list[list[tuple[Run, ...]]]:
-    """Each job's runs in parts, together as many as it takes to keep ``slots`` busy; the largest parts first."""
+    """Return each job's runs divided into parts, enough to keep ``slots`` busy; the largest parts first."""
     counts = [1] * len(jobs)
     while sum(counts) < slots:
         divisible = [i for i, job in enumerate(jobs) if counts[i] < len(job.seeds)]

@@ -1,4 +1,4 @@
-"""The driver's side of training: submit every group to Ray, pass on what arrives, turn failures into records."""
+"""The driver's side of training: submit every group to Ray, pass on events, turn failures into records."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bench.cluster.coordinator import start_coordinator
+from bench.cluster.coordinator import Report, start_coordinator
 from bench.cluster.placement import Group, groups_that_fit
 from bench.cluster.session import ClusterLostError, Session
 from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, Work, first_line, submit
-from bench.learning.datasets import Dataset
+from bench.learning.data.datasets import Dataset
+from bench.learning.models.weights import Weights
 from bench.learning.plugins import Plugin
-from bench.learning.weights import Weights
-from bench.spec import Begun, Event, Outcome, Record, Run, Status
+from bench.spec import Begun, Ended, Event, Measured, Outcome, Run, Status
 
 _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 3.0
@@ -29,18 +29,18 @@ Handler = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run may cost before it is ended."""
+    """The limits that end a run."""
 
     max_failures: int = 2
-    """How often a run is tried again after its worker or node was lost."""
+    """The number of times that a run is tried again after its worker or node was lost."""
     timeout_seconds: float | None = None
-    """How long one attempt may take."""
+    """The longest that one attempt may take; None for no limit."""
     oom_backoff: bool = False
-    """Halve the batch when memory runs out, instead of ending the run."""
+    """True to halve the batch when memory runs out, instead of ending the run."""
 
 
 class Driver:
-    """What the driver knows of the runs under way. Each run ends with exactly one :class:`Outcome`."""
+    """The driver's view of the runs under way. Each run ends with exactly one :class:`Outcome`."""
 
     def __init__(
         self,
@@ -53,15 +53,15 @@ class Driver:
         limits: Limits,
         handle: Handler,
     ) -> None:
-        """Put what runs read into Ray's object store: the data once, weights once for each model.
+        """Put the inputs of runs into Ray's object store: the data once, weights once for each model.
 
         Args:
-            session: where to train.
-            dataset: for all runs.
-            weights: by model.
+            session: the cluster to train on.
+            dataset: the data of all runs.
+            weights: the initial weights by model.
             plugin: the user's file that defines a model, if there is one.
-            states: what interrupted runs go on from, by run id.
-            limits: for each run.
+            states: the states that interrupted runs resume from, by run id.
+            limits: the limits of each run.
             handle: called with every event, in the thread that waits for the runs.
         """
         self._session = session
@@ -78,10 +78,10 @@ class Driver:
         return [self._runs[run_id] for run_id in self._begun if run_id not in self._finished]
 
     def _take(self, wait_seconds: float) -> None:
-        """Pass on what happened since the last call."""
+        """Pass on the events since the last call."""
         self._pass_on(ray.get(self._coordinator.take.remote(wait_seconds)))
 
-    def _pass_on(self, events: Sequence[Event]) -> None:
+    def _pass_on(self, events: Sequence[Report]) -> None:
         for event in events:
             if isinstance(event, Begun):
                 self._begun[event.run_id] = event
@@ -94,11 +94,10 @@ class Driver:
             self._contended.update(run.id for run in active)
 
     def _finish(self, outcome: Outcome) -> None:
-        run_id = outcome.record.run_id
+        run_id = outcome.run_id
         self._finished.add(run_id)
         begun = self._begun.get(run_id)
-        known = {"attempts": begun.attempt if begun else 1, "contended": run_id in self._contended}
-        self._handle(replace(outcome, record=outcome.record.model_copy(update=known)))
+        self._handle(Ended(outcome, begun.attempt if begun else 1, run_id in self._contended))
 
     def _end(self, run: Run, status: Status, reason: str) -> None:
         ray.get(self._coordinator.end.remote(run, status, reason))
@@ -113,7 +112,7 @@ class Driver:
 
 
 class Scheduler(Driver):
-    """Trains groups, as many at the same time as Ray has room for."""
+    """A driver that trains groups, as many at the same time as Ray has room for."""
 
     def train(self, groups: Sequence[Group]) -> None:
         """Train all groups; they start in this order, as soon as Ray has room.
@@ -133,8 +132,8 @@ class Scheduler(Driver):
                 self._take(_POLL_SECONDS)
                 self._end_what_takes_too_long()
                 for reference in self._ended(submitted):
-                    left = self._after(reference, submitted.pop(reference))
-                    waiting[:0] = [left] if left else []
+                    again = self._after(reference, submitted.pop(reference))
+                    waiting[:0] = [again] if again else []
             # Every run has its outcome, so their tasks are about to end.
             self._ended(submitted, wait_seconds=_GRACE_SECONDS)
         except KeyboardInterrupt:
@@ -147,9 +146,10 @@ class Scheduler(Driver):
             raise ClusterLostError(first_line(error)) from None
 
     def _most_at_once(self, group: Group) -> float:
-        """All groups, so that Ray and an autoscaler see what is wanted; of several workers only those that fit.
+        """Return how many groups may be submitted at once; with several workers per group, only as many as fit.
 
-        The tasks of the latter reserve nothing: all would start at once, and wait for workers until they time out.
+        With one worker all are submitted, so that Ray and an autoscaler see the whole demand. A task of several workers
+        reserves nothing itself: all would start at once, and wait for their workers until they time out.
         """
         return float("inf") if group.need.workers == 1 else max(1, groups_that_fit(group.need, self._session.nodes))
 
@@ -166,7 +166,7 @@ class Scheduler(Driver):
         return list(ended)
 
     def _after(self, reference: ray.ObjectRef, group: Group) -> Group | None:
-        """Give runs that a task has not delivered their outcomes; return those that are to be tried again."""
+        """End the runs that a task left without an outcome; return the group of those to try again, if any."""
         reason, status = "its task ended without a result", Status.FAILED
         try:
             ray.get(reference)
@@ -176,27 +176,28 @@ class Scheduler(Driver):
             reason = f"{type(error.cause).__name__}: {first_line(error.cause)}"
         except ray.exceptions.RayError as error:  # Ray has given up
             reason = f"its worker was lost: {first_line(error)}"
-        left: list[Run] = ray.get(self._coordinator.unfinished.remote(group.runs))
+        unfinished: list[Run] = ray.get(self._coordinator.unfinished.remote(group.runs))
         if status is Status.OOM:
-            ray.get(self._coordinator.end_active.remote(left, status, reason))
-            left = ray.get(self._coordinator.unfinished.remote(left))
+            ray.get(self._coordinator.end_active.remote(unfinished, status, reason))
+            unfinished = ray.get(self._coordinator.unfinished.remote(unfinished))
         else:
-            for run in left:
+            for run in unfinished:
                 self._end(run, status, reason)
-            left = []
+            unfinished = []
         self._take(0)
-        return replace(group, runs=tuple(left)) if left else None
+        return replace(group, runs=tuple(unfinished)) if unfinished else None
 
     def _fail(self, status: Status, reason: str) -> None:
-        """Give the runs under way their outcomes without the coordinator."""
+        """End the runs under way without the coordinator."""
         now = datetime.now(UTC)
         for run in self._active():
             started_at = self._begun[run.id].at
-            self._finish(Outcome(Record.of(run, status=status, started_at=started_at, ended_at=now, reason=reason)))
+            measured = Measured(status=status, started_at=started_at, ended_at=now, reason=reason)
+            self._finish(Outcome(run.id, measured))
 
 
 def kill(begun: Begun) -> None:
-    """End the worker that trains a run, on whichever node it is; it may hang, so it is not asked."""
+    """Kill the worker that trains a run, on its node; it may hang, so it is not asked to end."""
     on_node = NodeAffinitySchedulingStrategy(begun.node_id, soft=False)
     ray.remote(num_cpus=0, scheduling_strategy=on_node)(_kill_here).remote(begun.pid)
 

@@ -1,4 +1,4 @@
-"""A Ray cluster to work on: the one at --address, or one of our own that ends with the command."""
+"""A Ray cluster to work on: the one at --address, or a new one that ends with the command."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from bench.errors import UserError
 _SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",  # two actors less in a Train run
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more, which would import torch
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # of workers that train together; 2 s by default
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # a loaded machine takes its time to import torch
+    "RAY_TRAIN_METRICS_ENABLED": "0",  # saves two actors in a Train run
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # saves one more, which would import torch
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # for workers that train together; 2 s by default
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # a loaded machine takes long to import torch
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_task_oom_retries": "0",  # by default a run that fills the memory is started again without end
-    "RAY_health_check_period_ms": "1000",  # a raylet that was killed is noticed after five of them, of 3 s by default
-    "RAY_idle_worker_killing_time_threshold_ms": "30000",  # by default after a second, when they are about to be used
+    "RAY_health_check_period_ms": "1000",  # a killed raylet is noticed after five periods; 3 s each by default
+    "RAY_idle_worker_killing_time_threshold_ms": "30000",  # by default 1 s: they would end just before they are used
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone, and do not warn about it
     # Workers run in this Python already; under `uv run` Ray would make an environment for each.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 _ALLOCATOR = {
-    # For glibc (man mallopt) and PyTorch: memory that a training step frees stays with the process, which asks for as
-    # much in the next step. A third to a half less time of training; timing goes without, as a user's program does.
+    # For glibc (man mallopt) and PyTorch: memory that a training step frees stays with the process, which needs as
+    # much in the next step. It saves a third to a half of the training time. Timing does without it, as users do.
     "MALLOC_TRIM_THRESHOLD_": "4000000000",
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "THP_MEM_ALLOC_ENABLE": "1",
@@ -51,7 +51,7 @@ _QUIET = {
 
 
 class ClusterLostError(Exception):
-    """Ray ended, or cannot be reached any more; says what is known of it."""
+    """The loss of Ray: it ended or cannot be reached any more. The message says what is known of the cause."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Session:
 
     nodes: list[Node]
     for_training: tuple[str, ...]
-    """Environment variables that workers were given for their training alone."""
+    """Names of the environment variables that workers have for training only."""
 
 
 @contextlib.contextmanager
@@ -72,7 +72,7 @@ def connect(
     Args:
         address: 'HOST:PORT' or 'auto'; None starts one.
         verbose: show what Ray prints.
-        meanwhile: called in a thread, to do what would disturb runs later: this process waits now.
+        meanwhile: called in a thread while Ray starts, for work that would disturb runs later.
 
     Raises:
         UserError: nothing answers at ``address``, or Ray cannot be started.
@@ -106,10 +106,10 @@ def connect(
 
 @functools.cache
 def ask_for_own_token() -> None:
-    """Let the Ray that this process starts answer nobody without a token, made now and kept in no file.
+    """Make the Ray that this process starts require a token, which is made now and kept in no file.
 
-    Ray listens on all interfaces, and whoever reaches it could have code executed by it. Call this before Ray is
-    imported, which reads it then.
+    Ray listens on all interfaces, and anybody who reaches it could make it execute code. Call this before Ray is
+    imported: it reads the token then.
     """
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
@@ -117,9 +117,9 @@ def ask_for_own_token() -> None:
 
 @contextlib.contextmanager
 def _own_folder() -> Iterator[None]:
-    """Let the Ray that is started meanwhile keep its sockets and logs where no other user can look.
+    """Make a Ray that is started in this context keep its sockets and logs where no other user can read them.
 
-    Its sockets are 70 characters deeper, and their whole path may have 107.
+    The path of a socket is 70 characters longer than the folder's, and may have 107 in all.
     """
     short = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108
     with (
@@ -134,7 +134,7 @@ _LONGEST_FOLDER = 20
 
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Give these variables to processes that are started meanwhile."""
+    """Set these variables for processes that are started in this context."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -162,11 +162,11 @@ def _join(address: str, variables: dict[str, str], **options: Any) -> None:
 
 
 def _start(**options: Any) -> None:
-    """Start Ray, a second time if need be: it gives a loaded machine 30 s to start its daemons."""
+    """Start Ray; try twice, as it waits only 30 s for its daemons, and a loaded machine may take longer."""
     import ray
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    if usable != os.cpu_count():  # under taskset, say; else Ray counts, which knows a container's limits
+    if usable != os.cpu_count():  # as under taskset; otherwise Ray counts, which knows a container's limits
         options["num_cpus"] = usable
     for last in (False, True):
         try:
@@ -193,7 +193,7 @@ def _use_token(address: str) -> None:
     """Show the user's token to a cluster at HOST:PORT that asks for it, as Ray does by itself for 'auto'.
 
     ``ray start`` asks for a token as soon as the user has one, and a cluster that asks for none cannot work with a
-    driver that shows one; so a process of its own tries which it is.
+    driver that shows one; so a separate process tries to connect with the token.
     """
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     has_token = named or (Path.home() / ".ray" / "auth_token").exists()
@@ -210,7 +210,7 @@ def _use_token(address: str) -> None:
 
 
 def _check_address(address: str) -> None:
-    """Refuse at once what ray would try for minutes."""
+    """Refuse an unusable address at once; Ray would try it for minutes."""
     if address == "auto":
         return
     host, colon, port = address.removeprefix("ray://").rpartition(":")

@@ -1,4 +1,4 @@
-"""Values that many processes read: in Ray's object store, held once per machine and mapped by each."""
+"""Values that many processes read: Ray's object store holds them once per machine, and each process maps them."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from ray.actor import ActorHandle
 
 
 def answer_of(reference: ray.ObjectRef) -> Any:
-    """Return the value of a reference. In a task that waits in ray.get Ray gives its CPUs to another task meanwhile."""
+    """Return the value of a reference. Unlike with ray.get, a task that waits keeps its CPUs."""
     return reference.future().result()
 
 
 @dataclass(frozen=True)
 class Shared:
-    """A value, owned by the coordinator.
+    """A value that the coordinator owns.
 
-    Were it the driver's, Ray would end the driver as soon as the node is lost that holds the value: a tenth of a second
-    after a raylet was killed, and before the driver has written what it knows.
+    If the driver owned it, Ray would end the driver as soon as the node that holds the value is lost: a tenth of a
+    second after a raylet was killed, and before the driver has written its results.
     """
 
     _reference: ray.ObjectRef
-    """Of a list with the reference: small, so that Ray hands it on without its store."""
+    """The reference to a list with the value's reference: small, so that Ray passes it on without its store."""
 
     @staticmethod
     def put(value: Any, coordinator: ActorHandle) -> Shared:
-        """Share a value. Its arrays are not copied by those who read it, which may not write to them."""
+        """Share a value. Readers do not copy its arrays, and may not write to them."""
         buffers: list[pickle.PickleBuffer] = []
         content = ray.cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-        # as plain arrays, so that the coordinator imports nothing that the value is made of
+        # as plain arrays, so that the coordinator need not import the types in the value
         arrays = [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
         return Shared(coordinator.keep.remote(content, arrays))
 
     def get(self) -> Any:
-        """The value."""
+        """Return the value."""
         (reference,) = answer_of(self._reference)
         content, arrays = answer_of(reference)
         return ray.cloudpickle.loads(content, buffers=arrays)

@@ -1,7 +1,7 @@
-"""A group of runs as a Ray task: what happens in it, and in the Ray Train workers that it may start.
+"""A group of runs as a Ray task: the code of the task, and of the Ray Train workers that it may start.
 
 Ray queues, places and retries the task. With one worker per run it trains in the task's own process, under Ray Train's
-local mode; with several, the task reserves nothing itself and starts a Ray Train run whose workers do.
+local mode; with several, the task reserves nothing itself and starts a Ray Train run whose workers reserve.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from bench.spec import Progress, Saved, Status
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from bench.learning.datasets import Dataset
+    from bench.learning.data.datasets import Dataset
     from bench.learning.execute import Inputs
-    from bench.learning.weights import Weights
+    from bench.learning.models.weights import Weights
 
 GRACE_SECONDS = 5.0
-"""How long one of several workers waits before it says that its run failed: where another one's death was the cause,
-Ray Train ends this one meanwhile, and the run is tried again."""
+"""Seconds that one of several workers waits before it reports that its run failed. If another worker's death was the
+cause, Ray Train ends this one meanwhile, and the run is tried again."""
 
 
 class WorkersLostError(Exception):
-    """Workers of a Ray Train run were lost: Ray is to start the task again."""
+    """The loss of workers of a Ray Train run; Ray is to start the task again."""
 
 
 @dataclass(frozen=True)
 class SharedInputs:
-    """What runs read."""
+    """The inputs of the runs of one model, shared through Ray's object store."""
 
     dataset: Shared
     weights: Shared
@@ -48,12 +48,12 @@ class SharedInputs:
     def of_models(
         dataset: Dataset, weights: Mapping[str, Weights | None], plugin: Plugin | None, coordinator: ActorHandle
     ) -> dict[str, SharedInputs]:
-        """Return them by model: the data is shared once, the weights of each model once."""
+        """Return the inputs by model: the data is shared once, the weights of each model once."""
         data = Shared.put(dataset, coordinator)
-        return {model: SharedInputs(data, Shared.put(its, coordinator), plugin) for model, its in weights.items()}
+        return {model: SharedInputs(data, Shared.put(value, coordinator), plugin) for model, value in weights.items()}
 
     def read(self) -> Inputs:
-        """Return what a worker trains with. This imports torch, so it is not for the driver."""
+        """Return the inputs that a worker trains with. This imports torch, so the driver must not call it."""
         from bench.learning.execute import Inputs
 
         return Inputs(self.dataset.get(), self.weights.get(), self.plugin)
@@ -70,26 +70,26 @@ class RayContext:
     threads: int
 
     def report(self, progress: Progress) -> None:
-        """Send and go on."""
+        """Send the progress without waiting for an answer."""
         self.coordinator.put.remote(progress)
 
     def save(self, run_id: str, state: bytes) -> None:
-        """Hand over before the next epoch begins, so that it is safe if this worker dies."""
+        """Hand the state over before the next epoch begins, so that it is safe if this worker dies."""
         answer_of(self.coordinator.put.remote(Saved(run_id, state)))
 
     def load(self, run_id: str) -> bytes | None:
-        """Return what was saved last."""
+        """Return the state that was saved last; None if none was."""
         state: bytes | None = answer_of(self.coordinator.state.remote(run_id))
         return state
 
     def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
-        """Return True: a benchmark trains what was asked for."""
+        """Return True: a benchmark ends no run because others are better."""
         return True
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a group's task is given."""
+    """The arguments of a group's task."""
 
     group: Group
     inputs: SharedInputs
@@ -98,13 +98,13 @@ class Work:
 
 
 def submit(work: Work, *, max_failures: int) -> ray.ObjectRef:
-    """Queue a group's task; return the reference that tells its end."""
+    """Queue a group's task; return a reference that is ready when the task ends."""
     need, runs = work.group.need, work.group.runs
     alone = need.workers == 1
     task = ray.remote(
         num_cpus=need.cpus if alone else 0,
         num_gpus=need.gpus if alone else 0,
-        # The coordinator counts the failures of each run; together they may not stop the group before.
+        # The coordinator limits the failures of each run; Ray's limit must not stop the group before that.
         max_retries=(max_failures + 1) * len(runs),
         retry_exceptions=[WorkersLostError],
         max_calls=0,  # by default a process that has used a GPU ends with its task, and the next imports torch anew
@@ -154,7 +154,7 @@ def _causes(error: Exception) -> list[Exception]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the line of an error's message that says most: of a remote traceback the last, else the first."""
+    """Return the most telling line of an error's message: the last of a remote traceback, else the first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -162,7 +162,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _train_loop(config: dict[str, Any]) -> None:
-    """Train in each worker, or in the task itself."""
+    """Train the runs of a group; called in each worker, or in the task itself."""
     from ray import train
     from ray.train.collective import broadcast_from_rank_zero
 
@@ -190,7 +190,7 @@ def _train_loop(config: dict[str, Any]) -> None:
             continue
         try:
             outcome = execute(run, inputs, context, oom_backoff=work.oom_backoff)
-        except Exception as error:  # only of a run with several workers, see execute()
+        except Exception as error:  # raised only by a run with several workers, see execute()
             time.sleep(GRACE_SECONDS)
             reason = f"worker {context.rank}: {type(error).__name__}: {first_line(error)}"
             answer_of(coordinator.end.remote(run, status_of(error), reason))

@@ -1,4 +1,4 @@
-"""Speed, measured alone: after the training, in one task that has a whole machine of the cluster."""
+"""Timing of trained models: after the training, in one task that has a whole machine of the cluster."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import ray
 
 from bench.cluster.session import Session
 from bench.cluster.tasks import first_line, gpu_or_cpu
-from bench.learning.datasets import Dataset, Split
+from bench.learning.data.datasets import Dataset, Split
+from bench.learning.models.weights import Weights
 from bench.learning.plugins import Plugin
-from bench.learning.weights import Weights
 from bench.spec import Run
 
 if TYPE_CHECKING:  # the driver need not import torch
     from bench.learning.timing import Measured
 
 WAIT_SECONDS = 600
-"""How long to wait for a free machine, and for the figures; and then"""
+"""Seconds to wait for a free machine and for the figures of eager mode."""
 PREPARE_SECONDS = 300
-"""for each model and back end, to be prepared and to answer all test images."""
+"""Further seconds to wait for each model and back end, to be prepared and to answer all test images."""
 _IMAGES, _BATCHES = 512, 8
-"""Training images that are enough to time with, and to calibrate a quantised model on; and at least so many batches."""
+"""The least number of training images, and of batches, to time with and to calibrate a quantised model on."""
 
 
 class NotTimedError(Exception):
-    """No figures: no machine became free, or a model could not be timed."""
+    """A failure of the timing: no machine became free, or a model could not be timed."""
 
 
 def time_alone(
@@ -43,15 +43,15 @@ def time_alone(
     """Time trained models in turns; nothing else of this session may be running.
 
     Args:
-        session: where.
+        session: the cluster to time on.
         trained: runs with their checkpoints (safetensors files).
-        dataset: that they were trained on.
-        weights: by model.
+        dataset: the data set that they were trained on.
+        weights: the initial weights by model.
         plugin: the user's file that defines a model, if there is one.
-        backends: to time beside eager, by name.
+        backends: names of the back ends to time beside eager.
 
     Raises:
-        NotTimedError: says why.
+        NotTimedError: there are no figures; the message says why.
     """
     largest = max(session.nodes, key=lambda node: (node.gpus, node.cpus))
     images = max(_IMAGES, *(_BATCHES * run.recipe.batch_size for run, _ in trained))

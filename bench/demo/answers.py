@@ -1,4 +1,4 @@
-"""What the trained models in a results folder say of a picture. Knows nothing of the page."""
+"""The answers of the trained models in a results folder to a picture. This module does not depend on the page."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.demo.drawing import to_mnist
 from bench.errors import UserError
-from bench.learning import weights
-from bench.learning.drawing import to_mnist
-from bench.learning.evaluation import Trained, load_trained, probabilities
+from bench.learning.checkpoint import Trained, load_trained
+from bench.learning.evaluation import probabilities
+from bench.learning.models import weights
 
 TOP = 3
-"""How many classes an answer names."""
+"""The number of classes that an answer names."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model says."""
+    """The answer of one model to a picture."""
 
     model: str
-    """Its name; with the run's id where several checkpoints are of one model."""
+    """The model's name; the run's id where several checkpoints are of the same model."""
     test_accuracy: float | None
-    """On the test images of the data set it was trained on."""
+    """Share of test images classified right, of the data set that the model was trained on; None if unknown."""
     dataset: str | None
     class_names: tuple[str, ...]
     top: list[tuple[str, float]]
@@ -37,10 +38,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """What all models say of one picture."""
+    """The answers of all models to one picture."""
 
     seen: NDArray[np.uint8] | None
-    """uint8 [28, 28]: what the models were shown; None when the picture holds no ink."""
+    """uint8 [28, 28]: the image that the models were shown; None when the picture holds no ink."""
     answers: list[Answer]
     preprocessing_ms: float = 0.0
     problems: tuple[str, ...] = ()
@@ -56,7 +57,7 @@ class Shelf:
         self._lock = threading.Lock()  # the page answers several visitors at once
 
     def models(self) -> tuple[dict[str, Trained], tuple[str, ...]]:
-        """(models by run id, a line for each checkpoint that cannot be used), as the folder is now."""
+        """Return (models by run id, a line for each checkpoint that cannot be used), as the folder is now."""
         with self._lock:
             files = sorted(self.folder.glob("*.safetensors"))
             for file in files:
@@ -66,12 +67,12 @@ class Shelf:
                     continue
                 if file not in self._loaded or self._loaded[file][0] != changed:
                     self._loaded[file] = (changed, _load(file))
-            there = {file: self._loaded[file][1] for file in files if file in self._loaded}
-        good = {file.stem: found for file, found in there.items() if isinstance(found, Trained)}
-        return good, tuple(found for found in there.values() if isinstance(found, str))
+            entries = {file: self._loaded[file][1] for file in files if file in self._loaded}
+        models = {file.stem: entry for file, entry in entries.items() if isinstance(entry, Trained)}
+        return models, tuple(entry for entry in entries.values() if isinstance(entry, str))
 
     def answer(self, picture: Image.Image) -> Answers:
-        """Show ``picture`` to every model, as MNIST would show it; best model first."""
+        """Show ``picture`` to every model as an MNIST digit; return the answers, those of the best model first."""
         start = time.perf_counter()
         seen = to_mnist(picture)
         preprocessing_ms = 1000 * (time.perf_counter() - start)
@@ -102,8 +103,8 @@ class Shelf:
 
 def _load(file: Path) -> Trained | str:
     try:
-        found = weights.read(file, f"file {file.name}")
-        trained = load_trained(found)
+        stored = weights.read(file, f"file {file.name}")
+        trained = load_trained(stored)
         probabilities(trained, np.zeros((1, 1, 28, 28), dtype=np.uint8))  # the first call is slow
         return trained
     except UserError as error:

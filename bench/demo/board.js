@@ -1,4 +1,4 @@
-// The drawing board: strokes or a picture on one canvas, whose contents the server answers to. `element` is the
+// The drawing board: one canvas for strokes or a picture; the server answers to its content. `element` is the
 // component's root, `server` its Python functions; both come from Gradio.
 const SIDE = 800; // pixels of an empty canvas
 const LARGEST_PICTURE = 1000; // longer side that a picture is reduced to

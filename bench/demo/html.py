@@ -69,7 +69,7 @@ footer { display: none !important; }
 
 
 def board(title: str, samples: Mapping[str, Image.Image]) -> str:
-    """The page's frame: canvas, buttons, samples to click on, and a place for the answers."""
+    """Return the page's frame: canvas, buttons, samples to click on, and a place for the answers."""
     pictures = "".join(
         f'<button type="button" aria-label="the sample {escape(name)}"><img alt="{escape(name)}" '
         f'src="{_data_uri(picture)}"></button>'
@@ -97,23 +97,23 @@ do.</p>
 
 
 def unreadable() -> str:
-    """What stands there when the picture cannot be read."""
+    """Return the message for a picture that cannot be read."""
     return _page('<div class="message">This picture is too large or cannot be read. A smaller one will do.</div>')
 
 
 def hint() -> str:
-    """What stands there before anything was drawn."""
+    """Return the message for an empty canvas."""
     return _page(f'<div class="message">{HINT}</div>')
 
 
 def no_checkpoint(folder: str, problems: Sequence[str] = ()) -> str:
-    """What stands there when there is no model to ask."""
+    """Return the message for a folder without a usable model."""
     text = escape(NO_CHECKPOINT.format(folder=folder))
     return _page(f'<div class="message">{text}</div><code>{escape(COMMAND)}</code>{_problems(problems)}')
 
 
 def answered(said: Answers) -> str:
-    """The verdict, what the models saw, and the bars of each."""
+    """Return the verdict, the image that the models saw, and the bars of each model."""
     if said.seen is None:
         return _page(f'<div class="message">{NO_INK}</div>{_problems(said.problems)}')
     apart, words = verdict(said.answers)
@@ -127,24 +127,25 @@ def answered(said: Answers) -> str:
 
 
 def verdict(answers: Sequence[Answer]) -> tuple[bool, str]:
-    """(whether models that know the same classes disagree, in words)."""
+    """Return (whether models of the same classes disagree, the verdict in words)."""
     groups: dict[tuple[str, ...], list[Answer]] = {}
     for answer in answers:
         groups.setdefault(answer.class_names, []).append(answer)
     apart, sentences = False, []
     for group in groups.values():
-        said: dict[str, list[str]] = {}
+        votes: dict[str, list[str]] = {}
         for answer in group:
-            said.setdefault(answer.top[0][0], []).append(answer.model)
+            votes.setdefault(answer.top[0][0], []).append(answer.model)
         if len(group) == 1:
             sentences.append(f"{group[0].model} says {group[0].top[0][0]}.")
-        elif len(said) == 1:
+        elif len(votes) == 1:
             number = "Both" if len(group) == 2 else f"All {len(group)}"
             sentences.append(f"{number} models say {group[0].top[0][0]}.")
         else:
             apart = True
             parts = [
-                f"{' and '.join(models)} {'say' if len(models) > 1 else 'says'} {name}" for name, models in said.items()
+                f"{' and '.join(models)} {'say' if len(models) > 1 else 'says'} {name}"
+                for name, models in votes.items()
             ]
             sentences.append(f"The models disagree: {', '.join(parts)}.")
     return apart, " ".join(sentences)

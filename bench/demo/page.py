@@ -19,23 +19,23 @@ from PIL import Image, UnidentifiedImageError
 from bench.demo import digits, html
 from bench.demo.answers import Shelf
 from bench.errors import UserError
-from bench.interrupts import interruptible
+from bench.workflows.interrupts import interruptible
 
 HOST = "127.0.0.1"
-"""Loopback: nobody else can reach the page."""
+"""The loopback address: no other machine can reach the page."""
 PORTS = range(7860, 7960)
 LARGEST_PICTURE = 12_000_000
-"""Characters of a canvas that is sent: the page sends at most 1000 x 1000 pixels, as PNG in base 64."""
+"""The most characters of a canvas: the page sends at most 1000 x 1000 pixels, as PNG in base 64."""
 DATA_URL = "data:image/png;base64,"
 TITLE = "Which digit is this?"
 
 
 def build(results: Path) -> gr.Blocks:
-    """The page over the checkpoints in ``results``."""
+    """Return the page over the checkpoints in ``results``."""
     shelf = Shelf(results)
 
     def answer(canvas: str) -> str:
-        """The canvas as a data URL, or an empty string when nothing was drawn, to the answers as HTML."""
+        """Return the answers, as HTML, to a canvas: a data URL, or an empty string when nothing was drawn."""
         models, problems = shelf.models()
         if not models:
             return html.no_checkpoint(str(shelf.folder), problems)
@@ -57,7 +57,7 @@ def build(results: Path) -> gr.Blocks:
 
 
 def read_canvas(text: str) -> Image.Image | None:
-    """The picture in a data URL of a PNG; None when it is none or too large."""
+    """Return the picture in a data URL of a PNG; None when it is not one or too large."""
     if not isinstance(text, str) or not text.startswith(DATA_URL) or len(text) > LARGEST_PICTURE:
         return None
     try:
@@ -91,7 +91,7 @@ def serve(results: Path, *, port: int | None, browser: bool) -> None:
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=html.CSS,
     )
-    # a shell starts what runs in the background deaf to Ctrl-C
+    # a shell starts background processes with Ctrl-C ignored
     with contextlib.suppress(KeyboardInterrupt), interruptible():
         print(f"the page is at http://{HOST}:{chosen} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()

@@ -1,4 +1,4 @@
-"""The shared cache on disk, and downloads into it: locked, verified, whole or absent."""
+"""The shared cache on disk, and downloads into it, which are locked, verified and never incomplete."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ import filelock
 import platformdirs
 
 PROBE_SECONDS = 3.0
-"""How long a host may take to answer before we go on without it."""
+"""The time that a host has to answer before it counts as unreachable."""
 
 
 def cache_dir() -> Path:
-    """``BENCH_CACHE`` or the operating system's place for caches."""
+    """Return the cache folder: ``BENCH_CACHE``, or the operating system's folder for caches."""
     chosen = os.environ.get("BENCH_CACHE")
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("image-classifier-bench"))
 
 
 def reachable(url: str) -> bool:
-    """Whether ``url`` answers within seconds; proxies from the environment are honoured."""
+    """Return whether ``url`` answers within PROBE_SECONDS; proxies from the environment are used."""
     if not url.startswith(("http://", "https://")):
         return False
     request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - the scheme was checked
@@ -40,22 +40,22 @@ def reachable(url: str) -> bool:
 
 @contextmanager
 def locked(folder: Path, name: str = "") -> Iterator[None]:
-    """Hold a lock in ``folder``: one process at a time fills it, the others wait and find it filled."""
+    """Hold a lock in ``folder``, so that one process fills it while the others wait."""
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / (f".{name}.lock" if name else ".lock")):
         yield
 
 
 def download(url: str, target: Path, *, sha256_prefix: str) -> None:
-    """Fetch ``url`` to ``target`` unless it is there.
+    """Download ``url`` to ``target`` unless that exists.
 
     Args:
         url: http(s) address.
-        target: file to make.
+        target: the file to write.
         sha256_prefix: leading hex digits of the expected digest.
 
     Raises:
-        OSError: the host does not answer, or what came has another digest.
+        OSError: the host does not answer, or the content has another digest.
     """
     with locked(target.parent):
         if target.exists():

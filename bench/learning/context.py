@@ -1,4 +1,4 @@
-"""What a run needs from where it runs. This is all that keeps ``learning`` free of Ray."""
+"""The interface between a run and the place where it runs, which keeps ``learning`` free of Ray."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from bench.spec import Progress
 
 
 class Context(Protocol):
-    """Where a run runs. ``execute`` cannot tell a test, a Ray Train worker and a Ray Tune trial apart."""
+    """The place where a run runs: to ``execute``, a test, a Ray Train worker and a Ray Tune trial look alike."""
 
     rank: int
     """This worker's number, from 0."""
     world_size: int
-    """How many workers train this run together. Above 1, torch.distributed is set up before the run starts."""
+    """The number of workers that train this run. If above 1, torch.distributed is set up before the run starts."""
     device: str
-    """As torch names it: 'cpu', 'cuda:0'."""
+    """The device as torch names it: 'cpu', 'cuda:0'."""
     threads: int
-    """CPU threads to compute with, the same throughout the run."""
+    """The number of CPU threads to compute with, the same throughout the run."""
 
     def report(self, progress: Progress) -> None:
-        """Say how far the run is. Called on rank 0 only; must not wait."""
+        """Report how far the run is. Called on rank 0 only; must not wait."""
 
     def save(self, run_id: str, state: bytes) -> None:
-        """Keep what is needed to go on from here, in place of what was kept before. Called on rank 0 only."""
+        """Keep the state needed to resume from here, in place of the last one. Called on rank 0 only."""
 
     def load(self, run_id: str) -> bytes | None:
-        """What was kept last, or None. Called on every rank, with the same answer."""
+        """Return the state that was kept last, or None. Called on every rank, with the same answer."""
 
     def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
-        """Whether to train on after an epoch. Called on every rank, with the same answer."""
+        """Return whether to continue training after an epoch. Called on every rank, with the same answer."""
 
 
 class LocalContext:
-    """A run in this process: for tests, notebooks and the debugger."""
+    """The context of a run in this process: for tests, notebooks and the debugger."""
 
     rank = 0
     world_size = 1
@@ -45,17 +45,17 @@ class LocalContext:
         self.saved: dict[str, bytes] = {}
 
     def report(self, progress: Progress) -> None:
-        """Append to ``progress``."""
+        """Append ``progress`` to the attribute of the same name."""
         self.progress.append(progress)
 
     def save(self, run_id: str, state: bytes) -> None:
-        """Keep in memory."""
+        """Keep ``state`` in memory."""
         self.saved[run_id] = state
 
     def load(self, run_id: str) -> bytes | None:
-        """From memory."""
+        """Return the state kept in memory, or None."""
         return self.saved.get(run_id)
 
     def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
-        """Always."""
+        """Return True: training always continues."""
         return True

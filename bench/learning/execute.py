@@ -1,4 +1,4 @@
-"""One run, from start to end: ``execute(run, inputs, context)`` gives an outcome, wherever it is called."""
+"""Execution of one run: ``execute(run, inputs, context)`` trains and evaluates a model and returns the outcome."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from bench.learning import measure
-from bench.learning.build import build, to_safetensors
+from bench.learning import cost
+from bench.learning.checkpoint import to_safetensors
 from bench.learning.context import Context
-from bench.learning.datasets import Dataset
+from bench.learning.data.datasets import Dataset
+from bench.learning.data.preprocessing import DeviceSplit, as_tensor
+from bench.learning.data.splits import train_and_validation
+from bench.learning.evaluation import Evaluation, evaluate
 from bench.learning.features import Features, features_of, usable
-from bench.learning.models import MODELS, ModelSpec
+from bench.learning.models.build import build
+from bench.learning.models.registry import MODELS, ModelSpec
+from bench.learning.models.weights import Weights
 from bench.learning.plugins import Plugin
 from bench.learning.precision import precision_on
-from bench.learning.preprocessing import DeviceSplit, as_tensor
 from bench.learning.process import flush_denormals, prepare_process
-from bench.learning.splits import train_and_validation
-from bench.learning.training import DivergedError, Evaluation, FitState, evaluate, fit, on_features, on_images
-from bench.learning.weights import Weights
-from bench.spec import EpochRecord, Outcome, Progress, Recipe, Record, Run, Status
+from bench.learning.training import DivergedError, FitState, fit, on_features, on_images
+from bench.spec import EpochRecord, Measured, Outcome, Progress, Recipe, Run, Status
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads, the same for all seeds of a job."""
+    """The data set, weights and plugin of a run; all seeds of a job share them."""
 
     dataset: Dataset
     weights: Weights | None
@@ -40,16 +42,16 @@ class Inputs:
 
 
 def execute(run: Run, inputs: Inputs, context: Context, *, oom_backoff: bool = False) -> Outcome:
-    """Train, evaluate and measure. A run that fails gives an outcome too, with the reason in its record.
+    """Train and evaluate a model, and return what was measured; the outcome of a run that fails has the reason.
 
-    With several workers an exception is raised instead: the others wait for this one, so whoever started them
-    has to end them and to write the record.
+    With several workers an exception is raised instead, unless the run diverged: the other workers wait for this one,
+    so the caller has to end them and to write the record.
 
     Args:
-        run: what to train.
-        inputs: what it reads.
+        run: the run to execute.
+        inputs: its data set, weights and plugin.
         context: where it runs.
-        oom_backoff: when memory runs out, start again with half the batch instead of ending; one worker only.
+        oom_backoff: when memory runs out, start again with half the batch size instead of failing; one worker only.
     """
     prepare_process(context.threads)
     started_at = datetime.now(UTC)
@@ -62,41 +64,41 @@ def execute(run: Run, inputs: Inputs, context: Context, *, oom_backoff: bool = F
                 if not (oom_backoff and context.world_size == 1 and status_of(error) is Status.OOM and batch_size > 1):
                     raise
                 batch_size //= 2
-            gc.collect()  # what the failed attempt held, after its traceback is gone
+            gc.collect()  # frees what the failed attempt held, now that its traceback is gone
             if context.device.startswith("cuda"):
                 torch.cuda.empty_cache()
     except Exception as error:
         status = status_of(error)
-        if context.world_size > 1 and status is not Status.DIVERGED:  # all workers see the same loss
+        if context.world_size > 1 and status is not Status.DIVERGED:  # all workers see the same loss, so all end
             raise
         reason = str(error) if status is Status.DIVERGED else f"{type(error).__name__}: {error}"
         ended_at = datetime.now(UTC)
-        where = measure.machine(context.device, context.threads)
-        record = Record.of(run, status=status, started_at=started_at, ended_at=ended_at, reason=reason, **where)
-        return Outcome(record)
+        where = cost.machine(context.device, context.threads)
+        measured = Measured(status=status, started_at=started_at, ended_at=ended_at, reason=reason, **where)
+        return Outcome(run.id, measured)
 
 
 def status_of(error: BaseException) -> Status:
-    """The status of a run that ended with ``error``."""
+    """Return the status of a run that ended with ``error``."""
     if isinstance(error, DivergedError):
         return Status.DIVERGED
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
-        return Status.OOM  # the last is what PyTorch's CPU allocator says, in a RuntimeError
+        return Status.OOM  # PyTorch's CPU allocator raises a RuntimeError with this text
     return Status.FAILED
 
 
 @flush_denormals()
 def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, batch_size: int) -> Outcome:
     recipe = run.recipe.model_copy(update={"batch_size": batch_size})
-    memory = measure.PeakMemory(context.device)
+    memory = cost.PeakMemory(context.device)
     setup_start = time.perf_counter()
     if inputs.plugin is not None:
         inputs.plugin.load()
     spec = spec_of(run)
     model = build(spec, run.dataset.classes, inputs.weights, run.seed, trainable=recipe.trainable)
-    trainable_parameters, total_parameters = measure.parameters(model)
+    trainable_parameters, total_parameters = cost.parameters(model)
     model = model.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    macs = measure.macs(model, spec)
+    macs = cost.macs(model, spec)
     train = DeviceSplit.of(inputs.dataset.train, context.device)
     positions, held_out = train_and_validation(
         inputs.dataset.train.labels,
@@ -146,8 +148,7 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
     if tested is None and last.validation_loss is not None and not math.isfinite(last.validation_loss):
         raise DivergedError(f"the loss over the held-out images is {last.validation_loss}")
     epochs = _epoch_records(run, fitted)
-    record = Record.of(
-        run,
+    measured = Measured(
         status=Status.OK,
         batch_size_used=batch_size,
         started_at=started_at,
@@ -172,17 +173,17 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
         train_images_per_second=len(positions) * len(fitted.epochs) / train_seconds,
         peak_memory_mb=memory.megabytes(),
         memory_kind=memory.kind,
-        **measure.machine(context.device, context.threads),
+        **cost.machine(context.device, context.threads),
     )
-    if tested is None:  # a trial: its score is what is wanted, not the model
-        return Outcome(record, epochs)
+    if tested is None:  # of a tuning trial only the score is needed, not the model
+        return Outcome(run.id, measured, epochs)
     about = {"run_id": run.id, "dataset": run.dataset.name, "test_accuracy": repr(tested.accuracy)}
     checkpoint = to_safetensors(model, spec, inputs.dataset.class_names, **about)
-    return Outcome(record, epochs, tested.predictions, checkpoint)
+    return Outcome(run.id, measured, epochs, tested.predictions, checkpoint)
 
 
 def _target_figures(fitted: FitState, recipe: Recipe, features: Features | None) -> dict[str, float | None]:
-    """When the target was reached: evaluation is not counted, extracting features is."""
+    """Return when the target was reached; the seconds include extracting features, but not evaluation."""
     reached = fitted.reached(recipe.target_accuracy)
     if reached is None:
         return {}
@@ -201,7 +202,7 @@ _EPOCH_FIGURES = [name for name in EpochRecord.model_fields if name not in ("run
 
 
 def spec_of(run: Run) -> ModelSpec:
-    """What the run's model wants to see: the recipe may ask for another image size."""
+    """Return the spec of the run's model, with the recipe's image size if it has one."""
     spec = MODELS.find(run.model)
     size = run.recipe.image_size
     return spec if size is None else replace(spec, input_size=size)
@@ -210,7 +211,7 @@ def spec_of(run: Run) -> ModelSpec:
 def _features(
     run: Run, data: DeviceSplit, model: nn.Module, spec: ModelSpec, precision: str, context: Context
 ) -> Features:
-    """The training images' features, with progress reported while they are extracted."""
+    """Return the training images' features, and report progress while they are extracted."""
 
     def report(share: float) -> None:
         if context.rank == 0:
@@ -227,16 +228,16 @@ def _features(
             )
 
     key = f"{run.dataset.sha256} train {run.plugin_sha256}"  # a plugin may change what embed() does
-    if context.rank > 0:  # the first worker extracts and says how long it took, the others find them
+    if context.rank > 0:  # the first worker extracts and times it, the others read the cache
         torch.distributed.barrier()
-    found = features_of(data, model, spec, data_key=key, precision=precision, report=report)
+    features = features_of(data, model, spec, data_key=key, precision=precision, report=report)
     if context.world_size > 1 and context.rank == 0:
         torch.distributed.barrier()
-    return found
+    return features
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over names and values of all parameters and buffers."""
+    """Return the SHA-256 over names and values of all parameters and buffers."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())
@@ -245,12 +246,12 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def _agree(model: nn.Module) -> None:
-    """Make sure that the workers hold the same parameters, bit for bit, and give them the same statistics.
+    """Give all workers the same batch-norm statistics, and check that their parameters are bit-identical.
 
     Raises:
         RuntimeError: the parameters differ, so gradients were not averaged.
     """
-    # Each worker's batch-norm layers saw their own images; the first worker's statistics are what is kept.
+    # Each worker's batch-norm layers saw different images; the first worker's statistics are kept.
     for buffer in model.buffers():
         torch.distributed.broadcast(buffer, src=0)
     digests: list[str | None] = [None] * torch.distributed.get_world_size()

@@ -1,7 +1,7 @@
-"""A frozen backbone is run once over the images: extract the features, and keep them for other runs.
+"""Features of images from a frozen backbone: extracted once, and kept for other runs.
 
-Training the head on features is the same function as training it through the frozen backbone, only without running
-the backbone again in every epoch.
+Training the head on features computes the same as training it behind the frozen backbone, without running the backbone
+again in every epoch.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ from torch import __version__ as torch_version
 from torch.fx.experimental.optimization import fuse
 
 from bench.learning import cache
-from bench.learning.models import ModelSpec
+from bench.learning.data.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
+from bench.learning.models.registry import ModelSpec
 from bench.learning.precision import arithmetic
-from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
 
 VERSION = 8
-"""Raise it when extraction gives other features, so that those in caches are not used again."""
+"""The version of the extraction. Raise it when the features change, so that cached ones are not used again."""
 
 DEFAULT_LIMIT_GB = 8.0
-"""How large the features in the cache may be together, unless BENCH_FEATURES_GB says otherwise."""
+"""The limit of all features in the cache together, in 10^9 bytes, unless BENCH_FEATURES_GB sets another."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a frozen backbone makes of a split."""
+    """The features of a split."""
 
     values: Tensor
     """Float32 [images, features], on the CPU."""
     seconds: float
-    """Time it took to extract them now; 0 when they were in the cache."""
+    """Time that the extraction took; 0 if the features were in the cache."""
     cached: bool
 
 
 def usable(model: nn.Module, spec: ModelSpec, bn_mode: str) -> bool:
-    """Whether the head can be trained on features: only where that is exactly the same function."""
+    """Return whether the head can be trained on features: only if that is exactly the same function."""
     if spec.backbone is None or spec.head is None or bn_mode != "eval":
         return False
     return not any(parameter.requires_grad for parameter in model.get_submodule(spec.backbone).parameters())
 
 
 def fold(model: nn.Module, spec: ModelSpec) -> nn.Module:
-    """Return a copy of ``model`` to extract features with: the backbone's batch-norm layers folded into convolutions.
+    """Return a copy of ``model`` for extraction, with the backbone's batch-norm layers folded into its convolutions.
 
-    The same function up to rounding, with fewer passes over memory (Jacob et al., CVPR 2018, section 3.2). Where the
-    backbone cannot be traced, or gives other features once it is folded, this is ``model`` itself, in evaluation mode.
+    It is the same function up to rounding, with fewer passes over memory (Jacob et al., CVPR 2018, section 3.2). If the
+    backbone cannot be traced, or gives other features when folded, ``model`` itself is returned, in evaluation mode.
     """
     model.eval()
     backbone = spec.backbone or ""
@@ -68,13 +68,13 @@ def fold(model: nn.Module, spec: ModelSpec) -> nn.Module:
         folded.set_submodule(backbone, fuse(folded.get_submodule(backbone), inplace=True))
         folded = folded.to(memory_format=torch.channels_last)
         return folded if _agree(model, folded, spec) else model
-    except Exception:  # whatever a user's backbone raises when it is traced
+    except Exception:  # tracing a user's backbone can raise anything
         return model
 
 
 @torch.no_grad()
 def _agree(plain: nn.Module, folded: nn.Module, spec: ModelSpec) -> bool:
-    """Say whether both have the same features of two random images, up to rounding, which TF32 does coarsely."""
+    """Return whether both give the same features for two random images, up to rounding, which is coarse in TF32."""
     shape = 2, spec.channels, spec.input_size, spec.input_size
     device = next(plain.parameters()).device
     random = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -93,23 +93,22 @@ def features_of(
     precision: str = "fp32",
     report: Callable[[float], None] = lambda share: None,
 ) -> Features:
-    """Return the features of a split: from the cache, or extracted and put there.
+    """Return the features of a split, read from the cache, or extracted and stored there.
 
     Args:
         split: images on the device to compute on.
-        model: with a backbone that is frozen.
-        spec: of the model.
-        data_key: names the split's contents; with the backbone's weights, and all that its sums depend on, it addresses
-            the features.
-        precision: 'fp32' or 'bf16', what to compute in.
-        report: called now and then with the share that is done.
+        model: the model, whose backbone is frozen.
+        spec: the model's spec.
+        data_key: identifies the split's contents; part of the cache key, as is all else that the features depend on.
+        precision: 'fp32' or 'bf16', to compute in.
+        report: called after each batch with the share of the images that is done.
     """
     folder = cache.cache_dir() / "features"
     key = _key(model, spec, data_key, precision, split.images.device)
     file = folder / f"{key}.npy"
     images = len(split.labels)
     try:
-        with cache.locked(folder, name=file.stem):  # a second process waits and then finds them there
+        with cache.locked(folder, name=file.stem):  # a second process waits and then reads the file
             kept = _read(file)
             if kept is not None:
                 return Features(as_tensor(kept), 0.0, cached=True)
@@ -118,18 +117,18 @@ def features_of(
             first = next(parts)
             shape = (images, first.shape[1])
             if _make_room(folder, first.element_size() * math.prod(shape)):
-                # Straight into the file and then mapped: processes share that memory, and none holds it alone.
+                # Written to the file batch by batch and then mapped, so that processes share the memory.
                 _write(file, shape, itertools.chain([first], parts))
                 kept = _read(file)
                 if kept is not None:
                     return Features(as_tensor(kept), time.perf_counter() - start, cached=False)
-    except (OSError, filelock.Timeout):  # a cache that cannot be written is no reason not to train
+    except (OSError, filelock.Timeout):  # without a cache, features are kept in memory
         pass
     start = time.perf_counter()
     values = torch.empty(0)
     done = 0
     for part in _extract(split, model, spec, precision, report):
-        if done == 0:  # room for all at once: joining parts in the end would take twice the memory
+        if done == 0:  # allocated once: concatenating the parts would take twice the memory
             values = torch.empty(images, part.shape[1])
         values[done : done + len(part)] = part
         done += len(part)
@@ -139,7 +138,7 @@ def features_of(
 def _extract(
     split: DeviceSplit, model: nn.Module, spec: ModelSpec, precision: str, report: Callable[[float], None]
 ) -> Iterator[Tensor]:
-    """Yield the features of one batch after the other, float32 on the CPU."""
+    """Yield the features batch by batch, float32 on the CPU."""
     preprocess = Preprocessor(spec, split.images.device)
     folded = fold(model, spec)
     images = len(split.labels)
@@ -152,10 +151,10 @@ def _extract(
 
 
 def _key(model: nn.Module, spec: ModelSpec, data_key: str, precision: str, device: torch.device) -> str:
-    """Return a digest of all that the features depend on, to the last bit."""
+    """Return a digest of everything that the features, to the last bit, depend on."""
     on_cpu = device.type == "cpu"
     processor = sorted(torch.cpu.get_capabilities().items()) if on_cpu else torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads() if on_cpu else None  # oneDNN may share out a sum among them
+    threads = torch.get_num_threads() if on_cpu else None  # oneDNN may split a sum among them
     wants = spec.name, spec.input_size, spec.channels, spec.mean, spec.std
     about = VERSION, torch_version, device.type, processor, threads, precision, data_key, wants
     digest = hashlib.sha256(repr(about).encode())
@@ -167,11 +166,11 @@ def _key(model: nn.Module, spec: ModelSpec, data_key: str, precision: str, devic
 
 def _read(file: Path) -> NDArray[np.float32] | None:
     try:
-        found: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
+        values: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
         return None
-    os.utime(file)  # most recently used
-    return found
+    os.utime(file)  # for _make_room(), which removes the least recently used
+    return values
 
 
 def _limit_bytes() -> float:
@@ -182,8 +181,8 @@ def _limit_bytes() -> float:
 
 
 def _make_room(folder: Path, size: int) -> bool:
-    """Remove the features that were not used for longest; False if so many bytes are more than the limit."""
-    for torn in folder.glob("*.tmp"):  # of a process that was killed
+    """Remove the least recently used features until ``size`` bytes fit; return False if they exceed the limit."""
+    for torn in folder.glob("*.tmp"):  # written by a process that was killed
         if time.time() - torn.stat().st_mtime > 3600:
             torn.unlink(missing_ok=True)
     limit = _limit_bytes()
@@ -195,7 +194,7 @@ def _make_room(folder: Path, size: int) -> bool:
         if used + size <= limit:
             break
         used -= oldest.stat().st_size
-        oldest.unlink(missing_ok=True)  # whoever has it mapped keeps it until the mapping ends
+        oldest.unlink(missing_ok=True)  # a process that has it mapped keeps it until the mapping ends
     return True
 
 

@@ -1,4 +1,4 @@
-"""A trained model as an ONNX file that takes raw images, checked against PyTorch by ONNX Runtime."""
+"""Export of a trained model to an ONNX file that takes raw images, with ONNX Runtime's answers checked."""
 
 from __future__ import annotations
 
@@ -18,53 +18,54 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from bench.errors import UserError
-from bench.learning import datasets
-from bench.learning.datasets import DATASETS
-from bench.learning.evaluation import Trained, probabilities
-from bench.learning.preprocessing import BATCH, LUMA
+from bench.learning.checkpoint import Trained
+from bench.learning.data import datasets
+from bench.learning.data.datasets import DATASETS
+from bench.learning.data.preprocessing import BATCH, LUMA
+from bench.learning.evaluation import probabilities
 
 OPSET = 18
-"""The first in which Resize can average over pixels when it shrinks."""
+"""The first opset in which Resize can average over pixels when it shrinks."""
 PREPROCESSING = "bench_"
-"""What the names of the nodes in front of the network begin with."""
+"""The prefix of the names of all preprocessing nodes and constants."""
 TIE = 1e-4
-"""Two classes whose probabilities are nearer than this are a tie: rounding decides."""
+"""The largest difference between two classes' probabilities that counts as a tie, which rounding decides."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An ONNX model that was checked."""
+    """An exported ONNX model and the result of its check."""
 
     file: Path
     images: int
-    """How many it was checked on."""
+    """The number of images it was checked on."""
     ties: int
-    """On how many of them PyTorch and ONNX Runtime named different classes, equally probable."""
+    """The number of images for which PyTorch and ONNX Runtime named different, equally probable classes."""
     difference: float
-    """Largest distance between two probabilities."""
+    """The largest difference between PyTorch's and ONNX Runtime's probability of a class."""
 
 
 def export_onnx(trained: Trained, images: NDArray[np.uint8], file: Path) -> Exported:
-    """Write ``file``: a model from ``images`` to ``logits`` and ``probabilities``, with its preprocessing inside.
+    """Write an ONNX file that maps ``images`` to ``logits`` and ``probabilities``, preprocessing included.
 
-    Its input is uint8 [batch, 1 or 3, height, width] of any size (1 channel only where the model sees grey); both
+    Its input is uint8 [batch, 1 or 3, height, width] of any size (only 1 channel if the model takes grey images); both
     outputs are float32 [batch, classes]. The class names and the run's id are in its metadata.
 
     Args:
         trained: the model.
-        images: to check it on, uint8 [images, channels, height, width].
-        file: written only after ONNX Runtime agreed with PyTorch on all ``images``, but for ties.
+        images: images to check it on, uint8 [images, channels, height, width].
+        file: the file; it is written only after ONNX Runtime agreed with PyTorch on all ``images`` except ties.
 
     Raises:
-        UserError: the model cannot be exported, disagrees, or the file cannot be written.
+        UserError: the model cannot be exported, ONNX Runtime disagrees, or the file cannot be written.
     """
     content = to_onnx(trained)
-    expected, found = probabilities(trained, images), run_onnx(content, images)
-    difference = float(np.abs(expected - found).max())
-    differs = expected.argmax(1) != found.argmax(1)
+    expected, actual = probabilities(trained, images), run_onnx(content, images)
+    difference = float(np.abs(expected - actual).max())
+    differs = expected.argmax(1) != actual.argmax(1)
     rows = np.arange(len(images))
-    tied = expected[rows, expected.argmax(1)] - expected[rows, found.argmax(1)] <= TIE
-    if (differs & ~tied).any() or not np.isfinite(found).all():
+    tied = expected[rows, expected.argmax(1)] - expected[rows, actual.argmax(1)] <= TIE
+    if (differs & ~tied).any() or not np.isfinite(actual).all():
         raise UserError(
             f"the ONNX model of {file.stem} disagrees with PyTorch on {int((differs & ~tied).sum())} of "
             f"{len(images)} images (probabilities differ by up to {difference:.1e}); it was not written"
@@ -77,7 +78,7 @@ def export_onnx(trained: Trained, images: NDArray[np.uint8], file: Path) -> Expo
 
 
 def run_onnx(content: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The probabilities that ONNX Runtime gives: float32 [images, classes]."""
+    """Return the probabilities that ONNX Runtime computes: float32 [images, classes]."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -88,10 +89,13 @@ def run_onnx(content: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def images_to_check(name: str, sha256: str, data_dir: Path | None) -> tuple[NDArray[np.uint8], str]:
-    """(images to check a model on, what they are): the test images it was measured on if they are at hand."""
+    """Return (images to check a model on, what they are).
+
+    They are the test images of the data set called ``name`` if these can be loaded and have the digest ``sha256``, else
+    random images.
+    """
     if name in DATASETS:
         try:
-            # a folder that is given holds one data set; the others come from where they usually are
             data = datasets.load(name, data_dir)
         except UserError:
             data = None
@@ -102,12 +106,12 @@ def images_to_check(name: str, sha256: str, data_dir: Path | None) -> tuple[NDAr
 
 
 def to_onnx(trained: Trained, image_shape: tuple[int, ...] | None = None) -> bytes:
-    """Return the model with its preprocessing as an ONNX file: from ``images`` to ``logits``.
+    """Return an ONNX file of the model with its preprocessing, which maps ``images`` to ``logits``.
 
     Args:
         trained: the model.
-        image_shape: [channels, height, width] of all images to come; None takes images of any size, and gives
-            ``probabilities`` too.
+        image_shape: [channels, height, width] of all images; with None the file takes images of any size, and has the
+            output ``probabilities`` too.
 
     Raises:
         UserError: the model cannot be exported.
@@ -116,7 +120,7 @@ def to_onnx(trained: Trained, image_shape: tuple[int, ...] | None = None) -> byt
 
 
 def _network(trained: Trained) -> Any:
-    """Return the model without its preprocessing as an onnx.ModelProto: float32 ``pixels`` to ``logits``."""
+    """Return an onnx.ModelProto of the model without preprocessing, which maps float32 ``pixels`` to ``logits``."""
     spec = trained.spec
     pixels = torch.zeros(2, spec.channels, spec.input_size, spec.input_size)
     try:
@@ -132,17 +136,17 @@ def _network(trained: Trained) -> Any:
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # whatever a user's model makes the exporter raise
+    except Exception as error:  # a user's model can make the exporter raise anything
         cause = error.__cause__ or error
         reason = (str(cause).splitlines() or [type(cause).__name__])[0][:200]
         raise UserError(f"{spec.name} cannot be exported to ONNX: {reason}") from None
-    assert program is not None  # noqa: S101 - with dynamo there is one
+    assert program is not None  # noqa: S101 - with dynamo=True there always is one
     return program.model_proto
 
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Let a logger say nothing but errors meanwhile."""
+    """Log only errors of the logger ``name`` inside the ``with`` block."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -153,7 +157,7 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def _with_preprocessing(network: Any, trained: Trained, image_shape: tuple[int, ...] | None) -> bytes:
-    """Put what :class:`bench.learning.preprocessing.Preprocessor` does in front of the network, as ONNX operators."""
+    """Return an ONNX file of ``network`` behind ONNX operators that do what ``Preprocessor`` does."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -173,7 +177,7 @@ def _with_preprocessing(network: Any, trained: Trained, image_shape: tuple[int, 
     size = spec.input_size
     fits = (height, width) == (size, size)
     if image_shape is not None and max(image_shape[1:]) > size:
-        # OpenVINO's Resize does not average as PyTorch's does; sums of products are the same everywhere
+        # OpenVINO's Resize averages differently from PyTorch's; a matrix product is the same everywhere
         constants |= {"rows": _weights(image_shape[1], size), "columns": _weights(image_shape[2], size).T}
         before.append(helper.make_node("MatMul", ["bench_rows", "bench_floats"], ["bench_lower"]))
         before.append(helper.make_node("MatMul", ["bench_lower", "bench_columns"], ["bench_resized"]))
@@ -187,7 +191,7 @@ def _with_preprocessing(network: Any, trained: Trained, image_shape: tuple[int, 
                 mode="linear",
                 axes=[2, 3],
                 antialias=1,  # averages when it shrinks, changes nothing when it enlarges
-                exclude_outside=1,  # at the border too the weights are of pixels that exist, as in PyTorch
+                exclude_outside=1,  # at the border only pixels that exist have weights, as in PyTorch
                 coordinate_transformation_mode="half_pixel",
             )
         )
@@ -227,14 +231,14 @@ def _with_preprocessing(network: Any, trained: Trained, image_shape: tuple[int, 
 
 
 def _weights(pixels: int, size: int) -> NDArray[np.float32]:
-    """Return what each of so many pixels adds to each of ``size`` when a row of them is resized: [size, pixels]."""
+    """Return the weights that resize a row of ``pixels`` pixels to ``size`` pixels: float32 [size, pixels]."""
     resized = F.interpolate(torch.eye(pixels)[None, None], size=(size, pixels), mode="bilinear", antialias=True)
     weights: NDArray[np.float32] = resized[0, 0].numpy()
     return weights
 
 
 def _write_whole(file: Path, content: bytes) -> None:
-    """Write beside ``file`` and rename: whole or not at all."""
+    """Write ``content`` to a temporary file and rename it to ``file``, which is therefore never incomplete."""
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as out:
         temporary = Path(out.name)
         try:

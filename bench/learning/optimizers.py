@@ -22,7 +22,7 @@ def make_optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.opti
 def make_schedule(
     optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler | None:
-    """Return what changes the learning rate after each of ``steps`` steps; None where nothing does."""
+    """Return the recipe's learning-rate schedule over ``steps`` steps; None if the rate is constant."""
     if recipe.schedule == "one-cycle":  # Smith and Topin, Super-Convergence, 2018
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps, cycle_momentum=False)
     if recipe.schedule == "cosine":

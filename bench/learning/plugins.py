@@ -1,4 +1,4 @@
-"""A user's own models and data sets: one Python file, named on the command line, sent along to the workers."""
+"""Plugins: a Python file with a user's models and data sets, named on the command line and sent to the workers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Plugin:
 
     @property
     def sha256(self) -> str:
-        """Digest of the source: part of the id of the runs that use it."""
+        """Return the digest of the source, which is part of the id of the runs that use it."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
     def load(self) -> None:
-        """Execute the file once per process, which registers what it defines.
+        """Execute the file, once per process, to register the models and data sets that it defines.
 
         Raises:
             UserError: the file raises an exception.
@@ -50,7 +50,7 @@ def read(path: Path) -> Plugin:
     """Read and load a plugin file.
 
     Raises:
-        UserError: it cannot be read or raises an exception.
+        UserError: the file cannot be read or raises an exception.
     """
     try:
         plugin = Plugin(str(path), path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What matrix products are computed in."""
+"""The precision in which matrix products are computed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def native_bf16(device: str | torch.device) -> bool:
-    """Say whether the hardware multiplies matrices in bfloat16 itself, rather than by way of float32."""
+    """Return whether the hardware multiplies matrices in bfloat16 itself, without going through float32."""
     if torch.device(device).type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
@@ -17,7 +17,7 @@ def native_bf16(device: str | torch.device) -> bool:
 
 
 def precision_on(device: str | torch.device, asked_for: str) -> str:
-    """Return 'fp32' or 'bf16': what ``asked_for`` (fp32, bf16, or auto: bf16 where it is native) means on a device."""
+    """Return 'fp32' or 'bf16': ``asked_for`` itself, or for 'auto' bf16 where the device computes in it natively."""
     if asked_for != "auto":
         return asked_for
     return "bf16" if native_bf16(device) else "fp32"

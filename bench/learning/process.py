@@ -1,4 +1,4 @@
-"""A process made ready to compute. Every process that trains or times calls it first."""
+"""Settings of a process that computes. Every process that trains or times calls :func:`prepare_process` first."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 
 
 def prepare_process(threads: int) -> None:
-    """Compute with so many CPU threads from now on."""
+    """Set the number of CPU threads that PyTorch computes with."""
     torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager
 def flush_denormals() -> Iterator[None]:
-    """Take numbers too small for a normalised float (below 1.2e-38) as zero meanwhile, in this thread and in new ones.
+    """Treat denormal floats (below 1.2e-38) as zero while the context is open, in this thread and in new ones.
 
-    Adam's averages of gradients that have become zero, as those of units that no image excites any more, end there,
-    and most processors take a hundred times as long for each.
+    Adam's averages become denormal where gradients stay zero, as for units that no image activates any more, and most
+    processors take a hundred times as long for each denormal number.
     """
     already = sys.float_info.min / 2 == 0
     torch.set_flush_denormal(True)
@@ -27,3 +27,9 @@ def flush_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(already)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has finished the work queued for it; a CPU has no such queue."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

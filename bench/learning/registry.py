@@ -1,4 +1,4 @@
-"""Registries: dicts from name to entry that refuse duplicates and name the valid entries."""
+"""Registries: dicts from name to entry that refuse duplicates, and whose errors name the valid entries."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Registry(dict[str, T], Generic[T]):
         self[name] = entry
 
     def find(self, name: str) -> T:
-        """The entry called ``name``.
+        """Return the entry called ``name``.
 
         Raises:
-            UserError: there is none; the message lists the valid names.
+            UserError: there is no such entry; the message lists the valid names.
         """
         if name not in self:
             raise unknown(self.kind, name, self)

@@ -1,11 +1,11 @@
-"""How fast a trained model is, alone on its machine: training steps and answers, raw samples kept.
+"""Timing of a trained model's training steps and inference, alone on its machine; raw samples are kept.
 
 Models and back ends are timed in turns, a short block of each in every round, so that a machine that slows down or
-warms up does so for all of them. Right before and after each block a reference step is timed: a training step of a
-small network that never changes. One session on a shared machine is often a tenth faster or slower than the next in
-everything at once; relative to the reference step they agree to a few percent, so that two versions can be compared
-that were timed a week apart. Whether the machine was free is measured, not assumed: a round during which other
-processes used more than a tenth of the machine's processor time is timed again, and marked if that does not help.
+warms up affects all of them alike. Right before and after each block a reference step is timed: a training step of a
+small network that never changes. On a shared machine everything in one session is often a tenth faster or slower than
+in the next; relative to the reference step, sessions agree to a few percent, so that versions timed a week apart can be
+compared. A round during which other processes used more than a tenth of the machine's processor time is timed again,
+and marked if that does not help.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench.learning import measure
+from bench.learning import cost
 from bench.learning.backends import backend
 from bench.learning.backends.deploy import deploy
 from bench.learning.backends.protocol import Prepared, Request
-from bench.learning.build import build
-from bench.learning.evaluation import Trained
+from bench.learning.checkpoint import Trained
+from bench.learning.data.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
 from bench.learning.execute import Inputs, spec_of
 from bench.learning.features import fold, usable
-from bench.learning.models import ModelSpec
+from bench.learning.models.build import build
+from bench.learning.models.registry import ModelSpec
 from bench.learning.optimizers import make_optimizer
 from bench.learning.precision import arithmetic, precision_on
-from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
 from bench.learning.process import flush_denormals, prepare_process
 from bench.learning.training import Trainee, on_features, on_images, training_step
 from bench.spec import Deployment, Run, Timing
 
 EAGER = "eager"
 MOST_CALIBRATION_IMAGES = 512
-"""Training images that a quantised model takes the ranges of its activations from."""
+"""The largest number of training images that calibrate a quantised model's activations."""
 TRAINING_BATCHES = 8
-"""At most so many different ones are trained on in turns."""
+"""The largest number of different batches that are trained on in turns."""
 SIZES = (1, BATCH)
-"""Images at once, of answers."""
+"""The batch sizes of inference."""
 ROUNDS, FEWEST_ROUNDS = 40, 6
 LONGEST_SECONDS = 60
-"""After this no further round begins, if there were FEWEST_ROUNDS."""
+"""The time after which no further round begins, if there were FEWEST_ROUNDS."""
 BLOCK_SECONDS = 0.03
-"""How long a block lasts at least."""
+"""The shortest duration of a block."""
 WARM_UP_SECONDS = 0.1
-"""Of every call, before the first round. In the rounds one call warms up, if it is shorter than a block: what the
-reference step left in the caches is a thousandth of a longer one."""
+"""The duration of the warm-up of each call before the first round. In each round, a call shorter than a block is warmed
+up once more; a longer one is not, as the caches that the reference step filled cost it only a thousandth."""
 MOST_RETRIES = 6
-"""How many rounds in all are timed again because something else was using the machine; it may never be free."""
+"""The number of rounds in all that are timed again because the machine was in use; it may never be free."""
 CONTENDED_SHARE = 0.1
-"""Of the machine's processor time, used by others: more than that disturbs."""
+"""The share of the machine's processor time above which other processes disturb the timing."""
 
 Kind = Literal["training", "extraction", "head", "inference"]
 
@@ -71,21 +71,21 @@ class Subject:
     run: Run
     checkpoint: bytes
     inputs: Inputs
-    """With some training images in random order, at least a batch of them, and all test images."""
+    """The run's inputs, with at least a batch of training images in random order, and all test images."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What timing models gave."""
+    """The result of timing models."""
 
     timings: list[Timing] = field(default_factory=list)
     deployments: list[Deployment] = field(default_factory=list)
-    """Of each model and back end, one that failed too."""
+    """A row for each model and back end, also for those that failed."""
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One thing to time."""
+    """A function to time, and its description."""
 
     run_id: str
     kind: Kind
@@ -93,22 +93,22 @@ class _Call:
     once: Callable[[], object]
     precision: str
     device: str
-    """As torch names it."""
+    """The device as torch names it."""
     backend: str = EAGER
     long: bool = False
-    """Whether it takes longer than BLOCK_SECONDS."""
+    """True if a call takes longer than BLOCK_SECONDS."""
 
 
 @flush_denormals()
 def time_models(subjects: Sequence[Subject], *, backends: Sequence[str] = (), device: str, threads: int) -> Measured:
-    """Time how every subject is trained, and its answers to one image and to a batch of 250 by each back end.
+    """Time the training of every subject, and the inference of one image and of a batch of 250 by each back end.
 
-    Training is what the run really did: steps of the whole model; or the features of a frozen backbone, and steps of
-    its head. A back end answers all test images before it is timed; one that cannot is left out.
+    Training is timed as the run did it: steps of the whole model, or the extraction of a frozen backbone's features and
+    steps of the head. A back end answers all test images before it is timed; one that cannot is left out.
 
     Args:
-        subjects: what to time.
-        backends: by name, beyond eager, which is always among them.
+        subjects: the trained models to time.
+        backends: names of back ends to time besides eager, which is always timed.
         device: as torch names it.
         threads: CPU threads to compute with.
     """
@@ -123,12 +123,12 @@ def time_models(subjects: Sequence[Subject], *, backends: Sequence[str] = (), de
 
 @flush_denormals()
 def time_one_image(trained: Trained, image: NDArray[np.uint8], *, rounds: int = 10) -> tuple[NDArray[np.float64], int]:
-    """Return (seconds that eager takes for one image on the CPU, by sample; the threads that it computes with).
+    """Time eager's inference of one image on the CPU; return (seconds of each sample, number of threads used).
 
     Args:
         trained: the model.
         image: uint8 [channels, height, width].
-        rounds: blocks of samples.
+        rounds: number of blocks of samples.
     """
     images = image[None].copy()
     threads = torch.get_num_threads()
@@ -138,12 +138,12 @@ def time_one_image(trained: Trained, image: NDArray[np.uint8], *, rounds: int = 
 
 
 def _timed(calls: Sequence[_Call], threads: int, rounds: int | None = None) -> Iterator[Timing]:
-    """Time calls in turns."""
+    """Time ``calls`` in turns, and yield each sample."""
     references = {call.device: make_reference_step(call.device) for call in calls}
     for device, step in references.items():
         _repeat(step, device, seconds=WARM_UP_SECONDS)
     calls = [_warm(call) for call in calls]
-    names = {device: str(measure.machine(device, threads)["device"]) for device in references}
+    names = {device: str(cost.machine(device, threads)["device"]) for device in references}
     counts = [0] * len(calls)
     retries = MOST_RETRIES
     end = time.perf_counter() + LONGEST_SECONDS
@@ -177,7 +177,7 @@ def _timed(calls: Sequence[_Call], threads: int, rounds: int | None = None) -> I
 
 
 def make_reference_step(device: str) -> Callable[[], object]:
-    """A training step that is the same in every session: convolutions, as in what is timed, 36 MFLOP an image.
+    """Return a training step that is the same in every session: convolutions, as in the models, 36 MFLOP per image.
 
     Two timings relative to it can only be compared if both were taken with the same version of torch.
     """
@@ -205,14 +205,14 @@ def make_reference_step(device: str) -> Callable[[], object]:
 def _calls(
     subject: Subject, backends: Sequence[str], device: str, threads: int, deployments: list[Deployment]
 ) -> Iterator[_Call]:
-    """All that is timed of one model; how its back ends answered is added to ``deployments``."""
+    """Yield all calls to time of a subject, and add the results of its back ends to ``deployments``."""
     run, recipe, data = subject.run, subject.run.recipe, subject.inputs.dataset
     if subject.inputs.plugin is not None:
         subject.inputs.plugin.load()
     spec = spec_of(run)
     model = build(spec, run.dataset.classes, subject.inputs.weights, run.seed, trainable=recipe.trainable)
     model.load_state_dict(safetensors.torch.load(subject.checkpoint))
-    trained = Trained(copy.deepcopy(model).eval(), spec, data.class_names, {})  # apart from what training changes
+    trained = Trained(copy.deepcopy(model).eval(), spec, data.class_names, {})  # training changes the model
     precision = precision_on(device, recipe.precision)
     yield from _training(run, model, spec, DeviceSplit.of(data.train, "cpu"), device, precision)
     request = Request(
@@ -239,7 +239,7 @@ def _calls(
 def _training(
     run: Run, model: nn.Module, spec: ModelSpec, images: DeviceSplit, device: str, precision: str
 ) -> Iterator[_Call]:
-    """Training as the recipe does it: steps of the whole model; or a backbone's features, and steps of its head."""
+    """Yield the recipe's training calls: steps of the whole model, or feature extraction and steps of the head."""
     recipe = run.recipe
     few = slice(0, TRAINING_BATCHES * recipe.batch_size)
     data = DeviceSplit(images.images[few].to(device), images.labels[few].to(device))
@@ -273,7 +273,7 @@ def _warm(call: _Call) -> _Call:
 
 def _step(trainee: Trainee, run: Run, precision: str) -> Callable[[], object]:
     parameters = [parameter for parameter in trainee.module.parameters() if parameter.requires_grad]
-    # so slow that nothing diverges, however many steps are timed
+    # a learning rate so small that nothing diverges, however many steps are timed
     optimizer = make_optimizer(parameters, run.recipe.model_copy(update={"lr": 1e-9}))
     batches = [
         part for part in torch.split(trainee.positions, run.recipe.batch_size) if len(part) == run.recipe.batch_size
@@ -292,19 +292,19 @@ def _step(trainee: Trainee, run: Run, precision: str) -> Callable[[], object]:
 
 @dataclass(frozen=True)
 class _Block:
-    """Samples of one call that follow each other."""
+    """Consecutive samples of a call."""
 
     samples: list[float]
-    """Seconds."""
+    """Seconds of each sample."""
     reference: float
     """Mean seconds of the reference step right before and after."""
     memory: float | None
-    """Peak, 10^6 bytes."""
+    """Peak memory, 10^6 bytes."""
     measured_at: datetime
 
 
 def _round(calls: Sequence[_Call], references: Mapping[str, Callable[[], object]]) -> tuple[list[_Block], float]:
-    """(a block of each call, how much of the machine other processes used).
+    """Time a round; return (a block of each call, the share of the machine that other processes used).
 
     Args:
         calls: what to time.
@@ -314,7 +314,7 @@ def _round(calls: Sequence[_Call], references: Mapping[str, Callable[[], object]
     blocks = []
     before = {device: _repeat(step, device)[0] for device, step in references.items()}
     for call in calls:
-        memory = measure.PeakMemory(call.device)
+        memory = cost.PeakMemory(call.device)
         if not call.long:
             _repeat(call.once, call.device)
         samples = _repeat(call.once, call.device, seconds=BLOCK_SECONDS)
@@ -325,7 +325,7 @@ def _round(calls: Sequence[_Call], references: Mapping[str, Callable[[], object]
 
 
 def _repeat(once: Callable[[], object], device: str, *, seconds: float = 0.0) -> list[float]:
-    """Seconds of each call, called once and so long at least."""
+    """Call ``once`` at least one time, and again until ``seconds`` have passed; return the seconds of each call."""
     samples: list[float] = []
     on_gpu = device.startswith("cuda")
     end = time.perf_counter() + seconds
@@ -341,7 +341,7 @@ def _repeat(once: Callable[[], object], device: str, *, seconds: float = 0.0) ->
 
 
 class _OthersShare:
-    """How much of the machine's processor time other processes use, from the moment this object is made."""
+    """The share of the machine's processor time that other processes have used since this object was made."""
 
     def __init__(self) -> None:
         self._machine, self._own, self._start = self._busy(), time.process_time(), time.perf_counter()
@@ -352,8 +352,8 @@ class _OthersShare:
         return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
 
     def share(self) -> float:
-        """0 when the machine is free, 1 when others use all of it."""
+        """Return the share: 0 if the machine is free, 1 if other processes use all of it."""
         elapsed = time.perf_counter() - self._start
-        # the system counts in hundredths of a second, so a difference below 0 is none
+        # the system counts in hundredths of a second, so the difference may come out below 0
         others = self._busy() - self._machine - (time.process_time() - self._own)
         return max(0.0, others) / (elapsed * (psutil.cpu_count() or 1))

@@ -1,6 +1,7 @@
-"""Timing in a process of its own, without Ray and with the environment that a user's program has.
+"""Timing in a separate process, without Ray and with the environment that a user's program has.
 
-``python -m bench.learning.timing_process`` reads pickled arguments from its standard input, and answers on its output.
+``python -m bench.learning.timing_process`` reads pickled arguments from standard input, and writes its pickled result
+to standard output.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ def time_in_a_process(
     threads: int,
     leave_out: Collection[str] = (),
 ) -> Measured:
-    """Do what :func:`bench.learning.timing.time_models` does, in a new process.
+    """Run :func:`bench.learning.timing.time_models` in a new process.
 
     Args:
-        subjects: as there.
-        backends: as there.
-        device: as there.
-        threads: as there.
-        leave_out: names of variables that the environment of the new process shall not have.
+        subjects: as for ``time_models``.
+        backends: as for ``time_models``.
+        device: as for ``time_models``.
+        threads: as for ``time_models``.
+        leave_out: names of environment variables that the new process does not get.
 
     Raises:
-        RuntimeError: it failed; with the last line of what it said.
+        RuntimeError: the new process failed; the message is the last line of its standard error, or its exit code.
     """
     environment = {name: value for name, value in os.environ.items() if name not in leave_out}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
@@ -43,7 +44,7 @@ def time_in_a_process(
         input=pickle.dumps((list(subjects), tuple(backends), device, threads)),
         env=environment,
         capture_output=True,
-        start_new_session=True,  # a Ctrl-C is for the command, with which this process ends
+        start_new_session=True,  # Ctrl-C reaches the command only; the new process ends with it
         check=False,
     )
     if done.returncode != 0:
@@ -60,9 +61,9 @@ def _end_with(parent: int) -> None:
 
 
 def main() -> None:
-    """Time what the standard input says."""
+    """Time the models given on standard input, and write the result to standard output."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # what libraries print must not mix with the result
     threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     subjects, backends, device, threads = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own process
     measured = time_models(subjects, backends=backends, device=device, threads=threads)

@@ -1,4 +1,4 @@
-"""Fit and evaluate."""
+"""The training loop: fit, epoch by epoch, and a step of the optimiser."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed
 import torch.nn.functional as F
@@ -17,23 +16,25 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.learning.context import Context
-from bench.learning.models import ModelSpec
+from bench.learning.data.preprocessing import DeviceSplit, Preprocessor
+from bench.learning.evaluation import Evaluation
+from bench.learning.models.registry import ModelSpec
 from bench.learning.optimizers import make_optimizer, make_schedule
 from bench.learning.precision import arithmetic, precision_on
-from bench.learning.preprocessing import BATCH, DeviceSplit, Preprocessor
-from bench.spec import Predictions, Progress, Recipe
+from bench.learning.process import synchronise
+from bench.spec import Progress, Recipe
 
 REPORT_SECONDS = 0.5
-"""Time between two progress reports: reading the loss waits for the device, so not after every step."""
+"""The time between two progress reports. Not every step reports, as reading the loss waits for the device."""
 
 
 class DivergedError(Exception):
-    """The loss is no longer a finite number."""
+    """The error of a loss that is no longer a finite number."""
 
 
 @dataclass
 class EpochResult:
-    """One epoch's training figures, over all workers."""
+    """The training figures of an epoch, over all workers."""
 
     train_loss: float
     """Mean cross-entropy, with the recipe's label smoothing, nats."""
@@ -48,17 +49,17 @@ class EpochResult:
 
 @dataclass
 class FitState:
-    """Where a fit stands, to go on from."""
+    """The progress of a fit: the results of its finished epochs."""
 
     epochs: list[EpochResult] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
-        """Training time so far, without validation."""
+        """Return the training time so far, without validation."""
         return sum(epoch.seconds for epoch in self.epochs)
 
     def reached(self, target: float | None) -> int | None:
-        """The first epoch, from 1, whose validation accuracy is ``target`` or more."""
+        """Return the first epoch, from 1, whose validation accuracy is at least ``target``; None if there is none."""
         for number, epoch in enumerate(self.epochs, start=1):
             if target is not None and epoch.validation_accuracy is not None and epoch.validation_accuracy >= target:
                 return number
@@ -67,23 +68,23 @@ class FitState:
 
 @dataclass(frozen=True)
 class Trainee:
-    """What :func:`fit` trains: a whole model on images, or a head on the features of a frozen backbone."""
+    """A module for :func:`fit` and its data: a model on images, or a head on the features of a frozen backbone."""
 
     module: nn.Module
-    """``prepare(inputs[batch])`` to logits [batch, classes]."""
+    """The module, which maps ``prepare(inputs[batch])`` to logits [batch, classes]."""
     inputs: Tensor
-    """[images, ...], on the device."""
+    """Images or features, [images, ...], on the device."""
     labels: Tensor
-    """int64 [images], on the device."""
+    """Classes, int64 [images], on the device."""
     positions: Tensor
-    """int64 [images trained on]: where in ``inputs`` they are."""
+    """Indices in ``inputs`` of the images to train on, int64 [images trained on]."""
     prepare: Callable[[Tensor], Tensor]
-    """A batch of ``inputs`` as the module wants it."""
+    """The function that turns a batch of ``inputs`` into the module's input."""
     stays_evaluating: nn.Module | None = None
     """A frozen part whose batch-norm layers stay in evaluation mode."""
 
     def training_mode(self) -> None:
-        """Training mode for all that learns."""
+        """Put the module into training mode, except for the part that stays in evaluation mode."""
         self.module.train()
         if self.stays_evaluating is not None:
             self.stays_evaluating.eval()
@@ -92,7 +93,10 @@ class Trainee:
 def on_images(
     model: nn.Module, spec: ModelSpec, data: DeviceSplit, bn_mode: str, positions: Tensor | None = None
 ) -> Trainee:
-    """Train through the whole model. A frozen backbone stays in evaluation mode unless ``bn_mode`` is 'train'."""
+    """Return the whole model, to be trained on images at ``positions`` (None: all).
+
+    A frozen backbone stays in evaluation mode unless ``bn_mode`` is 'train'.
+    """
     frozen = None
     if spec.backbone is not None and bn_mode == "eval":
         backbone = model.get_submodule(spec.backbone)
@@ -105,7 +109,7 @@ def on_images(
 def on_features(
     model: nn.Module, spec: ModelSpec, data: DeviceSplit, features: Tensor, positions: Tensor | None = None
 ) -> Trainee:
-    """Train the head alone, on ``features``: float32 [images, features]."""
+    """Return the head, to be trained on ``features`` (float32 [images, features]) at ``positions`` (None: all)."""
     head = model.get_submodule(spec.head or "")
     features = features.to(data.labels.device)
     return Trainee(head, features, data.labels, _all_unless(positions, data), prepare=_as_it_is)
@@ -129,18 +133,18 @@ def fit(
     context: Context,
     validate: Callable[[], Evaluation] | None = None,
 ) -> FitState:
-    """Train in place; after each epoch, hand the context what it takes to go on from there.
+    """Train in place; after each epoch, give the context the state needed to resume from there.
 
-    With several workers each batch is shared out among them and gradients are averaged over the batch, so that
-    every image counts once an epoch whatever the number of workers.
+    With several workers each batch is divided among them and gradients are averaged over the whole batch, so that
+    every image counts once per epoch whatever the number of workers.
 
     Args:
         trainee: what to train, and on which images.
-        recipe: how.
-        seed: of the order of the images, and of dropout.
-        run_id: under which states are kept.
+        recipe: how to train.
+        seed: determines the order of the images, and dropout.
+        run_id: names the states that the context keeps.
         context: where this runs; it may end the training after an epoch.
-        validate: called after each epoch; the clock of the training stands still meanwhile.
+        validate: called after each epoch; its time does not count as training time.
 
     Raises:
         DivergedError: the loss is not finite.
@@ -151,7 +155,7 @@ def fit(
     optimizer = make_optimizer(parameters, recipe)
     schedule = make_schedule(optimizer, recipe, recipe.epochs * -(-images // recipe.batch_size))
     state = FitState()
-    # Apart from the seed's use for the weights, so that the workers of one run drop out different units.
+    # Another seed than that of the weights, and one for each worker, so that workers drop out different units.
     torch.manual_seed(seed * 1_000_003 + context.rank)
     saved = context.load(run_id)
     if saved is not None:
@@ -182,14 +186,14 @@ def fit(
         if not math.isfinite(result.train_loss):
             raise DivergedError(f"the training loss is {result.train_loss} in epoch {epoch} of {recipe.epochs}")
         if validate is not None:
-            found = validate()
-            result.validation_accuracy, result.validation_loss = found.accuracy, found.loss
-            result.validation_seconds = found.seconds
+            evaluation = validate()
+            result.validation_accuracy, result.validation_loss = evaluation.accuracy, evaluation.loss
+            result.validation_seconds = evaluation.seconds
         state.epochs.append(result)
         if context.rank == 0:
             report(images, result.train_loss, result.train_accuracy, result.seconds)
         at_target = recipe.stop_at_target and state.reached(recipe.target_accuracy) is not None
-        # asked on every worker alike, also after the last epoch: a sweep wants to know of each
+        # called on every worker, and after the last epoch too: tuning needs the accuracy of every epoch
         goes_on = context.goes_on(run_id, epoch, result.validation_accuracy) and not at_target
         if not goes_on:
             break
@@ -199,7 +203,7 @@ def fit(
 
 
 def epoch_order(images: int, seed: int, epoch: int) -> Tensor:
-    """The order of an epoch: int64 [images], each index once. It depends on nothing but the arguments."""
+    """Return the order of the images in an epoch: int64 [images], each index once, determined by the arguments."""
     generator = torch.Generator().manual_seed((seed << 20) + epoch)
     return torch.randperm(images, generator=generator)
 
@@ -218,35 +222,35 @@ def _train_epoch(
     rank, world = context.rank, context.world_size
     loss_sum = torch.zeros((), device=order.device)
     correct = torch.zeros((), dtype=torch.int64, device=order.device)
-    done = own_done = 0
-    _synchronise(order.device)
+    done = part_done = 0
+    synchronise(order.device)
     start = time.perf_counter()
     next_report = start + REPORT_SECONDS
     for batch in torch.split(order, recipe.batch_size):
-        own = batch[rank::world]
-        empty = len(own) == 0  # a last batch smaller than the number of workers: take part with weight 0
+        part = batch[rank::world]
+        empty = len(part) == 0  # the last batch is smaller than the number of workers: join with weight 0
         if empty:
-            own = batch[:1]
-        # DistributedDataParallel averages over workers: scaled so that the result is the mean over the batch.
+            part = batch[:1]
+        # DistributedDataParallel averages over workers; this scale makes it the mean over the batch.
         scale = 0.0 if empty else world / len(batch)
         summed, right = training_step(
-            model, optimizer, trainee, own, precision=precision, scale=scale, label_smoothing=recipe.label_smoothing
+            model, optimizer, trainee, part, precision=precision, scale=scale, label_smoothing=recipe.label_smoothing
         )
         if schedule is not None:
             schedule.step()
         if not empty:
             loss_sum += summed
             correct += right
-            own_done += len(own)
+            part_done += len(part)
         done += len(batch)
         if rank == 0 and (now := time.perf_counter()) >= next_report:
             next_report = now + REPORT_SECONDS
-            report(done, float(loss_sum) / own_done, int(correct) / own_done, now - start)
+            report(done, float(loss_sum) / part_done, int(correct) / part_done, now - start)
     if world > 1:
         totals = torch.stack([loss_sum.double(), correct.double()])
         torch.distributed.all_reduce(totals)
         loss_sum, correct = totals[0], totals[1]
-    _synchronise(order.device)
+    synchronise(order.device)
     seconds = time.perf_counter() - start
     images = len(order)
     return EpochResult(float(loss_sum) / images, float(correct) / images, seconds, images / seconds)
@@ -262,18 +266,18 @@ def training_step(
     scale: float | None = None,
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """One step of the optimiser; (summed cross-entropy in nats, images classified right), both on the device.
+    """Take a step of the optimiser; return (summed cross-entropy in nats, images classified right), on the device.
 
     Args:
         model: the trainee's module, wrapped if there are several workers.
-        optimizer: of its parameters.
-        trainee: what is trained.
+        optimizer: the optimiser of its parameters.
+        trainee: has the inputs and labels.
         batch: positions in the trainee's inputs, int64 [images].
         precision: 'fp32' or 'bf16'.
-        scale: what the summed loss is multiplied by before its gradient is taken; None gives the mean.
+        scale: factor of the summed loss before its gradient is taken; None gives the mean.
         label_smoothing: share of each label that is spread evenly over all classes.
     """
-    # in a third of the time of inputs[batch], for bytes on a CPU
+    # index_select takes a third of the time of inputs[batch] for bytes on a CPU
     labels, inputs = trainee.labels.index_select(0, batch), trainee.inputs.index_select(0, batch)
     with arithmetic(labels.device, precision):
         logits = model(trainee.prepare(inputs)).float()
@@ -282,88 +286,6 @@ def training_step(
     torch.autograd.backward(loss * (1 / len(batch) if scale is None else scale))
     optimizer.step()
     return loss.detach(), (logits.detach().argmax(1) == labels).sum()
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What evaluating a split gave."""
-
-    predictions: Predictions
-    loss: float
-    """Mean cross-entropy, nats."""
-    seconds: float
-
-    @property
-    def correct(self) -> int:
-        """Images classified right."""
-        return int((self.predictions.labels == self.predictions.predicted).sum())
-
-    @property
-    def accuracy(self) -> float:
-        """Share of images classified right."""
-        return self.correct / len(self.predictions.labels)
-
-
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module,
-    spec: ModelSpec,
-    data: DeviceSplit,
-    *,
-    features: Tensor | None = None,
-    precision: str = "fp32",
-    rank: int = 0,
-    world_size: int = 1,
-) -> Evaluation:
-    """Predict every image of ``data`` exactly once, shared out among the workers; all get the whole result.
-
-    The model answers as it is, in evaluation mode. Images are always batched alike, whatever the number of workers, so
-    that it does not change the predictions.
-
-    Args:
-        model: float [batch, channels, size, size] to logits; it is left in evaluation mode.
-        spec: of the model.
-        data: images and labels, on the device.
-        features: of the images, float32 [images, features], if they are extracted: then only the head answers.
-        precision: 'fp32' or 'bf16'.
-        rank: of this worker.
-        world_size: number of workers.
-    """
-    model.eval()
-    answer, inputs = model, data.images
-    prepare: Callable[[Tensor], Tensor] = Preprocessor(spec, data.images.device)
-    if features is not None:
-        answer, inputs = model.get_submodule(spec.head or ""), features.to(data.labels.device)
-        prepare = _as_it_is
-    images, device = len(data.labels), data.labels.device
-    losses = torch.zeros(images, device=device)
-    predicted = torch.zeros(images, dtype=torch.int64, device=device)
-    probability = torch.zeros(images, device=device)
-    _synchronise(device)
-    start = time.perf_counter()
-    for first in range(rank * BATCH, images, world_size * BATCH):
-        part = slice(first, first + BATCH)
-        batch = inputs[part]
-        with arithmetic(device, precision):
-            logits = answer(prepare(batch)).float()
-        losses[part] = F.cross_entropy(logits, data.labels[part], reduction="none")
-        probability[part], predicted[part] = logits.softmax(1).max(1)
-    if world_size > 1:  # each image is non-zero on one worker only, so that a sum gathers them
-        for values in (losses, predicted, probability):
-            torch.distributed.all_reduce(values)
-    _synchronise(device)
-    seconds = time.perf_counter() - start
-    predictions = Predictions(
-        labels=data.labels.cpu().numpy().astype(np.int16),
-        predicted=predicted.cpu().numpy().astype(np.int16),
-        probability=probability.cpu().numpy(),
-    )
-    return Evaluation(predictions, float(losses.double().mean()), seconds)
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _save(

@@ -1,6 +1,6 @@
-"""What may change a result although it is no part of the recipe: where jobs or versions differ in it, one line says so.
+"""Circumstances that may change a result although the recipe does not hold them; a line names those that differ.
 
-A sum in another order, or by another version of a library, is rounded otherwise, and training makes much of little.
+A sum in another order, or by another version of a library, is rounded differently, and training amplifies that.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from bench.spec import Record
 
 MOST_LABELS = 4
-"""Jobs that a line names; with more it says how many there are."""
+"""The most jobs that a line names; of more it gives only the number."""
 
 
 @dataclass(frozen=True)
 class Circumstance:
-    """A column that may change a result, and how to speak of its values."""
+    """A column of the record that may change a result, and the words for its values."""
 
     column: str
     name: str
-    """As a list of values begins."""
+    """The word that a list of its values begins with."""
     phrase: Callable[[str], str]
-    """As a sentence goes on after 'was trained'."""
+    """The words for a value after 'was trained'."""
 
 
 CIRCUMSTANCES = (
@@ -37,19 +37,19 @@ def between(first: str, first_records: Iterable[Record], second: str, second_rec
     """Return a line for each circumstance in which two sides differ: 'note: OLD was trained with torch 2.11.0, ...'.
 
     Args:
-        first: what the first side is called.
+        first: the name of the first side.
         first_records: its finished runs.
-        second: what the second side is called.
+        second: the name of the second side.
         second_records: its finished runs.
 
-    What one of them did not record is not compared.
+    A circumstance that one side did not record is not compared.
     """
     sides = [list(first_records), list(second_records)]
     lines = []
     for circumstance in CIRCUMSTANCES:
-        one, other = (_values(records, circumstance) for records in sides)
-        if one and other and one != other:
-            phrases = [" and ".join(map(circumstance.phrase, values)) for values in (one, other)]
+        first_values, second_values = (_values(records, circumstance) for records in sides)
+        if first_values and second_values and first_values != second_values:
+            phrases = [" and ".join(map(circumstance.phrase, values)) for values in (first_values, second_values)]
             lines.append(f"note: {first} was trained {phrases[0]}, {second} {phrases[1]}")
     return lines
 
@@ -69,7 +69,7 @@ def among(jobs: Sequence[tuple[str, Sequence[Record]]]) -> str:
 
 
 def _values(records: Iterable[Record], circumstance: Circumstance) -> list[str]:
-    """Return the values that are recorded, each once, in order."""
+    """Return the recorded values, each once, in order."""
     recorded = {getattr(record, circumstance.column) for record in records}
     return sorted((str(value) for value in recorded if value is not None), key=_in_order)
 

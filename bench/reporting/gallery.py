@@ -1,4 +1,4 @@
-"""Which plots the stored records call for: chosen, drawn, and saved as SVG and PNG into results/plots/.
+"""The plots that the stored records call for: chosen, drawn, and saved as SVG and PNG into results/plots/.
 
 However many runs are stored, only the epochs, predictions and timings of a few jobs are read.
 """
@@ -16,10 +16,10 @@ import numpy as np
 
 from bench.errors import UserError
 from bench.reporting import images, plots
+from bench.reporting.entries import Comparison, DataKey, Entry, comparisons, data_key
 from bench.reporting.images import KeptImages
 from bench.reporting.plots import Look
 from bench.reporting.store import Store, write_whole
-from bench.reporting.tables import Comparison, Entry, comparisons
 from bench.reporting.tuning import Swept, choose, read_sweeps, trials_of
 from bench.spec import Predictions, Recipe, Record, slug
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_JOBS = 12
-"""Jobs in one plot."""
+"""The most jobs in one plot."""
 MOST_CURVES = 6
-"""Jobs among the learning curves."""
+"""The most jobs among the learning curves."""
 MOST_MATRICES = 4
 MOST_SEEDS = 10
-"""Seeds of a job whose epochs and predictions are read."""
+"""The most seeds of a job whose epochs and predictions are read."""
 MOST_IMAGES = 30
-"""Images in a grid of wrong answers."""
+"""The most images in a grid of wrong answers."""
 OURS = re.compile(
     r".*-(learning-curves|accuracy(-(parameters|latency|lr|train-size).*)?|confusion-.+|wrong-.+)\.(svg|png)"
 )
-"""What this module calls its files: of these, those that are no longer drawn are deleted."""
+"""The names of the files that this module writes; such files that are no longer drawn are deleted."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Plot:
     """A drawn figure."""
 
     name: str
-    """Of its files in plots/, without the ending."""
+    """The name of its files in plots/, without the ending."""
     title: str
-    """What it shows, in words."""
+    """The title of the figure, on one line."""
     svg: str
 
 
@@ -58,15 +58,7 @@ class Gallery:
 
     plots: list[Plot] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What is not drawn, and why."""
-
-
-DataKey = tuple[str, str, int, int]
-
-
-def data_key(record: Record) -> DataKey:
-    """What two runs must share to be compared: the data set's name, digest and sizes."""
-    return record.dataset, record.dataset_sha256, record.train_images, record.test_images
+    """The reasons why something is not drawn, in sentences."""
 
 
 def draw(store: Store, records: Sequence[Record], compared: Sequence[Comparison]) -> dict[DataKey, Gallery]:
@@ -74,11 +66,11 @@ def draw(store: Store, records: Sequence[Record], compared: Sequence[Comparison]
 
     Args:
         store: the results folder.
-        records: all that it holds.
+        records: all records that it holds.
         compared: its comparisons, with timings.
 
     Returns:
-        The plots by data set, in the order of their names; also of data sets with nothing to compare.
+        The plots by data set, sorted by name, including data sets with nothing to compare.
 
     Raises:
         UserError: the results folder cannot be written.
@@ -119,7 +111,7 @@ def _digest(text: str) -> str:
 
 
 def best_jobs(entries: Iterable[Entry], most: int) -> list[Entry]:
-    """At most ``most`` of them, the most accurate first; but before any second job of a model each model's first."""
+    """Return at most ``most`` jobs: first the best of each model, then the others, both from the most accurate down."""
     ranked = sorted(entries, key=lambda entry: (-_mean_accuracy(entry), entry.label))
     firsts: dict[str, Entry] = {}
     for entry in ranked:
@@ -136,7 +128,7 @@ def _mean_accuracy(entry: Entry) -> float:
 def _figures(
     store: Store, records: Sequence[Record], jobs: Sequence[Entry], known: Mapping[str, Look], notes: list[str]
 ) -> Iterator[tuple[str, Figure]]:
-    """(name, figure) of each plot of one data set; what cannot be drawn is said in ``notes``."""
+    """Yield (name, figure) for each plot of one data set; add to ``notes`` what cannot be drawn."""
     dataset = records[0].dataset
     entries = [entry for entry in jobs if entry.accuracies]
     known = plots.with_jobs(known, entries)
@@ -170,7 +162,7 @@ def _learning(store: Store, entries: Sequence[Entry], known: Mapping[str, Look])
 
 
 def _latency(entries: Sequence[Entry], known: Mapping[str, Look], notes: list[str]) -> Iterator[tuple[str, Figure]]:
-    """One plot for each machine that was measured on: times on two machines do not compare."""
+    """Yield a plot for each machine that was measured on, since times on two machines do not compare."""
     machines: dict[str, list[Entry]] = {}
     for entry in entries:
         machine = plots.timed_on(entry)
@@ -184,9 +176,9 @@ def _latency(entries: Sequence[Entry], known: Mapping[str, Look], notes: list[st
 
 
 def _train_sizes(entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
-    """A line for each group of runs that differ in nothing but the seed and the number of training images.
+    """Yield plots with a line for each group of runs that differ only in seed and number of training images.
 
-    Fewer images may have been given more epochs and smaller batches, if each number of images has one recipe.
+    Epochs and batch size may differ along a line too, if each number of images has one recipe.
     """
     records = [record for entry in entries for record in entry.records]
     if len({record.train_size for record in records}) < 2:
@@ -200,7 +192,7 @@ def _train_sizes(entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterato
             groups |= _by(group, other_than=("train_size",))
     curves = []
     for group_id, group in groups.items():
-        if len({plots.trained_on(record) for record in group}) > 1:  # as jobs that have no size, for their labels
+        if len({plots.trained_on(record) for record in group}) > 1:  # without a size, so that no label names it
             curves += [record.model_copy(update={"job_id": group_id, "train_size": None}) for record in group]
     for comparison in comparisons(curves):
         dataset = records[0].dataset
@@ -210,7 +202,7 @@ def _train_sizes(entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterato
 
 
 def _by(records: Sequence[Record], *, other_than: Sequence[str]) -> dict[str, list[Record]]:
-    """Records that agree in all that makes a job, but for these fields of the recipe."""
+    """Return groups of records that agree in all that makes a job except these fields, by a digest of the rest."""
     same = (*(name for name in Recipe.model_fields if name not in other_than), "model", "workers")
     same += ("weights_sha256", "plugin_sha256")
     groups: dict[str, list[Record]] = {}
@@ -221,32 +213,32 @@ def _by(records: Sequence[Record], *, other_than: Sequence[str]) -> dict[str, li
 
 
 def _sweeps(store: Store, records: Sequence[Record], known: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
-    """The latest sweeps of the learning rate, all in one plot."""
+    """Yield the plot of the latest sweeps of the learning rate, if there are any."""
     swept = []
     for sweep in read_sweeps(store.root):
-        own = [record for record in records if record.sweep_id == sweep.sweep_id and record.judged_on == "validation"]
-        unscored = [record for record in own if record.validation_accuracy is None]
-        trials = trials_of(sweep, own, {record.run_id: store.epochs(record.run_id) for record in unscored})
+        runs = [record for record in records if record.sweep_id == sweep.sweep_id and record.judged_on == "validation"]
+        unscored = [record for record in runs if record.validation_accuracy is None]
+        trials = trials_of(sweep, runs, {record.run_id: store.epochs(record.run_id) for record in unscored})
         if "lr" in sweep.space.names and any(trial.score is not None for trial in trials):
             swept.append(Swept(sweep, trials, choose(trials), []))
         if len(swept) == MOST_JOBS:
             break
     if swept:
-        swept.sort(key=lambda one: (one.sweep.model, one.sweep.sweep_id))
+        swept.sort(key=lambda result: (result.sweep.model, result.sweep.sweep_id))
         yield "accuracy-lr", plots.accuracy_against_lr(swept, known, dataset=records[0].dataset)
 
 
 def _mistakes(store: Store, entries: Sequence[Entry], notes: list[str]) -> Iterator[tuple[str, Figure]]:
-    """Confusion matrices of the best jobs; and of the best against the next two, what only one of them gets wrong."""
+    """Yield confusion matrices of the best jobs, then what only the best or only one of the next two gets wrong."""
     best = best_jobs(entries, MOST_MATRICES)
     models = {entry.records[0].model for entry in best}
     if len(models) > 1:  # one job of each model, rather than several of one
         best = [entry for number, entry in enumerate(best) if number < len(models)]
-    said: dict[str, list[tuple[Record, Predictions]]] = {}
+    predictions: dict[str, list[tuple[Record, Predictions]]] = {}
     for entry in best:
         read = [(record, store.predictions(record.run_id)) for record in entry.records[:MOST_SEEDS]]
-        said[entry.label] = [(record, answers) for record, answers in read if answers is not None]
-    best = [entry for entry in best if said[entry.label]]
+        predictions[entry.label] = [(record, answers) for record, answers in read if answers is not None]
+    best = [entry for entry in best if predictions[entry.label]]
     if not best:
         notes.append("There are no confusion matrices: no predictions are stored.")
         return
@@ -254,12 +246,12 @@ def _mistakes(store: Store, entries: Sequence[Entry], notes: list[str]) -> Itera
     kept = images.load(store.root, first.dataset_sha256)
     names = kept.class_names if kept is not None else tuple(str(number) for number in range(first.classes))
     for entry in best:
-        answers = [one for _, one in said[entry.label]]
+        answers = [prediction for _, prediction in predictions[entry.label]]
         yield (
             f"confusion-{_file_name(entry)}",
             plots.confusion_matrix(
-                np.concatenate([one.labels for one in answers]),
-                np.concatenate([one.predicted for one in answers]),
+                np.concatenate([prediction.labels for prediction in answers]),
+                np.concatenate([prediction.predicted for prediction in answers]),
                 names,
                 title=f"Confusion matrix of {entry.label} on {first.dataset}",
                 note=_whose(answers, entry),
@@ -274,7 +266,7 @@ def _mistakes(store: Store, entries: Sequence[Entry], notes: list[str]) -> Itera
         )
         return
     for other in best[1:3]:
-        yield from _only_wrong(best[0], other, said, kept, notes)
+        yield from _only_wrong(best[0], other, predictions, kept, notes)
 
 
 def _file_name(entry: Entry) -> str:
@@ -282,7 +274,7 @@ def _file_name(entry: Entry) -> str:
 
 
 def _whose(answers: Sequence[Predictions], entry: Entry) -> str:
-    total = sum(len(one.labels) for one in answers)
+    total = sum(len(prediction.labels) for prediction in answers)
     if len(answers) == 1:
         return f"{total:,} test images."
     of = f" of {len(entry.records)}" if len(entry.records) > len(answers) else ""
@@ -296,7 +288,7 @@ def _only_wrong(
     kept: KeptImages,
     notes: list[str],
 ) -> Iterator[tuple[str, Figure]]:
-    """Two grids: what only ``one`` gets wrong and what only ``other`` does, of the same seed if they share one."""
+    """Yield two grids, of what only ``one`` and what only ``other`` gets wrong, of the same seed if they share one."""
     by_seed = [{record.seed: answers for record, answers in said[entry.label]} for entry in (one, other)]
     shared = by_seed[0].keys() & by_seed[1].keys()
     seeds = [min(shared or answers) for answers in by_seed]
@@ -311,13 +303,13 @@ def _only_wrong(
         (one, other, pair, seeds),
         (other, one, pair[::-1], seeds[::-1]),
     ):
-        found = plots.only_wrong(answers, others)
-        title = f"{wrong.label} wrong, {right.label} right: {len(found):,} of {len(kept.labels):,} test images"
-        if not len(found):
+        positions = plots.only_wrong(answers, others)
+        title = f"{wrong.label} wrong, {right.label} right: {len(positions):,} of {len(kept.labels):,} test images"
+        if not len(positions):
             notes.append(f"There is no test image that {wrong.label} gets wrong and {right.label} gets right.")
             continue
-        shown = found[:MOST_IMAGES]
-        which = f"the {len(shown)} that it was surest of" if len(shown) < len(found) else "surest first"
+        shown = positions[:MOST_IMAGES]
+        which = f"the {len(shown)} that it was surest of" if len(shown) < len(positions) else "surest first"
         whose = f"Seed {seed} of both" if seed == other_seed else f"Seeds {seed} and {other_seed}"
         yield (
             f"wrong-{_file_name(wrong)}-not-{_file_name(right)}",

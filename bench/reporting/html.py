@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.reporting import plots, tuning
-from bench.reporting.gallery import DataKey, Gallery, data_key, draw
+from bench.reporting.entries import Comparison, DataKey, data_key, tested
+from bench.reporting.gallery import Gallery, draw
 from bench.reporting.store import Store
 from bench.reporting.summary import MOST_FAILED, Found, look
+from bench.reporting.table import Table
 from bench.reporting.tables import (
-    MISSING,
-    RUN_COLUMNS,
-    Comparison,
     backend_notes,
     backends_table,
     comparison_table,
     environment_table,
     footnotes,
-    tested,
+    runs_table,
 )
 from bench.reporting.tuning import Swept
 from bench.spec import Record, Status
@@ -34,29 +33,17 @@ if TYPE_CHECKING:
 
 NAME = "report.html"
 MOST_RUNS = 500
-"""Runs in the table of runs: the last ones."""
+"""The most runs in the table of runs; the last ones are shown."""
 WIDEST = 20
-"""Letters of the longest word that a row's name is not broken inside."""
+"""The longest word, in letters, that is not broken inside a row's name."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A cell of a table."""
-
-    text: str
-    value: float | None = None
-    """What a column of numbers is sorted by; None is last."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table whose first column names its rows."""
+class Shown:
+    """A table on the page."""
 
     caption: str
-    headers: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    numeric: Sequence[bool]
-    """For each column whether it holds numbers."""
+    table: Table
     sortable: bool = True
 
 
@@ -74,7 +61,7 @@ class Section:
 
     id: str
     title: str
-    tables: list[Table] = field(default_factory=list)
+    tables: list[Shown] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
     plots: list[Markup] = field(default_factory=list)
@@ -82,22 +69,22 @@ class Section:
 
 @dataclass(frozen=True)
 class Findings:
-    """What is found on one data set, in sentences."""
+    """The findings on one data set, in sentences."""
 
     title: str
     sentences: list[str]
 
 
 def write_report(store: Store, found: Found | None = None, swept: Sequence[Swept] | None = None) -> Path:
-    """Make results/report.html, with all plots, which it puts into results/plots/.
+    """Write results/report.html, and all plots into results/plots/.
 
     Args:
         store: the results folder.
-        found: what :func:`bench.reporting.summary.look` gave; None looks.
-        swept: what :func:`bench.reporting.tuning.read_swept` gave; None reads the sweeps.
+        found: the result of :func:`bench.reporting.summary.look`; None calls it.
+        swept: the result of :func:`bench.reporting.tuning.read_swept`; None calls it.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: a file cannot be written.
     """
     found = found or look(store)
     if swept is None:
@@ -106,10 +93,10 @@ def write_report(store: Store, found: Found | None = None, swept: Sequence[Swept
 
 
 def render(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequence[Swept]) -> str:
-    """The page as HTML: the same as the summary, tables that sort, and the plots.
+    """Return the page as HTML: the content of the summary, with tables that sort, and the plots.
 
     Args:
-        found: what there is to say.
+        found: the records, comparisons and findings to show.
         galleries: the plots of each data set.
         swept: sweeps with their trials.
     """
@@ -127,7 +114,7 @@ def render(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequence[S
         for name in ("report.css", "report.js")
     )
     digest = hashlib.sha256(f"\n{script}\n".encode()).digest()
-    said = [
+    findings = [
         Findings(comparison.title, sentences)
         for comparison, sentences in zip(found.comparisons, found.verdicts, strict=True)
         if sentences
@@ -137,14 +124,14 @@ def render(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequence[S
         script=script,
         script_sha256=base64.b64encode(digest).decode(),
         lead=_lead(found.records),
-        findings=said,
+        findings=findings,
         sections=list(_sections(found, galleries, swept)),
     )
     return page
 
 
 def _lead(records: Sequence[Record]) -> str:
-    """How much is stored, and until when."""
+    """Return a sentence on how much is stored, and until when."""
     if not records:
         return "No run is stored yet. python -m bench.run trains the default models."
     finished = [record for record in records if record.status is Status.OK]
@@ -165,7 +152,7 @@ def _number(number: int, what: str) -> str:
 
 
 def _sections(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequence[Swept]) -> Iterator[Section]:
-    by_key = {data_key(one.entries[0].records[0]): one for one in found.comparisons}
+    by_key = {data_key(comparison.entries[0].records[0]): comparison for comparison in found.comparisons}
     for number, (key, gallery) in enumerate(galleries.items(), 1):
         if key in by_key or gallery.plots:
             yield _data(f"data-{number}", key, by_key.get(key), gallery)
@@ -181,7 +168,7 @@ def _sections(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequenc
         yield _runs(records)
     finished = [record for record in records if record.status is Status.OK]
     if finished:
-        facts = table("Where it was measured", environment_table(finished), sortable=False)
+        facts = Shown("Where it was measured", environment_table(finished), sortable=False)
         yield Section("environment", "Where it was measured", [facts])
     if found.set_aside:
         note = "These files in runs/ were no records of runs; they are in set-aside/ now."
@@ -189,16 +176,16 @@ def _sections(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequenc
 
 
 def _data(section_id: str, key: DataKey, comparison: Comparison | None, gallery: Gallery) -> Section:
-    """All that is known of one data set."""
+    """Return the section on one data set."""
     from markupsafe import Markup
 
     name, _, train_images, test_images = key
     section = Section(section_id, f"{name}: {train_images:,} training and {test_images:,} test images")
     if comparison is not None:
-        section.tables.append(table(section.title, comparison_table(comparison), jobs_as_rows=True))
+        section.tables.append(Shown(section.title, comparison_table(comparison)))
         section.notes.extend(re.sub(r"\\(?=[*+])", "", note) for note in footnotes(comparison))
         if (backends := backends_table(comparison)) is not None:
-            section.tables.append(table(f"Back ends on {section.title}", backends))
+            section.tables.append(Shown(f"Back ends on {section.title}", backends))
             section.notes.extend(backend_notes(comparison))
     section.notes.extend(gallery.notes)
     for number, plot in enumerate(gallery.plots):
@@ -208,72 +195,19 @@ def _data(section_id: str, key: DataKey, comparison: Comparison | None, gallery:
 
 
 def _sweeps(swept: Sequence[Swept]) -> Section:
-    """The summary's section on sweeps."""
     section = Section("sweeps", "Sweeps")
-    captions = iter(("The best of each sweep", "Expected best of k trials"))
-    for part in tuning.sections(swept)[1:]:
-        if part.startswith("|"):
-            section.tables.append(table(next(captions, section.title), part))
-        else:
-            section.notes.append(re.sub(r"\[(.*?)\]\(.*?\)", r"\1", part))
+    section.tables.append(Shown("The best of each sweep", tuning.found_table(swept)))
+    section.notes.extend(tuning.warnings_of(swept))
+    if (expected := tuning.expected_table(swept)) is not None:
+        section.tables.append(Shown("Expected best of k trials", expected))
+        section.notes.append(tuning.EXPECTED)
+    section.notes.append(f"Every trial is in {tuning.PAGE}.")
     return section
 
 
 def _runs(records: Sequence[Record]) -> Section:
-    rows = [[read(record) for _, read in RUN_COLUMNS] for record in reversed(records[-MOST_RUNS:])]
+    table = runs_table(records[: -MOST_RUNS - 1 : -1])
     notes = ["Accuracy is that of one checkpoint, in brackets its 95 % Wilson interval over the test images."]
     if len(records) > MOST_RUNS:
         notes.append(f"These are the last {MOST_RUNS} of {len(records):,} runs.")
-    return Section("runs", "Every run", [_typed("Every run", [header for header, _ in RUN_COLUMNS], rows)], notes)
-
-
-# --- tables ----------------------------------------------------------------------------------------------------------
-
-
-def table(caption: str, markdown: str, *, jobs_as_rows: bool = False, sortable: bool = True) -> Table:
-    """A table of the summary for the page.
-
-    Args:
-        caption: what it is.
-        markdown: the table as the summary has it.
-        jobs_as_rows: metrics become columns where they are rows, so that jobs can be sorted by them.
-        sortable: by each of its columns.
-    """
-    headers, _, *rows = [_cells(line) for line in markdown.splitlines()]
-    if jobs_as_rows and headers[0] == "Metric":
-        headers, *rows = [list(cells) for cells in zip(headers, *rows, strict=True)]
-        headers[0] = "Model"
-    return _typed(caption, headers, rows, sortable=sortable)
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-
-
-def _typed(caption: str, headers: Sequence[str], rows: Sequence[Sequence[str]], *, sortable: bool = True) -> Table:
-    """With what its columns are sorted by; a column is one of numbers if each of its cells is one, or is missing."""
-    cells = [[Cell(text, None if text == MISSING else number(text)) for text in row] for row in rows]
-    numeric = [False, *(all(_is_number(row[column]) for row in cells) for column in range(1, len(headers)))]
-    return Table(caption, headers, cells, numeric if sortable else [False] * len(headers), sortable)
-
-
-def _is_number(cell: Cell) -> bool:
-    return cell.value is not None or cell.text == MISSING
-
-
-_NUMBER = re.compile(r"([+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(?: (h|min|s|[^\d\s-].*))?")
-_SECONDS = {"h": 3600.0, "min": 60.0, "s": 1.0}
-
-
-def number(text: str) -> float | None:
-    """What a cell is sorted by: '2,389,130' and '99.15 % [98.95, 99.31]' by their first number, times in seconds.
-
-    None for what does not begin with a number, and for dates and versions.
-    """
-    found = _NUMBER.fullmatch(text)
-    if found is None:
-        return None
-    spans = re.findall(r"([\d.]+) (h|min|s)\b", text.partition("(")[0])
-    if spans:
-        return sum(float(amount) * _SECONDS[unit] for amount, unit in spans)
-    return float(found[1].replace(",", ""))
+    return Section("runs", "Every run", [Shown("Every run", table)], notes)

@@ -20,7 +20,7 @@ from bench.reporting.store import write_whole
 from bench.spec import slug
 
 MOST_MB = 100
-"""Test images that take more than this, uncompressed, are not kept."""
+"""The most that test images may take, uncompressed, to be kept; 10^6 bytes."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,17 @@ def save(
         images: uint8 [images, channels, height, width].
         labels: [images], the true classes.
         class_names: one for each class.
-        dataset: its name; the first part of the file's.
+        dataset: the data set's name, with which the file's name begins.
 
     Returns:
         The file; None if the images are more than ``MOST_MB`` and were not kept.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
-    found = _file(root, sha256)
-    if found is not None and _read(found, sha256) is not None:
-        return found
+    existing = _file(root, sha256)
+    if existing is not None and _read(existing, sha256) is not None:
+        return existing
     if images.nbytes > MOST_MB * 1e6:
         return None
     content = io.BytesIO()
@@ -86,7 +86,7 @@ def save(
 
 
 def load(root: Path, sha256: str) -> KeptImages | None:
-    """The test images of the data set with this digest; None if they are not kept in ``root``, or are damaged."""
+    """Return the test images of the data set with this digest; None if ``root`` keeps none, or they are damaged."""
     file = _file(root, sha256)
     return None if file is None else _read(file, sha256)
 

@@ -1,7 +1,7 @@
 """Plots: pure functions from what is stored to matplotlib figures; saved as SVG and PNG, the same bytes every time.
 
 The SVGs have no background, and their text takes the colour of what surrounds them or of the reader's theme; the
-PNGs are dark on white. matplotlib is imported by whoever draws first, not with this module.
+PNGs are dark on white. matplotlib is imported when the first plot is drawn, not with this module.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.reporting.entries import Entry
+from bench.reporting.formats import one_line
 from bench.reporting.speed import EAGER
-from bench.reporting.stats import mean_interval
-from bench.reporting.tables import Entry, one_line
+from bench.reporting.stats import confusion, mean_interval
 from bench.spec import EpochRecord, Predictions, Record, Status
 
 if TYPE_CHECKING:
@@ -35,33 +36,33 @@ if TYPE_CHECKING:
     from bench.reporting.tuning import Swept, Trial
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#D074A8", "#8C564B", "#3A9BDC")
-"""After Okabe and Ito (https://jfly.uni-koeln.de/color/), each at least 3:1 on white and on the dark page."""
+"""Colours after Okabe and Ito (https://jfly.uni-koeln.de/color/), each at least 3:1 on white and on the dark page."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
 INK = "#1f2328"
-"""Text and axes; in the SVGs it becomes currentColor."""
+"""The colour of text and axes; in the SVGs it becomes currentColor."""
 INK_IN_THE_DARK = "#e6edf3"
 WIDTH = 5.2
-"""Inches. As wide as a phone's screen at the size of its text."""
+"""The width of a figure in inches: that of a phone's screen at the size of its text."""
 
 LEFT = 0.012
-"""Where a figure's title and note begin, as a share of its width."""
+"""The left edge of a figure's title and note, as a share of its width."""
 NOTE = "note"
 MOST_DOTS = 100
-"""Seeds of a job that are drawn one by one."""
+"""The most seeds of a job that are drawn one by one."""
 
 Values = ParamSpec("Values")
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a model is drawn, in every plot of a report."""
+    """The colour and marker of a model in every plot of a report."""
 
     colour: str
     marker: str
 
 
 def looks(models: Iterable[str]) -> dict[str, Look]:
-    """A colour and a marker for each model, whatever the order in which they are named."""
+    """Return a colour and a marker for each model, whatever the order in which they are named."""
     return {
         model: Look(PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)])
         for number, model in enumerate(sorted(set(models)))
@@ -69,16 +70,16 @@ def looks(models: Iterable[str]) -> dict[str, Look]:
 
 
 def with_jobs(known: Mapping[str, Look], entries: Iterable[Entry]) -> dict[str, Look]:
-    """``known`` with a look for each job, by its id: its model's colour, and a marker by its place among its jobs."""
-    found = dict(known)
+    """Return ``known`` with a look for each job, by its id: the colour of its model, each job with the next marker."""
+    extended = dict(known)
     places: dict[str, int] = {}
     for entry in entries:
         model = entry.records[0].model
         place = places.setdefault(model, 0)
         places[model] += 1
         marker = MARKERS[(MARKERS.index(known[model].marker) + place) % len(MARKERS)]
-        found[entry.records[0].job_id] = Look(known[model].colour, marker)
-    return found
+        extended[entry.records[0].job_id] = Look(known[model].colour, marker)
+    return extended
 
 
 # --- style and files -------------------------------------------------------------------------------------------------
@@ -86,7 +87,7 @@ def with_jobs(known: Mapping[str, Look], entries: Iterable[Entry]) -> dict[str, 
 STYLE: Any = {
     "svg.hashsalt": "image-classifier-bench",
     "svg.fonttype": "none",
-    "text.hinting": "none",  # at 150 pixels an inch it shows in nothing but the time, and an SVG has none
+    "text.hinting": "none",  # at 150 pixels an inch it only costs time, and an SVG has none
     "figure.dpi": 150,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -95,7 +96,7 @@ STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
-    "axes.titley": 1.0,  # no search for a place: no ticks are above the axes
+    "axes.titley": 1.0,  # spares a search for a place: no ticks are above the axes
     "figure.titlesize": 11,
     "figure.titleweight": "bold",
     "legend.fontsize": 9.5,
@@ -119,12 +120,12 @@ STYLE: Any = {
 }
 
 
-logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it builds its font cache is nobody's business
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no message about its font cache
 
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Our settings and no others: a user's matplotlibrc changes nothing."""
+    """Apply our settings and no others: a user's matplotlibrc changes nothing."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -154,15 +155,15 @@ def _styled(draw: Callable[Values, Figure]) -> Callable[Values, Figure]:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an SVG file with a transparent background, readable on light and dark."""
+    """Return the figure as an SVG file with a transparent background, readable on light and dark."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG  # savefig would draw twice
 
     buffer = io.StringIO()
-    own, resolution = figure.canvas, figure.dpi
+    original, resolution = figure.canvas, figure.dpi
     with _style():
         canvas: Any = FigureCanvasSVG(figure)
         canvas.print_svg(buffer, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    figure.set_canvas(own)
+    figure.set_canvas(original)
     figure.set_dpi(resolution)  # printing has changed both
     text = buffer.getvalue().replace(INK, "currentColor")
     themes = f"svg{{color:{INK}}}@media(prefers-color-scheme:dark){{svg{{color:{INK_IN_THE_DARK}}}}}"
@@ -170,7 +171,7 @@ def svg(figure: Figure) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file: dark on white."""
+    """Return the figure as a PNG file: dark on white."""
     from PIL import Image
 
     canvas: Any = figure.canvas
@@ -185,12 +186,12 @@ def png(figure: Figure) -> bytes:
 
 
 def inline(svg_file: str, *, name: str, title: str) -> str:
-    """An SVG file of :func:`svg` as a part of an HTML page: it takes the page's colour, and its ids are its own.
+    """Return an SVG file of :func:`svg` as a part of an HTML page: in the page's colour, and with ids of its own.
 
     Args:
-        svg_file: what :func:`svg` gave.
-        name: put before every id; letters, digits, '-' and '_'.
-        title: what a reader sees who sees no picture; escaped by the caller.
+        svg_file: the result of :func:`svg`.
+        name: the prefix of every id; letters, digits, '-' and '_'.
+        title: the text for readers who see no picture; escaped by the caller.
     """
     body = svg_file[svg_file.index("<svg ") :]
     body = re.sub(r"<style.*?</style>", "", body, count=1, flags=re.DOTALL)
@@ -212,7 +213,7 @@ def inline(svg_file: str, *, name: str, title: str) -> str:
 
 
 def plain(text: str, most: int = 200) -> str:
-    """One line without characters that an SVG cannot hold, cut where it is longer than any name needs to be."""
+    """Return the text on one line, without characters that an SVG cannot hold, cut to ``most`` characters."""
     kept = "".join(letter if letter.isprintable() else " " for letter in one_line(text))
     return kept if len(kept) <= most else f"{kept[: most - 3]}..."
 
@@ -226,18 +227,18 @@ def _figure(title: str, height: float) -> Figure:
     from matplotlib.figure import Figure  # not pyplot: no window, no global state
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    FigureCanvasAgg(figure)  # it is laid out for the PNG, so that both measure each text once
+    FigureCanvasAgg(figure)  # laid out for the PNG, so that SVG and PNG measure each text once
     figure.suptitle(_wrapped(title, 56), x=LEFT, ha="left")
     return figure
 
 
 def _note(axis: Axes, text: str) -> None:
-    """A line or two under the title. :func:`_styled` moves it to the figure's edge once the axes have their place."""
+    """Put a note under the title; :func:`_styled` moves it to the figure's edge once the axes have their place."""
     axis.set_title(_wrapped(text, 78), gid=NOTE)
 
 
 def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Below the axes: its labels may be long. Makes the figure higher by what it takes."""
+    """Draw the legend below the axes, since labels may be long, and make the figure higher by what it takes."""
     labels = [_wrapped(str(handle.get_label()), 56) for handle in handles]
     columns = 2 if max(map(len, labels), default=0) <= 24 else 1
     if not labels:
@@ -254,13 +255,13 @@ def _line(label: str, look: Look, **how: Any) -> Line2D:
 
 
 def _look(entry: Entry, known: Mapping[str, Look]) -> Look:
-    """The job's own look, or its model's."""
+    """Return the job's own look or, if there is none, its model's."""
     first = entry.records[0]
     return known.get(first.job_id) or known[first.model]
 
 
 def _log(axis: Axis, values: Sequence[float], *, at_values: bool = False) -> None:
-    """A log axis with plain numbers at its ticks: the ``values`` themselves, or round ones over their range."""
+    """Make an axis logarithmic, with plain numbers at its ticks: the ``values``, or round ones over their range."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]  # missing in its annotations
@@ -272,7 +273,7 @@ def _log(axis: Axis, values: Sequence[float], *, at_values: bool = False) -> Non
 
 
 def short_number(value: float) -> str:
-    """250000 as '250k', 2.4e6 as '2.4M', 0.001 as '0.001'."""
+    """Return 250000 as '250k', 2.4e6 as '2.4M', 0.001 as '0.001'."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
@@ -280,7 +281,7 @@ def short_number(value: float) -> str:
 
 
 def _accuracies(records: Iterable[Record]) -> list[float]:
-    """Test accuracies in percent."""
+    """Return the test accuracies in percent."""
     return [100 * record.test_accuracy for record in records if record.test_accuracy is not None]
 
 
@@ -291,11 +292,11 @@ def _accuracies(records: Iterable[Record]) -> list[float]:
 def learning_curves(
     entries: Sequence[Entry], epochs: Mapping[str, Sequence[EpochRecord]], known: Mapping[str, Look], *, dataset: str
 ) -> Figure:
-    """Accuracy and loss by epoch: the mean over the seeds, in a band from the lowest to the highest.
+    """Draw accuracy and loss by epoch: the mean over the seeds, in a band from the lowest to the highest.
 
     Args:
         entries: the jobs to draw.
-        epochs: the epochs of their runs, by run id; runs without are left out.
+        epochs: the epochs of their runs, by run id; runs without epochs are left out.
         known: from :func:`looks`, and :func:`with_jobs` where jobs of one model are to be told apart.
         dataset: its name, for the title.
     """
@@ -337,7 +338,7 @@ def learning_curves(
 def _band(
     axis: Axes, runs: Sequence[Sequence[EpochRecord]], field: str, factor: float, look: Look, dashes: str
 ) -> list[float]:
-    """Draw one figure of the epochs; returns the means drawn."""
+    """Draw mean and range of one field of the epochs, times ``factor``; return the means drawn."""
     by_epoch: dict[int, list[float]] = {}
     for run in runs:
         for epoch in run:
@@ -359,7 +360,7 @@ def _band(
 
 @_styled
 def accuracy_over_seeds(entries: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
-    """Each job's test accuracies, their mean, and its 95 % t-interval over the seeds; none below three seeds."""
+    """Draw each job's test accuracies and their mean, from three seeds on with its 95 % t-interval over the seeds."""
     labels = [_wrapped(f"{entry.label}, {_seeds(len(_accuracies(entry.records)))}", 58) for entry in entries]
     lines = max(label.count("\n") + 1 for label in labels)
     figure = _figure(f"Test accuracy on {dataset}, seed by seed", 1.4 + (0.36 + 0.16 * lines) * len(entries))
@@ -387,7 +388,7 @@ def _seeds(number: int) -> str:
 
 
 def _mean(axis: Axes, values: Sequence[float], at: float, look: Look, *, horizontal: bool = False) -> None:
-    """The mean of ``values``, with its interval if there is one."""
+    """Draw the mean of ``values``, with its interval if there is one."""
     mean = statistics.fmean(values)
     interval = mean_interval(values)
     spread = None if interval is None else [[mean - interval.low], [interval.high - mean]]
@@ -400,7 +401,7 @@ def _mean(axis: Axes, values: Sequence[float], at: float, look: Look, *, horizon
 
 @_styled
 def accuracy_against_parameters(entries: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
-    """Mean test accuracy against all parameters of the model, with its t-interval over the seeds."""
+    """Draw mean test accuracy against all parameters of the model, with its t-interval over the seeds."""
     sizes = {entry.label: entry.records[0].total_parameters for entry in entries}
     there = [entry for entry in entries if sizes[entry.label] is not None]
     figure = _figure(f"Test accuracy on {dataset} against model size", 3.4)
@@ -419,7 +420,7 @@ def accuracy_against_parameters(entries: Sequence[Entry], known: Mapping[str, Lo
 
 
 def timed_on(entry: Entry) -> str | None:
-    """The machine that answers to one image were timed on, with nothing else on it; None where they were not."""
+    """Return the machine on which answers to one image were timed with nothing else on it; None if on none."""
     single = entry.speeds.single
     if single is None or single.contended:
         return None
@@ -430,7 +431,7 @@ def timed_on(entry: Entry) -> str | None:
 
 @_styled
 def accuracy_against_latency(entries: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
-    """Mean test accuracy against the median time for one image.
+    """Draw mean test accuracy against the median time for one image.
 
     Args:
         entries: the jobs to draw, timed on one machine; those that were not timed alone are left out.
@@ -459,7 +460,7 @@ def accuracy_against_latency(entries: Sequence[Entry], known: Mapping[str, Look]
         _log(axis.xaxis, medians)
     axis.margins(x=0.15)
     where = "; ".join(sorted(machines))
-    _note(axis, f"One image at a time, alone on the machine ({where}). Dotted: up to p95. Bar: 95 % t-interval.")
+    _note(axis, f"One image at a time, exclusive ({where}). Dotted: up to p95. Bar: 95 % t-interval.")
     _legend(figure, handles)
     return figure
 
@@ -476,21 +477,20 @@ def confusion_matrix(
     title: str,
     note: str = "",
 ) -> Figure:
-    """How often each class was taken for each: the number, and the share of the true class as its shade.
+    """Draw how often each class was taken for each: the number, and the share of the true class as its shade.
 
     Args:
         labels: true classes, [images]; may go over the test images several times, once for each seed.
         predicted: classes predicted, in the same order.
         class_names: one for each class.
-        title: what is shown.
+        title: the title of the figure.
         note: whose answers these are.
     """
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap, PowerNorm
 
     classes = len(class_names)
-    table = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(table, (labels.astype(np.int64), predicted.astype(np.int64)), 1)
+    table = confusion(labels, predicted, classes)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     shades = ListedColormap(colormaps["Blues"](np.linspace(0.2, 1, 32)))
     norm = PowerNorm(0.5, 0, 1)  # errors are few: on a linear scale they would all be white
@@ -524,9 +524,9 @@ def confusion_matrix(
 
 
 def only_wrong(one: Predictions, other: Predictions) -> NDArray[np.int64]:
-    """Positions of the images that ``one`` gets wrong and ``other`` gets right; what ``one`` was surest of first."""
-    found = np.flatnonzero((one.predicted != one.labels) & (other.predicted == other.labels))
-    return found[np.argsort(-one.probability[found], kind="stable")]
+    """Return positions of the images that ``one`` gets wrong and ``other`` right, those ``one`` was surest of first."""
+    positions = np.flatnonzero((one.predicted != one.labels) & (other.predicted == other.labels))
+    return positions[np.argsort(-one.probability[positions], kind="stable")]
 
 
 @_styled
@@ -539,12 +539,12 @@ def wrong_answers(
     note: str,
     columns: int = 6,
 ) -> Figure:
-    """A grid of images, each with its true class and what was said of it.
+    """Draw a grid of images, each with its true class and the model's answer.
 
     Args:
         images: uint8 [images, channels, height, width] with 1 or 3 channels; at least one.
-        truth: the class of each, in words.
-        said: what the model took it for.
+        truth: the true class of each, in words.
+        said: the model's answer to each, in words.
         title: whose answers these are.
         note: which images are shown.
         columns: images in a row.
@@ -578,31 +578,31 @@ def wrong_answers(
 
 @_styled
 def accuracy_against_lr(sweeps: Sequence[Swept], known: Mapping[str, Look], *, dataset: str) -> Figure:
-    """Validation accuracy of the trials of sweeps against their learning rate, on a log axis.
+    """Draw validation accuracy of the trials of sweeps against their learning rate, on a log axis.
 
-    The finished trials of a sweep of nothing else are joined by a line. A ring marks the winner; trials that were
-    stopped early are hollow; those without a score are left out.
+    The finished trials of a sweep of the learning rate alone are joined by a line. A ring marks the winner; trials
+    that were stopped early are hollow; those without a score are left out.
     """
     figure = _figure(f"Validation accuracy on {dataset} against learning rate", 3.6)
     axis = figure.subplots()
     handles = []
-    models = [one.sweep.model for one in sweeps]
+    models = [swept.sweep.model for swept in sweeps]
     rates: list[float] = []
-    for one in sweeps:
-        model, look = one.sweep.model, known[one.sweep.model]
-        scored = sorted((trial for trial in one.trials if trial.score is not None), key=_lr)
+    for swept in sweeps:
+        model, look = swept.sweep.model, known[swept.sweep.model]
+        scored = sorted((trial for trial in swept.trials if trial.score is not None), key=_lr)
         finished = [trial for trial in scored if trial.status is Status.OK]
         others = [trial for trial in scored if trial.status is not Status.OK]
         rates += [_lr(trial) for trial in scored]
         style: dict[str, Any] = {"color": look.colour, "marker": look.marker}
-        curve = "-" if list(one.sweep.space.names) == ["lr"] else "none"
+        curve = "-" if list(swept.sweep.space.names) == ["lr"] else "none"
         axis.plot(*_scores(finished), linestyle=curve, linewidth=1, **style)
         axis.plot(*_scores(others), linestyle="none", fillstyle="none", **style)
-        name = model if models.count(model) == 1 else f"{model} (sweep {one.sweep.sweep_id})"
-        if one.best is not None:
+        name = model if models.count(model) == 1 else f"{model} (sweep {swept.sweep.sweep_id})"
+        if swept.best is not None:
             ring: dict[str, Any] = {"fillstyle": "none", "markersize": 14, "markeredgewidth": 1.6}
-            axis.plot(*_scores([one.best]), "o", color=look.colour, **ring)
-            name += f": best at {_lr(one.best):.3g}"
+            axis.plot(*_scores([swept.best]), "o", color=look.colour, **ring)
+            name += f": best at {_lr(swept.best):.3g}"
         handles.append(_line(name, look, linestyle=curve))
     axis.set(xlabel="learning rate", ylabel="validation accuracy (%)")
     _log(axis.xaxis, rates)
@@ -620,14 +620,14 @@ def _scores(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
 
 
 def trained_on(record: Record) -> int:
-    """How many images the run was trained on in an epoch."""
-    left = record.train_images - record.validation_size
-    return record.images_per_epoch or (left if record.train_size is None else min(left, record.train_size))
+    """Return how many images the run was trained on in an epoch."""
+    available = record.train_images - record.validation_size
+    return record.images_per_epoch or (available if record.train_size is None else min(available, record.train_size))
 
 
 @_styled
 def accuracy_against_train_size(curves: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
-    """Mean test accuracy against the number of training images, on a log axis, with t-intervals over the seeds.
+    """Draw mean test accuracy against the number of training images, on a log axis, with t-intervals over the seeds.
 
     Args:
         curves: for each line the finished runs on it, of all sizes and seeds.

@@ -1,4 +1,4 @@
-"""Timed samples as figures: images per second, latencies, which of them were taken alone."""
+"""Timed samples as figures: images per second and latencies, and whether they were taken alone."""
 
 from __future__ import annotations
 
@@ -12,72 +12,70 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.reporting.stats import Session, percentiles
-from bench.spec import Record, Timing
+from bench.spec import BEFORE_BACKENDS, Record, Timing
 
-if TYPE_CHECKING:  # who draws plots needs no pyarrow
+if TYPE_CHECKING:  # drawing plots does not need pyarrow
     from bench.reporting.store import Store
 
 MOST_TIMED = 20
-"""So many runs of one job, the first timed ones by seed, are looked at."""
+"""The most timed runs of one job that are read: the first ones by seed."""
 EAGER = "eager"
-BEFORE_BACKENDS = "hand-written loops"
-"""What timings from before there were back ends are of: neither eager nor anything else that can be deployed."""
 
 Kind = Literal["training", "extraction", "head", "inference"]
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What one job took, in one way of using it, on one kind of device."""
+    """The time that one job took, in one way of using it, on one kind of device."""
 
     kind: Kind
     backend: str
     batch_size: int
-    """Images at once."""
+    """The number of images at once."""
     device: str
     """'cpu' or the GPU's name."""
     threads: int
-    """CPU threads computed with."""
+    """The number of CPU threads that computed."""
     precision: str
     """fp32, bf16 or int8."""
     sessions: tuple[Session, ...]
-    """Seconds of each sample, by block, by run. Where some blocks were taken alone, only those."""
+    """Seconds of each sample, by block, by run; only of the blocks that were taken alone, if there are any."""
     references: tuple[NDArray[np.float64], ...] | None
     """Seconds of the reference step beside each block of each session; None where it was not timed, in earlier
     versions."""
     contended: bool
-    """No block was taken alone: the figures are not for ranking."""
+    """True if no block was taken alone: the figures are not for ranking."""
     peak_memory_mb: float | None
     """The highest of all blocks, 10^6 bytes."""
 
     @property
     def machine(self) -> str:
-        """What computed, in words: two speeds are only compared where this is the same."""
+        """Return what computed, in words: two speeds are compared only where this is the same."""
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
         return f"{'CPU' if self.device == 'cpu' else self.device}, {threads}"
 
     @property
     def seconds(self) -> NDArray[np.float64]:
-        """All samples."""
+        """Return the seconds of all samples, shape [samples]."""
         return np.concatenate([block for session in self.sessions for block in session])
 
     @property
     def images_per_second(self) -> float:
-        """From the median sample."""
+        """Return the throughput from the median sample."""
         return self.batch_size / float(np.median(self.seconds))
 
     @property
     def latency(self) -> dict[str, float | None]:
-        """'p50', 'p95' and 'p99' in seconds; p99 is None below 100 samples."""
+        """Return 'p50', 'p95' and 'p99' in seconds; p99 is None below 100 samples."""
         return percentiles(self.seconds)
 
     @property
     def reference_seconds(self) -> float | None:
-        """Median over the blocks."""
+        """Return the median of the reference step over the blocks, in seconds; None where it was not timed."""
         return None if self.references is None else float(np.median(np.concatenate(self.references)))
 
     def in_reference_steps(self) -> list[Session] | None:
-        """The sessions with the reference step beside each block as the unit; None where it was not timed."""
+        """Return the sessions with the reference step beside each block as the unit; None where it was not timed."""
         if self.references is None:
             return None
         pairs = zip(self.sessions, self.references, strict=True)
@@ -86,66 +84,66 @@ class Speed:
 
 @dataclass(frozen=True)
 class Answers:
-    """How fast one back end answers; None where that was not timed."""
+    """The speed at which one back end answers; None where it was not timed."""
 
     single: Speed | None = None
-    """One image at a time."""
+    """The speed with one image at a time."""
     batches: Speed | None = None
-    """The largest batch."""
+    """The speed with the largest batch."""
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """The ways in which a job is timed; None where it was not."""
+    """The speed of a job in each way of using it; None where it was not timed."""
 
     training: Speed | None = None
-    """The training as the recipe does it, seconds of as many images as a step has: whole steps; or, of a frozen
-    backbone, extracting features once and steps of the head on them in every epoch."""
+    """The training as the recipe does it, in seconds for the images of a step: whole steps or, with a frozen backbone,
+    extracting the features once and training the head on them in every epoch."""
     head: Speed | None = None
-    """Steps of the head on features that are there."""
+    """The steps of the head on features that are already extracted."""
     by_backend: Mapping[str, Answers] = field(default_factory=dict)
-    """Answers; eager first."""
+    """The answers of each back end, eager first."""
 
     @property
     def answers(self) -> Answers:
-        """Those of eager; where it was not timed, of what was."""
+        """Return the answers of eager or, where it was not timed, of the first back end that was."""
         return next(iter(self.by_backend.values()), Answers())
 
     @property
     def single(self) -> Speed | None:
-        """Answers to one image."""
+        """Return the speed of answers to one image."""
         return self.answers.single
 
     @property
     def batches(self) -> Speed | None:
-        """Answers to the largest batch."""
+        """Return the speed of answers to the largest batch."""
         return self.answers.batches
 
     def all(self) -> list[Speed]:
-        """Those that were timed."""
-        answers = [speed for one in self.by_backend.values() for speed in (one.single, one.batches)]
+        """Return all speeds that were timed."""
+        answers = [speed for backend in self.by_backend.values() for speed in (backend.single, backend.batches)]
         return [speed for speed in (self.training, self.head, *answers) if speed is not None]
 
     @property
     def contended(self) -> bool:
-        """Whether any of them is not for ranking."""
+        """Return whether any of the speeds is not for ranking."""
         return any(speed.contended for speed in self.all())
 
     @property
     def known(self) -> bool:
-        """Whether any of them was timed."""
+        """Return whether anything was timed."""
         return bool(self.all())
 
 
 def speeds_of(store: Store, records: Sequence[Record], timed: set[str]) -> Speeds:
     """Return how fast the runs of one job are.
 
-    Where they were timed on several devices, or with several numbers of threads, it is the last of these that counts.
+    Where they were timed on several devices, or with several numbers of threads, the latest counts.
 
     Args:
         store: the results folder.
         records: the finished runs of the job.
-        timed: what :meth:`Store.timed` says, asked once for many jobs.
+        timed: the result of :meth:`Store.timed`, read once for many jobs.
     """
     chosen = [record for record in records if record.run_id in timed][:MOST_TIMED]
     samples = [store.timings(record.run_id) for record in chosen]
@@ -159,10 +157,10 @@ def summarise(runs: Iterable[Sequence[Timing]], *, epochs: int = 1, features: bo
     """Return the samples of each run of one job as figures.
 
     Args:
-        runs: the samples of each.
-        epochs: of the training.
-        features: whether the head was trained on a frozen backbone's features: then what an earlier version timed as
-            training are steps of the head.
+        runs: the samples of each run.
+        epochs: the number of epochs of the training.
+        features: whether the head was trained on a frozen backbone's features: then the steps that an earlier version
+            timed as training are steps of the head.
     """
     taken: dict[tuple[Kind, str, int], dict[tuple[str, int, str], dict[str, list[Timing]]]] = {}
     for sample in itertools.chain.from_iterable(runs):
@@ -186,16 +184,16 @@ def summarise(runs: Iterable[Sequence[Timing]], *, epochs: int = 1, features: bo
 
 
 def recipe_training(extraction: Speed, head: Speed, epochs: int) -> Speed | None:
-    """Return the training on a frozen backbone's features: each image goes once through the backbone, and in each epoch
-    through the head.
+    """Return the speed of training on a frozen backbone's features: the backbone runs once, the head in every epoch.
 
-    A sample is the time of a step's images in one round: their share of the extraction, spread over the epochs, and the
-    step. None where the two were timed on different machines, or never in the same round.
+    A sample is the time for a step's images in one round: their share of the extraction, spread over the epochs, and
+    the step itself. None where the two were timed on different machines, in different precision, or never in the same
+    round.
 
     Args:
-        extraction: of the features of a batch.
-        head: steps of the head.
-        epochs: of the training.
+        extraction: the speed of extracting the features of a batch.
+        head: the speed of the head's steps.
+        epochs: the number of epochs of the training.
     """
     if (extraction.machine, extraction.precision) != (head.machine, head.precision):
         return None
@@ -203,13 +201,14 @@ def recipe_training(extraction: Speed, head: Speed, epochs: int) -> Speed | None
     sessions, references = [], []
     for number, (first, second) in enumerate(zip(extraction.sessions, head.sessions, strict=False)):
         rounds = [
-            (float(np.median(one)) * share, float(np.median(other))) for one, other in zip(first, second, strict=False)
+            (float(np.median(block)) * share, float(np.median(step)))
+            for block, step in zip(first, second, strict=False)
         ]
         if not rounds:
             continue
         sessions.append([np.array([sum(parts)]) for parts in rounds])
         if extraction.references is not None and head.references is not None:
-            # such that the sum relative to it is the sum of both relative to their references
+            # chosen so that the sum in this unit is the sum of both parts in their own units
             units = zip(extraction.references[number], head.references[number], strict=False)
             pairs = zip(rounds, units, strict=False)
             references.append(np.array([(a + b) / (a / unit + b / other) for (a, b), (unit, other) in pairs]))

@@ -16,30 +16,34 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.spec import Predictions
+
 CONFIDENCE = 0.95
-"""Of every interval."""
+"""The confidence level of every interval."""
 ALPHA = 1 - CONFIDENCE
-"""Below this p, two things are called different."""
+"""The p below which two things are called different."""
 POWER = 0.8
-"""The chance to see a difference of the observed size that "what it would take" is computed for."""
+"""The chance to see a difference of the observed size that :class:`Needed` is computed for."""
 FEWEST_SEEDS = 3
-"""Below this, seeds say nothing of use about a recipe's spread."""
+"""The fewest seeds that say anything useful about a recipe's spread."""
+CALIBRATION_BINS = 15
+"""The number of bins, as in Guo et al., 2017."""
 FEWEST_FOR_P99 = 100
-"""Samples from which the 99th percentile is given."""
+"""The fewest samples of which the 99th percentile is given."""
 SESSION_TO_SESSION = 0.1
-"""Relative standard deviation of a timing from one session to the next that the samples within one session cannot
-show: clock, memory layout, above all neighbours on the same host."""
+"""The relative standard deviation of a timing from one session to the next that the samples within one session cannot
+show; its causes are clock, memory layout, and above all neighbours on the same host."""
 RELATIVE_SESSION_TO_SESSION = 0.02
-"""The same of timings relative to the reference step beside them. Measured with experiments/speed/sessions.py: eleven
+"""The same for timings in units of the reference step beside them. Measured with experiments/speed/sessions.py: eleven
 sessions of both built-in models on two cores of a shared host differed by 19 to 22 % in seconds and by 1.2 to 3.9 % in
-reference steps, of which this is what the samples of one session do not show."""
+reference steps; this is the part of it that the samples of one session do not show."""
 FEWEST_BLOCKS = 3
-"""With fewer, the blocks of a timing are cut into parts"""
+"""The fewest blocks of a timing that are resampled whole; fewer are cut into parts."""
 _PARTS = 10
-"""of consecutive samples, so many."""
+"""The most parts of consecutive samples that a block is cut into."""
 _RESAMPLES = 499
 _MOST_NEEDED = 10_000_000
-"""More than this is not worth saying."""
+"""The largest number that :class:`Needed` gives."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ What = Literal["seeds of each", "test images", "timed sessions of each"]
 
 @dataclass(frozen=True)
 class Needed:
-    """What it would take to see a difference of the observed size four times out of five."""
+    """The seeds, images or sessions it takes to see a difference of the observed size four times out of five."""
 
     number: int
     of: What
@@ -63,21 +67,21 @@ class Needed:
 
 @dataclass(frozen=True)
 class Difference:
-    """Second minus first; of timings, second over first minus one."""
+    """A difference, second minus first; of timings and memory, second over first minus one."""
 
     value: float
     interval: Interval | None
-    """None where it cannot be known."""
+    """The 95 % interval; None where it cannot be known."""
     p: float | None
-    """Two-sided, of no difference; None where it cannot be known."""
+    """The two-sided p of no difference; None where it cannot be known."""
     method: str
     """The test, in words."""
     needed: Needed | None = None
-    """None where the difference is zero or no number that one could reach would do."""
+    """What it takes to see the difference; None where it is zero or no number within reach is enough."""
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the difference is more than chance."""
+        """Return whether the difference is more than chance."""
         return self.p is not None and self.p < ALPHA
 
 
@@ -85,13 +89,13 @@ class Difference:
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Student's t-interval of the mean over seeds, in the values' unit; None below three values."""
+    """Return Student's t-interval of the mean over seeds, in the values' unit; None below three values."""
     return _students(tuple(values)) if len(values) >= FEWEST_SEEDS else None
 
 
-@functools.lru_cache(maxsize=4096)  # a page and a terminal show the same means
+@functools.lru_cache(maxsize=4096)  # page and terminal show the same means
 def _students(values: tuple[float, ...]) -> Interval:
-    from scipy.special import stdtrit  # scipy.stats.t is made of it; plots need no more, and it is a second lighter
+    from scipy.special import stdtrit  # the core of scipy.stats.t, without the second that scipy.stats takes to import
 
     mean = float(np.mean(values))
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
@@ -101,7 +105,7 @@ def _students(values: tuple[float, ...]) -> Interval:
 
 @functools.lru_cache(maxsize=4096)
 def wilson(right: int, images: int) -> Interval:
-    """Wilson's interval of one checkpoint's accuracy over the test images, shares; NaN without images."""
+    """Return Wilson's interval of a checkpoint's accuracy over the test images, in shares; NaN without images."""
     from statsmodels.stats.proportion import proportion_confint
 
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -109,8 +113,27 @@ def wilson(right: int, images: int) -> Interval:
     return Interval(float(low), float(high))
 
 
+def confusion(labels: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
+    """Count how often each class was taken for each: int64 [true class, predicted class]."""
+    table = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(table, (labels.astype(np.int64), predicted.astype(np.int64)), 1)
+    return table
+
+
+def calibration_error(predictions: Predictions, bins: int = CALIBRATION_BINS) -> float:
+    """Return the expected calibration error: the mean distance of confidence and accuracy, bins weighted by images.
+
+    Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3: bins of equal width, open below.
+    """
+    confidence = predictions.probability.astype(np.float64)
+    right = predictions.labels == predictions.predicted
+    number = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gap = np.bincount(number, weights=right - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(right))
+
+
 def percentiles(seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, float | None]:
-    """'p50', 'p95' and 'p99' of timed samples in their unit; p99 is None below 100 samples, all without samples."""
+    """Return 'p50', 'p95' and 'p99' of timed samples in their unit; all None without samples, p99 below 100."""
     if not len(seconds):
         return {"p50": None, "p95": None, "p99": None}
     p50, p95, p99 = (float(value) for value in np.percentile(seconds, [50, 95, 99]))
@@ -121,30 +144,30 @@ def percentiles(seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, flo
 
 
 def discordant(labels: NDArray[np.integer], first: NDArray[np.integer], second: NDArray[np.integer]) -> tuple[int, int]:
-    """How many images only the first, and only the second, classified right.
+    """Return how many images only the first, and how many only the second, classified right.
 
     Args:
         labels: shape [images]: the true classes.
         first: shape [images]: the first model's answers.
-        second: shape [images]: the second's.
+        second: shape [images]: the second model's answers.
     """
     first_right, second_right = labels == first, labels == second
     return int(np.sum(first_right & ~second_right)), int(np.sum(second_right & ~first_right))
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The exact two-sided p of McNemar's test from the images that only one of two models classified right."""
+    """Return the exact two-sided p of McNemar's test, from the images that only one of two models classified right."""
     from statsmodels.stats.contingency_tables import mcnemar as test
 
     return float(test([[0, only_first], [only_second, 0]], exact=True).pvalue)
 
 
 def checkpoints_difference(only_first: int, only_second: int, images: int) -> Difference:
-    """How much more of the test images the second checkpoint classifies right, as a share.
+    """Return how much more of the test images the second checkpoint classifies right, as a share.
 
-    The interval reaches as far as either of two does. The one is Student's, of the differences image by image. The
-    other is that of Clopper and Pearson for how the images that only one classified right fall to the two; it is the
-    inverse of the exact test, so that the interval is clear of zero where p is below 0.05.
+    The interval covers two others. The first is Student's, of the differences image by image. The second is that of
+    Clopper and Pearson for the second checkpoint's share of the images that only one of the two classified right; it is
+    the inverse of the exact test, so that the interval is clear of zero where p is below 0.05.
     """
     from statsmodels.stats.proportion import proportion_confint
     from statsmodels.stats.weightstats import DescrStatsW
@@ -166,7 +189,7 @@ def checkpoints_difference(only_first: int, only_second: int, images: int) -> Di
 
 
 def _images_for(share: float, apart: int, images: int) -> Needed | None:
-    """Images for McNemar's test, if ``apart`` of ``images`` tell the two apart, a ``share`` of them for the second."""
+    """Return the images McNemar's test needs if ``apart`` of ``images`` decide, a ``share`` of them for the second."""
     from statsmodels.stats.power import NormalIndPower
     from statsmodels.stats.proportion import proportion_effectsize
 
@@ -176,7 +199,7 @@ def _images_for(share: float, apart: int, images: int) -> Needed | None:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p values made larger so that all of them together are below 0.05 by chance in at most 5 % of cases (Holm)."""
+    """Return Holm's adjusted p values: by chance, any of them is below 0.05 in at most 5 % of cases."""
     if len(p) < 2:
         return list(p)
     from statsmodels.stats.multitest import multipletests
@@ -189,22 +212,22 @@ def holm(p: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Seeds:
-    """What the seeds of one recipe reached."""
+    """The results of the seeds of one recipe."""
 
     accuracies: Mapping[int, float]
-    """By seed: share of test images classified right."""
+    """The share of test images classified right, by seed."""
     right: NDArray[np.bool_] | None = None
-    """Shape [seeds, images], in the order of ``accuracies``: which images were classified right; None if not stored."""
+    """Images classified right, shape [seeds, images], seeds in the order of ``accuracies``; None if not stored."""
 
 
 def recipes_difference(first: Seeds, second: Seeds) -> Difference | None:
-    """How much more accurate the second recipe is on average, as a share; None below three seeds of either.
+    """Return how much more accurate the second recipe is on average, as a share; None below three seeds of either.
 
-    Over seeds first: paired where both have the same seeds, else as Welch does. Then over images, where it is stored
-    which were classified right: other test images would have given another difference, too. Seeds and images are
-    crossed random effects, so the variance of the mean difference is that of the seeds plus that of the images less
-    that of their interaction, which is in both (Brennan, Generalizability Theory, 2001, section 4.2, for one facet);
-    degrees of freedom after Welch and Satterthwaite.
+    Seeds come first: paired where both recipes have the same ones, else by Welch's test. Images come second, where it
+    is stored which were classified right, since other test images would have given another difference. Seeds and images
+    are crossed random effects, so the variance of the mean difference is that of the seeds plus that of the images
+    minus that of their interaction, which is part of both (Brennan, Generalizability Theory, 2001, section 4.2, for one
+    facet). The degrees of freedom are those of Welch and Satterthwaite.
     """
     from scipy import stats
 
@@ -217,7 +240,7 @@ def recipes_difference(first: Seeds, second: Seeds) -> Difference | None:
     others = np.array([second.accuracies[seed] for seed in order] if paired else list(second.accuracies.values()))
     value = float(others.mean() - ones.mean())
     spreads = [others - ones] if paired else [ones, others]
-    # (variance of the mean, degrees of freedom) of what is random
+    # (variance of the mean, degrees of freedom) of each random effect
     parts = [(float(spread.var(ddof=1)) / len(spread), len(spread) - 1) for spread in spreads]
     over_seeds = sum(variance for variance, _ in parts)
     over_images = twice = 0.0
@@ -248,7 +271,7 @@ def recipes_difference(first: Seeds, second: Seeds) -> Difference | None:
 
 
 def _interaction(table: NDArray[np.float64]) -> float:
-    """Variance that the interaction of seeds and images gives the mean of ``table``, shape [seeds, images]."""
+    """Return the variance that the interaction of seeds and images adds to the mean of ``table`` [seeds, images]."""
     seeds, images = len(table), len(table[0])
     squares = (
         float(np.sum(table**2))
@@ -262,31 +285,31 @@ def _interaction(table: NDArray[np.float64]) -> float:
 def _for_recipes(
     value: float, spreads: Sequence[NDArray[np.float64]], over_images: float, images: int
 ) -> Needed | None:
-    """Seeds that would do; images, where no number of seeds would."""
+    """Return the seeds that would be enough or, where no number of seeds is, the images."""
     from scipy import stats
     from statsmodels.stats.power import TTestIndPower, TTestPower
 
     if value == 0:
         return None
     together = float(stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER))
-    left = value**2 - together**2 * over_images
-    if left <= 0:
-        wanted = 2 * images * together**2 * over_images / value**2  # half of the variance is left to the seeds
+    remaining = value**2 - together**2 * over_images
+    if remaining <= 0:
+        wanted = 2 * images * together**2 * over_images / value**2  # half of the variance is for the seeds
         return _needed(wanted, images, "test images")
     deviation = math.sqrt(float(np.mean([spread.var(ddof=1) for spread in spreads])))
     if deviation == 0:
         return None
     power = TTestPower() if len(spreads) == 1 else TTestIndPower()
     have = min(map(len, spreads))
-    return _needed(_solved(power, math.sqrt(left) / deviation), max(have, FEWEST_SEEDS - 1), "seeds of each")
+    return _needed(_solved(power, math.sqrt(remaining) / deviation), max(have, FEWEST_SEEDS - 1), "seeds of each")
 
 
 def means_difference(first: Sequence[float], second: Sequence[float]) -> Difference | None:
-    """How much larger the second's geometric mean is, relative to the first's (Welch); None below three values.
+    """Return how much larger the second's geometric mean is, relative to the first's (Welch); None below three values.
 
     Args:
-        first: figures above 0, one a run.
-        second: the same of the other.
+        first: figures above 0, one for each run.
+        second: the same for the second.
     """
     from scipy import stats
 
@@ -298,16 +321,16 @@ def means_difference(first: Sequence[float], second: Sequence[float]) -> Differe
     if all(np.ptp(side) == 0 for side in logs):
         same = Interval(math.expm1(value), math.expm1(value))
         return Difference(math.expm1(value), same, 1.0 if value == 0 else 0.0, method)
-    found = stats.ttest_ind(logs[1], logs[0], equal_var=False)
-    ends = found.confidence_interval(CONFIDENCE)
+    test = stats.ttest_ind(logs[1], logs[0], equal_var=False)
+    ends = test.confidence_interval(CONFIDENCE)
     interval = Interval(math.expm1(float(ends.low)), math.expm1(float(ends.high)))
-    return Difference(math.expm1(value), interval, float(found.pvalue), method)
+    return Difference(math.expm1(value), interval, float(test.pvalue), method)
 
 
 # --- timings -------------------------------------------------------------------------------------------------------
 
 Session = Sequence[NDArray[np.float64]]
-"""Blocks of samples of one timing: samples of a block follow each other, other things may happen between blocks."""
+"""Blocks of samples of one timing: samples of a block follow each other, other work may be done between blocks."""
 
 
 def timings_difference(
@@ -317,18 +340,18 @@ def timings_difference(
     percentile: float = 50,
     session_to_session: float = SESSION_TO_SESSION,
 ) -> Difference | None:
-    """How much larger the second's median (or other percentile) is, relative to the first's; None without samples.
+    """Return the relative increase from the first's median (or other percentile) to the second's; None without samples.
 
     Samples that follow each other are alike, and one session as a whole is faster or slower than the next, so the
-    number of samples is not what counts. With three sessions of each or more, the sessions' percentiles are compared
-    as Welch does, on a logarithmic scale. With fewer, whole blocks are resampled (:func:`scipy.stats.bootstrap`,
-    always with the same random numbers). To both is added by what sessions differ that cannot be seen from within one.
+    number of samples does not decide. With at least three sessions of each, the sessions' percentiles are compared by
+    Welch's test, on a logarithmic scale. With fewer, whole blocks are resampled (:func:`scipy.stats.bootstrap`, always
+    with the same random numbers). Both add the variance of ``session_to_session``, which no session shows by itself.
 
     Args:
         first: sessions, in any unit above 0: seconds, or images per second.
-        second: the same of the other.
+        second: the same for the second.
         percentile: 50 for the median.
-        session_to_session: relative standard deviation from one session to the next that none shows by itself.
+        session_to_session: relative standard deviation from one session to the next.
     """
     from scipy import stats
 
@@ -363,7 +386,7 @@ def timings_difference(
 
 
 def block_variance(sessions: Sequence[Session], percentile: float) -> tuple[float, int]:
-    """(variance of the logarithm of the percentile, degrees of freedom), from resampling blocks of samples."""
+    """Return (variance of the logarithm of the percentile, degrees of freedom), from resampling blocks of samples."""
     from scipy import stats
 
     blocks = [block for session in sessions for block in session]
@@ -380,7 +403,7 @@ def block_variance(sessions: Sequence[Session], percentile: float) -> tuple[floa
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(
+        resampled = stats.bootstrap(
             (np.arange(len(table)),),
             statistic,
             n_resamples=_RESAMPLES,
@@ -389,15 +412,15 @@ def block_variance(sessions: Sequence[Session], percentile: float) -> tuple[floa
             vectorized=True,
             rng=np.random.default_rng(0),
         )
-    small = len(table) / (len(table) - 1)  # a bootstrap of few is too sure by this factor
-    return float(found.standard_error) ** 2 * small, len(table) - 1
+    small = len(table) / (len(table) - 1)  # a bootstrap of few blocks underestimates the variance by this factor
+    return float(resampled.standard_error) ** 2 * small, len(table) - 1
 
 
 # --- power ---------------------------------------------------------------------------------------------------------
 
 
 def _solved(power: Any, effect: float, **further: float) -> float:
-    """The sample size that one of statsmodels' power classes finds; 0 where the effect is so large that any does."""
+    """Return the sample size from a power class of statsmodels: 0 for an effect above 4, infinite below 0.001."""
     if effect > 4:  # statsmodels finds no root below its smallest size
         return 0.0
     if effect < 1e-3:

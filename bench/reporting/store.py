@@ -6,12 +6,12 @@
     results/timings/ID.parquet           one row per timed sample, of the runs that were timed
     results/deployments/ID.parquet       one row per back end that the trained model was prepared for
     results/checkpoints/ID.safetensors   the trained model
-    results/unfinished/ID.state          what an interrupted run goes on from
+    results/unfinished/ID.state          the state that an interrupted run goes on from
     results/set-aside/                   files from runs/ that are no records: torn, or somebody else's
-    results/.index.jsonl                 what runs/ holds once more, read a thousand times faster; may be deleted
+    results/.index.jsonl                 a copy of what runs/ holds, read a thousand times faster; may be deleted
 
 A record is written last: where there is a record, all that belongs to it is there. Only the shards count: a line of the
-index is believed while its shard has the size and the time of change that the line names.
+index is used only while its shard has the size and the time of change that the line names.
 """
 
 from __future__ import annotations
@@ -35,8 +35,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from bench.errors import UserError
-from bench.reporting.speed import BEFORE_BACKENDS
-from bench.spec import SCHEMA_VERSION, Deployment, EpochRecord, Outcome, Predictions, Record, Status, Timing
+from bench.spec import (
+    BEFORE_BACKENDS,
+    SCHEMA_VERSION,
+    Deployment,
+    EpochRecord,
+    Predictions,
+    Record,
+    Result,
+    Status,
+    Timing,
+)
 
 _ARROW_TYPES: dict[Any, pa.DataType] = {
     int: pa.int64(),
@@ -50,7 +59,7 @@ Row = TypeVar("Row", Timing, Deployment)
 
 
 def schema_of(row: type[BaseModel]) -> pa.Schema:
-    """The Parquet schema of a flat row: one column per field, in order; a field's description is its metadata."""
+    """Return the Parquet schema of a flat row: one column per field, in order, its description as metadata."""
     columns = []
     for name, field in row.model_fields.items():
         annotation: Any = field.annotation
@@ -85,9 +94,9 @@ _DEPLOYMENTS = TypeAdapter(list[Deployment])
 
 _INDEX = ".index.jsonl"
 _WORTH_AN_INDEX = 100
-"""Reading writes an index only where it had to open so many shards: a folder of a few is left as it is."""
+"""The fewest shards that reading must have opened to write an index; a small folder is left as it is."""
 _NO_RECORD = (OSError, pa.ArrowException, ValidationError, ValueError)
-"""What reading a file that is no record raises."""
+"""The errors that reading a file raises if it is no record."""
 
 
 class _Indexed(BaseModel):
@@ -98,7 +107,7 @@ class _Indexed(BaseModel):
     file: str
     size: int
     changed: int
-    """Nanoseconds, as the file system says."""
+    """The time of change in nanoseconds, as the file system gives it."""
     record: Record
 
     def line(self) -> bytes:
@@ -106,16 +115,16 @@ class _Indexed(BaseModel):
 
 
 class Store:
-    """Reads and writes one results folder."""
+    """A results folder, to read and to write."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def prepare(self) -> None:
-        """Make the folder and make sure that it can be written.
+        """Make the folder and check that it can be written.
 
         Raises:
-            UserError: it cannot.
+            UserError: it cannot be written.
         """
         try:
             for name in ("runs", "epochs", "predictions", "checkpoints"):
@@ -128,30 +137,34 @@ class Store:
                 f"--results {self.root}: cannot write there ({reason}); name a folder that you can write"
             ) from None
 
-    def write(self, outcome: Outcome) -> Record:
-        """Store what a run left behind. Gives the record as stored: with the place of its checkpoint.
+    def write(self, result: Result) -> None:
+        """Store a run's result; write nothing if a failure would replace a success that is there.
 
-        A result that is there is never replaced by a failure: then nothing is written.
+        Raises:
+            UserError: the result cannot be written.
         """
-        record = outcome.record
+        record = result.record
         if record.status is not Status.OK and self._has_result(record.run_id):
-            return record
+            return
         with _disk_errors(self.root):
-            if outcome.epochs:
-                rows = [epoch.model_dump() for epoch in outcome.epochs]
+            if result.epochs:
+                rows = [epoch.model_dump() for epoch in result.epochs]
                 self._write_table(self._file("epochs", record.run_id), pa.Table.from_pylist(rows, EPOCHS_SCHEMA))
-            if outcome.predictions is not None:
-                said = outcome.predictions
-                columns = [range(len(said.labels)), said.labels, said.predicted, said.probability]
+            if result.predictions is not None:
+                predictions = result.predictions
+                columns = [
+                    range(len(predictions.labels)),
+                    predictions.labels,
+                    predictions.predicted,
+                    predictions.probability,
+                ]
                 arrays = [
                     pa.array(column, field.type) for column, field in zip(columns, PREDICTIONS_SCHEMA, strict=True)
                 ]
                 table = pa.Table.from_arrays(arrays, schema=PREDICTIONS_SCHEMA)
                 self._write_table(self._file("predictions", record.run_id), table)
-            if outcome.checkpoint is not None:
-                file = self._file("checkpoints", record.run_id, "safetensors")
-                write_whole(file, outcome.checkpoint)
-                record = record.model_copy(update={"checkpoint": f"{file.parent.name}/{file.name}"})
+            if result.checkpoint is not None:
+                write_whole(self._file("checkpoints", record.run_id, "safetensors"), result.checkpoint)
             table = pa.Table.from_pylist([record.model_dump()], RUNS_SCHEMA)
             shard = self._file("runs", record.run_id)
             written = self._write_table(shard, table)
@@ -160,22 +173,21 @@ class Store:
             )
             if record.status is not Status.INTERRUPTED:
                 self._file("unfinished", record.run_id, "state").unlink(missing_ok=True)
-        return record
 
     def records(self, *, set_aside: bool = False) -> tuple[list[Record], list[str]]:
-        """(all records, by start time; a line for each file that is no record).
+        """Return (all records, by start time; a line for each file that is no record).
 
         Args:
-            set_aside: move such files out of runs/, so that the folder reads as one table for others too.
+            set_aside: whether to move such files out of runs/, so that other programs can read it as one table.
         """
         shards = self._shards()
         index, lines = self._read_index()
-        records, found, problems, opened = [], [], [], 0
+        records, current, problems, opened = [], [], [], 0
         for name, (size, changed) in shards.items():
             line = index.get(name)
             if line is not None and (line.size, line.changed) == (size, changed):
                 records.append(line.record)
-                found.append(line)
+                current.append(line)
                 continue
             opened += 1
             file = self.root / "runs" / name
@@ -187,45 +199,45 @@ class Store:
                 continue
             records.append(record)
             if whole:
-                found.append(_Indexed(file=name, size=size, changed=changed, record=record))
-        if opened >= _WORTH_AN_INDEX or lines > 2 * len(found) + _WORTH_AN_INDEX:
+                current.append(_Indexed(file=name, size=size, changed=changed, record=record))
+        if opened >= _WORTH_AN_INDEX or lines > 2 * len(current) + _WORTH_AN_INDEX:
             with suppress(OSError):  # a folder that may only be read
-                write_whole(self.root / _INDEX, b"".join(line.line() for line in found))
+                write_whole(self.root / _INDEX, b"".join(line.line() for line in current))
         return sorted(records, key=lambda record: (record.started_at, record.run_id)), problems
 
     def _shards(self) -> dict[str, tuple[int, int]]:
-        """(size, time of change in ns) of each shard, by its name, in order."""
-        found = {}
+        """Return (size, time of change in ns) of each shard by its name, in order."""
+        shards = {}
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root / "runs") as entries:
             for entry in entries:
                 if entry.name.endswith(".parquet"):
                     try:
                         state = entry.stat()
-                        found[entry.name] = (state.st_size, state.st_mtime_ns)
+                        shards[entry.name] = (state.st_size, state.st_mtime_ns)
                     except OSError:  # a link to nowhere, or gone meanwhile: reading it says so
-                        found[entry.name] = (-1, -1)
-        return dict(sorted(found.items()))
+                        shards[entry.name] = (-1, -1)
+        return dict(sorted(shards.items()))
 
     def _read_index(self) -> tuple[dict[str, _Indexed], int]:
-        """(lines by the name of their shard, how many lines there are). Whatever is not one of our lines is skipped."""
+        """Return (lines by the name of their shard, number of all lines); lines that are not ours are skipped."""
         try:
             lines = [line for line in (self.root / _INDEX).read_bytes().split(b"\n") if line]
         except OSError:
             return {}, 0
         try:
-            found = TypeAdapter(list[_Indexed]).validate_json(b"[" + b",".join(lines) + b"]")
+            parsed = TypeAdapter(list[_Indexed]).validate_json(b"[" + b",".join(lines) + b"]")
         except ValidationError:
-            found = []
+            parsed = []
             for line in lines:
                 with suppress(ValidationError):
-                    found.append(_Indexed.model_validate_json(line))
-        return {line.file: line for line in found if line.record.schema_version <= SCHEMA_VERSION}, len(lines)
+                    parsed.append(_Indexed.model_validate_json(line))
+        return {line.file: line for line in parsed if line.record.schema_version <= SCHEMA_VERSION}, len(lines)
 
     def _add_to_index(self, line: _Indexed) -> None:
         with suppress(OSError):  # the shard is there, and the index is only for speed
             handle = os.open(self.root / _INDEX, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
-                os.write(handle, line.line())  # at once, so that several commands can share a folder
+                os.write(handle, line.line())  # in one call, so that several commands can share a folder
             finally:
                 os.close(handle)
 
@@ -244,14 +256,14 @@ class Store:
         return f"moved to {target}"
 
     def set_aside(self) -> list[str]:
-        """Names of the files that were set aside."""
+        """Return the names of the files that were set aside."""
         return sorted(file.name for file in (self.root / "set-aside").glob("*"))
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a page into the results folder, whole or not at all.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the page cannot be written.
         """
         file = self.root / name
         with _disk_errors(self.root):
@@ -259,7 +271,7 @@ class Store:
         return file
 
     def epochs(self, run_id: str) -> list[EpochRecord]:
-        """The epochs of a run; empty if it finished none, or the file is damaged."""
+        """Return the epochs of a run; empty if it finished none, or the file is damaged."""
         return _rows(self._file("epochs", run_id), _EPOCHS, _as_epoch)
 
     def write_timings(self, run_id: str, timings: Sequence[Timing]) -> None:
@@ -272,11 +284,11 @@ class Store:
         self._write_rows("timings", run_id, [*kept, *timings], TIMINGS_SCHEMA)
 
     def timings(self, run_id: str) -> list[Timing]:
-        """The timed samples of a run; empty if it was not timed, or the file is damaged."""
+        """Return the timed samples of a run; empty if it was not timed, or the file is damaged."""
         return _rows(self._file("timings", run_id), _TIMINGS, _as_timing)
 
     def write_deployments(self, run_id: str, deployments: Sequence[Deployment]) -> None:
-        """Store how a run's model answered by each back end, in place of earlier rows of the same back ends.
+        """Store how a run's model answered with each back end, in place of earlier rows of the same back ends.
 
         Raises:
             UserError: they cannot be written.
@@ -285,7 +297,7 @@ class Store:
         self._write_rows("deployments", run_id, [*kept, *deployments], DEPLOYMENTS_SCHEMA)
 
     def deployments(self, run_id: str) -> list[Deployment]:
-        """How a run's model answered by each back end; empty if it was prepared for none, or the file is damaged."""
+        """Return how a run's model answered with each back end; empty if with none, or the file is damaged."""
         return _rows(self._file("deployments", run_id), _DEPLOYMENTS)
 
     @staticmethod
@@ -300,11 +312,11 @@ class Store:
             self._write_table(file, pa.Table.from_pylist([row.model_dump() for row in rows], schema))
 
     def timed(self) -> set[str]:
-        """Ids of the runs that were timed."""
+        """Return the ids of the runs that were timed."""
         return {file.stem for file in (self.root / "timings").glob("*.parquet")}
 
     def predictions(self, run_id: str) -> Predictions | None:
-        """What a run's model said of each test image; None if it is not stored, or the file is damaged."""
+        """Return a run's answers to the test images; None if they are not stored, or the file is damaged."""
         try:
             table = _read_table(self._file("predictions", run_id), [field.name for field in PREDICTIONS_SCHEMA])
             columns = (
@@ -321,14 +333,14 @@ class Store:
         )
 
     def save_state(self, run_id: str, state: bytes) -> None:
-        """Keep what an interrupted run goes on from."""
+        """Keep the state that an interrupted run goes on from."""
         with _disk_errors(self.root):
             file = self._file("unfinished", run_id, "state")
             file.parent.mkdir(exist_ok=True)
             write_whole(file, state)
 
     def states(self, run_ids: Sequence[str]) -> dict[str, bytes]:
-        """What is kept for these runs."""
+        """Return the kept states of these runs, by run id; runs without one are left out."""
         files = {run_id: self._file("unfinished", run_id, "state") for run_id in run_ids}
         return {run_id: file.read_bytes() for run_id, file in files.items() if file.exists()}
 
@@ -365,7 +377,7 @@ def _rows(
 
 
 def _as_epoch(row: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what only another version says of an epoch."""
+    """Leave out the columns that only another version has for an epoch."""
     return {name: value for name, value in row.items() if name in EpochRecord.model_fields}
 
 
@@ -377,7 +389,7 @@ def _as_timing(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_record(file: Path) -> tuple[Record, bool]:
-    """Return (the record, whether it is all that the file says: this schema may have columns of a newer version)."""
+    """Return (the record, whether it holds all columns of the file: a newer version may have added some)."""
     table = _read_table(file)
     version = int((table.schema.metadata or {}).get(b"schema_version", b"0"))
     if version > SCHEMA_VERSION:
@@ -386,7 +398,7 @@ def _read_record(file: Path) -> tuple[Record, bool]:
     if len(rows) != 1:
         raise ValueError(f"{len(rows)} rows where one is expected")
     columns = {name: value for name, value in rows[0].items() if name in Record.model_fields}
-    # of an older schema, what is not read here is what was taken out since
+    # columns of an older schema that are not read here were removed since
     return Record.model_validate(columns), version < SCHEMA_VERSION or len(columns) == len(rows[0])
 
 
@@ -395,9 +407,9 @@ def _short(error: Exception) -> str:
 
 
 def write_whole(file: Path, content: bytes) -> os.stat_result:
-    """Write through a temporary file beside it and a rename: readers see the old content or the new, never a part.
+    """Write a file through a temporary one and a rename: readers see the old content or the new, never a part.
 
-    Gives the size and the time of change of what was written.
+    Return the status of the file written, with its size and time of change.
     """
     handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent)
     temporary = Path(name)

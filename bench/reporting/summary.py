@@ -6,48 +6,47 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.reporting.entries import Comparison, comparisons, tested
+from bench.reporting.formats import count, one_line
 from bench.reporting.store import Store
+from bench.reporting.table import as_markdown
 from bench.reporting.tables import (
-    MOST_RUNS,
-    Comparison,
     backend_notes,
     backends_table,
-    comparison_table,
-    comparisons,
-    count,
+    comparison_to_read,
     environment_table,
     footnotes,
-    one_line,
     runs_table,
-    tested,
 )
 from bench.reporting.verdicts import backend_sentences, findings, sentences
 from bench.spec import Record, Status
 
+MOST_RUNS = 200
+"""The most runs in the table of runs; the last ones are shown."""
 MOST_FAILED = 50
-"""Runs in the list of those that did not finish: the last ones."""
+"""The most runs in the list of those that did not finish; the last ones are shown."""
 REPORT = "[report.html](report.html) has the same with plots, tables that sort, and the images that models got wrong."
 
 
 @dataclass(frozen=True)
 class Found:
-    """All that a page or a terminal says of what is stored; worked out once."""
+    """All that pages and terminal show of a results folder, worked out once."""
 
     records: list[Record]
-    """By start time."""
+    """All records, by start time."""
     comparisons: list[Comparison]
     verdicts: list[list[str]]
-    """For each comparison what can be told, in sentences."""
+    """The findings of each comparison, in sentences."""
     set_aside: list[str]
-    """Names of files that are no records."""
+    """The names of files that are no records."""
 
 
 def look(store: Store, records: Sequence[Record] | None = None) -> Found:
-    """Work out what there is to say.
+    """Work out what pages and terminal show.
 
     Args:
         store: the results folder.
-        records: what :meth:`Store.records` gave; None reads them.
+        records: the records that :meth:`Store.records` returned; None reads them.
     """
     if records is None:
         records, _ = store.records(set_aside=True)
@@ -57,30 +56,30 @@ def look(store: Store, records: Sequence[Record] | None = None) -> Found:
 
 
 def write_summary(store: Store, found: Found | None = None, sections: Sequence[str] = ()) -> Path:
-    """Make summary.md.
+    """Write summary.md and return its path.
 
     Args:
         store: the results folder.
-        found: what :func:`look` gave; None looks.
+        found: the result of :func:`look`; None calls it.
         sections: further parts in Markdown, put before the list of runs.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the page cannot be written.
     """
     return store.write_text("summary.md", render(found or look(store), sections))
 
 
 def render(found: Found, sections: Sequence[str] = ()) -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     parts = ["# Benchmark results"]
     records = tested(found.records)
     trials = len(found.records) - len(records)
     finished = [record for record in records if record.status is Status.OK]
     for comparison, verdicts in zip(found.comparisons, found.verdicts, strict=True):
-        parts += [f"## {comparison.title}", comparison_table(comparison)]
+        parts += [f"## {comparison.title}", as_markdown(comparison_to_read(comparison))]
         parts += footnotes(comparison)
         if (backends := backends_table(comparison)) is not None:
-            parts += [f"### Back ends on {comparison.title}", backends, *backend_notes(comparison)]
+            parts += [f"### Back ends on {comparison.title}", as_markdown(backends), *backend_notes(comparison)]
         if verdicts:
             parts.append("\n".join(f"- {one_line(sentence)}" for sentence in verdicts))
     if not finished:
@@ -106,9 +105,9 @@ def render(found: Found, sections: Sequence[str] = ()) -> str:
             notes.append(f"These are {MOST_RUNS} of {count(len(records))} runs; `runs/` has all of them.")
         if trials:
             notes.append(f"The {count(trials)} trials of sweeps, which never saw the test images, are left out.")
-        parts += [" ".join(notes), runs_table(records)]
+        parts += [" ".join(notes), as_markdown(runs_table(records[-MOST_RUNS:]))]
     if finished:
-        parts += ["## Where it was measured", environment_table(finished)]
+        parts += ["## Where it was measured", as_markdown(environment_table(finished))]
         parts.append(
             "Each row of `runs/*.parquet` is one run; its epochs, predictions and trained model are in the folders "
             "beside it under the same name."

@@ -1,266 +1,41 @@
-"""Records as tables. Each table is one list of columns or rows: (header, how to read it from the records)."""
+"""The tables of the comparison, of every run, and of the environment; each is one list of columns."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from statistics import fmean
-from typing import TYPE_CHECKING
-
-from tabulate import tabulate
 
 from bench.reporting import circumstances, stats
-from bench.reporting.speed import BEFORE_BACKENDS, EAGER, Answers, Speed, Speeds, speeds_of
-from bench.spec import Deployment, Record, Status
-
-if TYPE_CHECKING:  # who draws plots needs no pyarrow
-    from bench.reporting.store import Store
-
-MISSING = "-"
-DISTINGUISHING = (
-    "epochs",
-    "batch_size",
-    "lr",
-    "optimizer",
-    "weight_decay",
-    "momentum",
-    "beta2",
-    "schedule",
-    "label_smoothing",
-    "precision",
-    "bn_mode",
-    "trainable",
-    "image_size",
-    "train_size",
-    "validation_size",
-    "target_accuracy",
-    "stop_at_target",
-    "workers",
-    "weights",
-    "weights_sha256",
-    "plugin_sha256",
+from bench.reporting.entries import Comparison, Entry, natural
+from bench.reporting.formats import (
+    MISSING,
+    brackets,
+    count,
+    duration,
+    file_size,
+    mean_and_range,
+    megabytes,
+    milliseconds,
+    one_line,
+    per_second,
+    percent,
 )
-"""What may tell two jobs of the same model apart, in the order in which a label names it."""
+from bench.reporting.speed import EAGER, Answers, Speed, Speeds
+from bench.reporting.table import Cell, Column, Table, cell_of, number_column, table_of, text_column
+from bench.spec import BEFORE_BACKENDS, Deployment, Record
+
 MOST_COLUMNS = 6
-"""With more jobs than this, jobs are rows of the comparison and metrics its columns."""
+"""The most jobs that are columns of the comparison; with more, jobs are its rows and metrics its columns."""
 MOST_JOBS = 100
-"""Jobs in the comparison: the most accurate."""
-MOST_RUNS = 200
-"""Runs in the table of runs: the last ones."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The runs of one job: one column of the comparison."""
-
-    label: str
-    records: list[Record]
-    """Finished runs, by seed."""
-    speeds: Speeds = field(default_factory=Speeds)
-    """What was timed after the training."""
-    deployments: Mapping[str, Deployment] = field(default_factory=dict)
-    """By back end: how one trained model answered all test images."""
-
-    @property
-    def accuracies(self) -> dict[int, float]:
-        """Share of test images classified right, by seed."""
-        return {record.seed: record.test_accuracy for record in self.records if record.test_accuracy is not None}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Jobs on the same data set, which may be compared."""
-
-    title: str
-    entries: list[Entry]
-
-
-def tested(records: Iterable[Record]) -> list[Record]:
-    """The runs that are judged on the test images: all but the trials of sweeps."""
-    return [record for record in records if record.judged_on == "test"]
-
-
-def comparisons(records: Iterable[Record], store: Store | None = None) -> list[Comparison]:
-    """Finished runs by data set and, within one, by job; sorted by name. Trials of sweeps are left out.
-
-    Args:
-        records: all records.
-        store: where their timings are; None leaves the timings out.
-    """
-    by_data: dict[tuple[str, str, int, int], list[Record]] = {}
-    for record in tested(records):
-        if record.status is Status.OK:
-            key = (record.dataset, record.dataset_sha256, record.train_images, record.test_images)
-            by_data.setdefault(key, []).append(record)
-    timed = store.timed() if store is not None else set()
-    found = []
-    for (dataset, _, train_images, test_images), group in sorted(by_data.items()):
-        title = f"{dataset}: {train_images:,} training and {test_images:,} test images"
-        entries = _entries(group)
-        if store is not None and timed:
-            entries = [
-                replace(
-                    entry,
-                    speeds=speeds_of(store, entry.records, timed),
-                    deployments=_deployments(store, entry.records, timed),
-                )
-                for entry in entries
-            ]
-        found.append(Comparison(title, entries))
-    return found
-
-
-def _deployments(store: Store, records: Sequence[Record], timed: set[str]) -> dict[str, Deployment]:
-    """Return how the first run that was prepared for back ends answered, by back end."""
-    for record in records:
-        if record.run_id in timed and (rows := store.deployments(record.run_id)):
-            return {row.backend: row for row in rows}
-    return {}
-
-
-def natural(label: str) -> list[tuple[str, float]]:
-    """A key that sorts labels as people do: 'epochs 5' before 'epochs 10', '300 images' before '1,000 images'."""
-    parts = re.split(r"(\d[\d,]*(?:\.\d+)?)", label)
-    return [
-        (text, float(number.replace(",", "") or 0))
-        for text, number in zip(parts[::2], [*parts[1::2], "0"], strict=True)
-    ]
-
-
-def _entries(records: Sequence[Record]) -> list[Entry]:
-    jobs: dict[str, list[Record]] = {}
-    for record in records:
-        jobs.setdefault(record.job_id, []).append(record)
-    by_model: dict[str, list[Record]] = {}
-    for runs in jobs.values():
-        by_model.setdefault(runs[0].model, []).append(runs[0])
-    differing = {model: _differing(siblings) for model, siblings in by_model.items()}
-    labels = {job: _label(runs[0], differing[runs[0].model]) for job, runs in jobs.items()}
-    counts = Counter(labels.values())
-    entries = [
-        Entry(labels[job] if counts[labels[job]] == 1 else f"{labels[job]} [{job}]", sorted(runs, key=_seed))
-        for job, runs in jobs.items()
-    ]
-    return sorted(entries, key=lambda entry: natural(entry.label))
-
-
-def _seed(record: Record) -> int:
-    return record.seed
-
-
-def _differing(siblings: Sequence[Record]) -> list[str]:
-    """What differs between the jobs of one model."""
-    names = [name for name in DISTINGUISHING if len({getattr(other, name) for other in siblings}) > 1]
-    # the digest only tells apart what the words do not
-    return [name for name in names if name != "weights_sha256" or "weights" not in names]
-
-
-def _label(record: Record, differing: Sequence[str]) -> str:
-    details = ", ".join(_detail(name, getattr(record, name)) for name in differing)
-    return f"{record.model} ({details})" if details else record.model
-
-
-def _detail(name: str, value: object) -> str:
-    if name == "train_size":
-        return "all images" if value is None else f"{value:,} images"
-    if name == "image_size":
-        return "own size" if value is None else f"{value} px"
-    text = str(value)
-    words = name.removesuffix("_sha256").replace("_", " ")
-    return f"{words} {text[:8] if len(text) == 64 else text}"
-
-
-# --- formats ---------------------------------------------------------------------------------------------------
-
-
-def percent(share: float) -> str:
-    """0.98764 as '98.76 %'."""
-    return f"{100 * share:.2f} %"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as '12.3 s' or '4 min 05 s'."""
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def count(number: float) -> str:
-    """Whole, with thousands separated."""
-    return f"{number:,.0f}"
-
-
-def megabytes(number: float) -> str:
-    """10^6 bytes as '1,079 MB'."""
-    return f"{number:,.0f} MB"
-
-
-def deployed(size: int | None) -> str:
-    """Bytes as '0.91 MB', '19.3 MB' or '345 MB'."""
-    if size is None:
-        return MISSING
-    number = size / 1e6
-    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2}f} MB"
-
-
-def per_second(number: float) -> str:
-    """Throughput as '1,600 images/s'."""
-    return f"{number:,.0f} images/s"
-
-
-def milliseconds(seconds: float) -> str:
-    """Three digits at least: '0.512 ms', '12.3 ms', '1,234 ms'."""
-    number = 1000 * seconds
-    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2 if number >= 1 else 3}f} ms"
+"""The most jobs in the comparison; the most accurate are shown."""
 
 
 def accuracy(values: Sequence[float]) -> str:
-    """The mean of shares; from three on with its 95 % t-interval and their number: '98.50 % [97.26, 99.74], n = 3'."""
+    """Return the mean of shares, from three on with 95 % t-interval and number: '98.50 % [97.26, 99.74], n = 3'."""
     mean = percent(fmean(values))
     interval = stats.mean_interval(values)
-    return mean if interval is None else f"{mean} {_brackets(interval)}, n = {len(values)}"
-
-
-def checkpoint_accuracy(record: Record) -> str:
-    """A checkpoint's accuracy with its 95 % Wilson interval over the test images: '99.15 % [98.95, 99.31]'."""
-    if record.test_accuracy is None:
-        return MISSING
-    right = round(record.test_accuracy * record.test_images)
-    return f"{percent(record.test_accuracy)} {_brackets(stats.wilson(right, record.test_images))}"
-
-
-def _brackets(interval: stats.Interval) -> str:
-    # an interval that is symmetric about the mean may reach beyond what an accuracy can be
-    return f"[{100 * max(interval.low, 0):.2f}, {100 * min(interval.high, 1):.2f}]"
-
-
-def _mean_and_range(values: Sequence[float], show: Callable[[float], str]) -> str:
-    mean = show(sum(values) / len(values))
-    if len(values) == 1 or show(min(values)) == show(max(values)):
-        return mean
-    return f"{mean} ({show(min(values))} to {show(max(values))})"
-
-
-def one_line(text: str) -> str:
-    """Line breaks and runs of blanks as single blanks, so that no text breaks out of its cell or item."""
-    return " ".join(text.split())
-
-
-def _table(
-    rows: Sequence[Sequence[str]], headers: Sequence[str], *, style: str = "github", align: Sequence[str] | None = None
-) -> str:
-    def cell(text: str) -> str:
-        return one_line(text).replace("|", "\\|") if style == "github" else one_line(text)
-
-    cells = [[cell(text) for text in row] for row in rows]
-    names = [cell(header) for header in headers]
-    return tabulate(cells, names, tablefmt=style, colalign=align, disable_numparse=True)
+    return mean if interval is None else f"{mean} {brackets(interval)}, n = {len(values)}"
 
 
 # --- the comparison: metrics as rows, models as columns ----------------------------------------------------------
@@ -278,96 +53,95 @@ METRICS: list[tuple[str, str, Callable[[float], str]]] = [
 SHARED_MACHINE = ("train_seconds", "train_images_per_second", "test_images_per_second")
 """Metrics that other runs on the same machine disturb."""
 THROUGHPUT = ("train_images_per_second", "test_images_per_second")
-"""Metrics that are measured better alone, after the training."""
+"""Metrics that are measured better after the training, one model at a time."""
 TRAINING_TIME = ("train_seconds", "train_images_per_second")
 """Metrics that are better where an earlier run has left the frozen backbone's features."""
 
 
-def _both(speed: Speed) -> str:
+def _both(speed: Speed) -> Cell:
     p50, p95 = (speed.latency[name] for name in ("p50", "p95"))
-    return MISSING if p50 is None or p95 is None else f"{milliseconds(p50)} / {milliseconds(p95)}"
+    return Cell(MISSING) if p50 is None or p95 is None else Cell(f"{milliseconds(p50)} / {milliseconds(p95)}", p50)
 
 
-def _p99(speed: Speed) -> str:
-    p99 = speed.latency["p99"]
-    return MISSING if p99 is None else milliseconds(p99)
+def _p99(speed: Speed) -> Cell:
+    return cell_of(speed.latency["p99"], milliseconds)
 
 
-SPEED_METRICS: list[tuple[str, Callable[[Speeds], Speed | None], Callable[[Speed], str]]] = [
-    ("Training throughput, alone", lambda of: of.training, lambda speed: per_second(speed.images_per_second)),
-    ("Head's steps on features, alone", lambda of: of.head, lambda speed: per_second(speed.images_per_second)),
-    ("Inference throughput, alone", lambda of: of.batches, lambda speed: per_second(speed.images_per_second)),
-    ("Latency of one image, p50 / p95", lambda of: of.single, _both),
-    (
-        "Latency of one image, p99",
-        lambda of: of.single if of.single is not None and of.single.latency["p99"] is not None else None,
-        _p99,
-    ),
+def _rate(speed: Speed) -> Cell:
+    return cell_of(speed.images_per_second, per_second)
+
+
+def _with_p99(speeds: Speeds) -> Speed | None:
+    return speeds.single if speeds.single is not None and speeds.single.latency["p99"] is not None else None
+
+
+SPEED_METRICS: list[tuple[str, Callable[[Speeds], Speed | None], Callable[[Speed], Cell]]] = [
+    ("Training throughput, exclusive", lambda speeds: speeds.training, _rate),
+    ("Head's steps on features, exclusive", lambda speeds: speeds.head, _rate),
+    ("Inference throughput, exclusive", lambda speeds: speeds.batches, _rate),
+    ("Latency of one image, p50 / p95", lambda speeds: speeds.single, _both),
+    ("Latency of one image, p99", _with_p99, _p99),
 ]
-"""What was timed after the training, one model at a time."""
+"""Metrics that are timed after the training, one model at a time."""
 
 
-def comparison_table(comparison: Comparison, style: str = "github") -> str:
-    """Metrics as rows and models as columns, or the other way round where there are many models.
+def comparison_table(comparison: Comparison) -> Table:
+    """Return a table with a row for each job and a column for each metric of which something is known.
 
     Accuracy over several seeds is shown as its mean with an interval, all else as mean and range.
-
-    Args:
-        comparison: what to show.
-        style: tabulate's name of the format.
     """
-    shown = _most_accurate(comparison.entries)
-    columns = [(header, [read(entry) for entry in shown]) for header, read in _metrics(comparison)]
-    if len(shown) <= MOST_COLUMNS:
-        headers = ["Metric", *[entry.label for entry in shown]]
-        rows = [[header, *cells] for header, cells in columns]
-    else:
-        headers = ["Model", *[header for header, _ in columns]]
-        rows = [[entry.label, *[cells[number] for _, cells in columns]] for number, entry in enumerate(shown)]
-    return _table(rows, headers, style=style, align=["left", *["right"] * (len(headers) - 1)])
+    columns = [text_column("Model", lambda entry: entry.label), *_metrics(comparison)]
+    return table_of(columns, _most_accurate(comparison.entries))
 
 
-def backends_table(comparison: Comparison, style: str = "github") -> str | None:
-    """One row per job and back end; None where no job was prepared for more than eager.
+def comparison_to_read(comparison: Comparison) -> Table:
+    """Return the comparison for reading: metrics as rows, unless there are many jobs."""
+    table = comparison_table(comparison)
+    return table if len(table.rows) > MOST_COLUMNS else table.transposed("Metric")
 
-    Args:
-        comparison: what to show.
-        style: tabulate's name of the format.
-    """
-    entries = [entry for entry in comparison.entries if len(entry.deployments) > 1]
-    if not entries:
-        return None
+
+def backends_table(comparison: Comparison) -> Table | None:
+    """Return a row for each job and back end; None where no job was prepared for more than eager."""
     rows = [
-        [entry.label, *(read(row, entry.speeds.by_backend.get(row.backend, Answers())) for _, read in BACKEND_COLUMNS)]
-        for entry in entries
+        (entry, row)
+        for entry in comparison.entries
+        if len(entry.deployments) > 1
         for row in sorted(entry.deployments.values(), key=lambda row: (row.backend != EAGER, row.backend))
     ]
-    headers = ["Model", *[header for header, _ in BACKEND_COLUMNS]]
-    return _table(rows, headers, style=style, align=["left", "left", *["right"] * (len(headers) - 2)])
+    return table_of(BACKEND_COLUMNS, rows) if rows else None
 
 
-def _shown(value: float | None, show: Callable[[float], str]) -> str:
-    return MISSING if value is None else show(value)
+def _timed(speed: Speed | None, show: Callable[[Speed], Cell]) -> Cell:
+    if speed is None:
+        return Cell(MISSING)
+    cell = show(speed)
+    return Cell(cell.text + " *", cell.value) if speed.contended else cell
 
 
-def _timed(speed: Speed | None, show: Callable[[Speed], str]) -> str:
-    return MISSING if speed is None else show(speed) + (" *" if speed.contended else "")
+def _answers(row: tuple[Entry, Deployment]) -> Answers:
+    entry, deployment = row
+    return entry.speeds.by_backend.get(deployment.backend, Answers())
 
 
-BACKEND_COLUMNS: list[tuple[str, Callable[[Deployment, Answers], str]]] = [
-    ("Back end", lambda row, _: row.backend),
-    ("Test accuracy", lambda row, _: "failed" if row.status == "failed" else _shown(row.accuracy, percent)),
-    ("Agreement with eager", lambda row, _: _shown(row.agreement, percent)),
-    ("Latency of one image, p50 / p95", lambda _, answers: _timed(answers.single, _both)),
-    ("Throughput", lambda _, answers: _timed(answers.batches, lambda speed: per_second(speed.images_per_second))),
-    ("Deployed", lambda row, _: deployed(row.deployed_bytes)),
-    ("Prepared in", lambda row, _: _shown(row.prepare_seconds, duration)),
-    ("Precision", lambda row, _: row.precision or MISSING),
+def _accuracy_of(row: tuple[Entry, Deployment]) -> Cell:
+    return Cell("failed") if row[1].status == "failed" else cell_of(row[1].accuracy, percent)
+
+
+BACKEND_COLUMNS: list[Column[tuple[Entry, Deployment]]] = [
+    text_column("Model", lambda row: row[0].label),
+    text_column("Back end", lambda row: row[1].backend),
+    Column("Test accuracy", _accuracy_of),
+    number_column("Agreement with eager", lambda row: row[1].agreement, percent),
+    Column("Latency of one image, p50 / p95", lambda row: _timed(_answers(row).single, _both)),
+    Column("Throughput", lambda row: _timed(_answers(row).batches, _rate)),
+    number_column("Deployed", lambda row: row[1].deployed_bytes, file_size),
+    number_column("Prepared in", lambda row: row[1].prepare_seconds, duration),
+    text_column("Precision", lambda row: row[1].precision or MISSING),
 ]
 
 
 def backend_notes(comparison: Comparison) -> list[str]:
-    """What a reader must know to read the table of back ends right, as Markdown."""
+    """Return what a reader must know to understand the table of back ends, as Markdown."""
     entries = [entry for entry in comparison.entries if len(entry.deployments) > 1]
     notes = []
     if entries:
@@ -388,58 +162,58 @@ def _most_accurate(entries: Sequence[Entry]) -> Sequence[Entry]:
     return sorted(best, key=lambda entry: natural(entry.label))
 
 
-def _metrics(comparison: Comparison) -> list[tuple[str, Callable[[Entry], str]]]:
-    """(header, what an entry's cell says) of each metric of which something is known."""
+def _metrics(comparison: Comparison) -> list[Column[Entry]]:
+    """Return the columns of the comparison, without those that do not apply to any job."""
     records = [record for entry in comparison.entries for record in entry.records]
     speeds = [entry.speeds for entry in comparison.entries]
     all_timed = all(speed.training is not None and speed.batches is not None for speed in speeds)
-    columns: list[tuple[str, Callable[[Entry], str]]] = [
-        (header, _cell(key, show))
+    columns = [
+        Column(header, _metric_cell(key, show))
         for header, key, show in METRICS
-        if not (all_timed and key in THROUGHPUT)  # those taken alone say it better
+        if not (all_timed and key in THROUGHPUT)  # the exclusive timings measure it better
     ]
     if any(speed.known for speed in speeds):
         columns += [
-            (header, _speed_cell(which, show))
+            Column(header, _speed_cell(which, show))
             for header, which, show in SPEED_METRICS
             if any(which(speed) is not None for speed in speeds)
         ]
     targets = {record.target_accuracy for record in records if record.target_accuracy is not None}
     if targets:
         wanted = f"{100 * targets.pop():g} %" if len(targets) == 1 else "the target"
-        columns.append((f"Training until {wanted} on validation", _time_to_target))
-    columns.append(("Seeds", lambda entry: str(len(entry.records))))
-    columns.append(("Epochs", lambda entry: str(entry.records[0].epochs)))
-    columns.append(("Initial weights", lambda entry: _weights(entry.records[0])))
+        columns.append(Column(f"Training until {wanted} on validation", _time_to_target))
+    columns.append(number_column("Seeds", lambda entry: len(entry.records), count))
+    columns.append(number_column("Epochs", lambda entry: entry.records[0].epochs, count))
+    columns.append(text_column("Initial weights", lambda entry: _weights(entry.records[0])))
     return columns
 
 
-def _cell(key: str, show: Callable[[float], str]) -> Callable[[Entry], str]:
-    def read(entry: Entry) -> str:
+def _metric_cell(key: str, show: Callable[[float], str]) -> Callable[[Entry], Cell]:
+    def read(entry: Entry) -> Cell:
         values = [value for record in entry.records if (value := getattr(record, key)) is not None]
         if not values:
-            return MISSING
-        cell = accuracy(values) if key == "test_accuracy" else _mean_and_range(values, show)
+            return Cell(MISSING)
+        text = accuracy(values) if key == "test_accuracy" else mean_and_range(values, show)
         if key in SHARED_MACHINE and any(record.contended for record in entry.records):
-            cell += " *"
+            text += " *"
         if key in TRAINING_TIME and any(record.features_cached for record in entry.records):
-            cell += " +"
-        return cell
+            text += " +"
+        return Cell(text, fmean(values))
 
     return read
 
 
-def _speed_cell(which: Callable[[Speeds], Speed | None], show: Callable[[Speed], str]) -> Callable[[Entry], str]:
+def _speed_cell(which: Callable[[Speeds], Speed | None], show: Callable[[Speed], Cell]) -> Callable[[Entry], Cell]:
     return lambda entry: _timed(which(entry.speeds), show)
 
 
-def _time_to_target(entry: Entry) -> str:
+def _time_to_target(entry: Entry) -> Cell:
     asked = [record for record in entry.records if record.target_accuracy is not None]
     reached = [record.target_seconds for record in asked if record.target_seconds is not None]
     if not reached:
-        return "not reached" if asked else MISSING
+        return Cell("not reached" if asked else MISSING)
     some = "" if len(reached) == len(asked) else f", {len(reached)} of {len(asked)} seeds"
-    return _mean_and_range(reached, duration) + some
+    return Cell(mean_and_range(reached, duration) + some, fmean(reached))
 
 
 def _weights(record: Record) -> str:
@@ -447,7 +221,7 @@ def _weights(record: Record) -> str:
 
 
 def footnotes(comparison: Comparison) -> list[str]:
-    """What a reader must know to read the table right, as Markdown."""
+    """Return what a reader must know to understand the comparison, as Markdown."""
     entries = comparison.entries
     records = [record for entry in entries for record in entry.records]
     notes = []
@@ -457,7 +231,9 @@ def footnotes(comparison: Comparison) -> list[str]:
         notes.append("\\+ The frozen backbone's features were there from an earlier run; without them it takes longer.")
     if any(entry.speeds.known for entry in entries):
         machines = {speed.machine for entry in entries for speed in entry.speeds.all()}
-        notes.append(f"Timed alone: after the training, one model at a time, medians ({'; '.join(sorted(machines))}).")
+        notes.append(
+            f"Exclusive: timed after the training, one model at a time; medians ({'; '.join(sorted(machines))})."
+        )
     if any(entry.speeds.head is not None and entry.speeds.training is not None for entry in entries):
         notes.append(
             "Training throughput: images of all epochs per second; of a frozen backbone, extracting its features once "
@@ -472,8 +248,7 @@ def footnotes(comparison: Comparison) -> list[str]:
         notes.append("Accuracy: mean over the seeds, in brackets its 95 % t-interval; n is the number of seeds.")
     if 1 in seeds:
         notes.append(
-            "One seed says nothing about a recipe's spread, how much the accuracy varies from seed to seed; "
-            "--seeds 5 shows it."
+            "With one seed it is not known how much the accuracy varies from seed to seed; --seeds 5 shows it."
         )
     if 2 in seeds:
         notes.append("Two seeds give no interval; three are the fewest that do.")
@@ -500,25 +275,33 @@ def _placement(record: Record) -> str:
     return f"{record.workers} x {record.threads} thread{'s' if record.threads != 1 else ''}"
 
 
-RUN_COLUMNS: list[tuple[str, Callable[[Record], str]]] = [
-    ("Run", lambda record: record.run_id),
-    ("Status", lambda record: record.status),
-    ("Test accuracy", checkpoint_accuracy),
-    ("Epochs", lambda record: str(record.epochs)),
-    ("Batch", lambda record: str(record.batch_size)),
-    ("LR", lambda record: f"{record.lr:g}"),
-    ("Batch norm", lambda record: record.bn_mode),
-    ("Workers", _placement),
-    ("Training", lambda record: MISSING if record.train_seconds is None else duration(record.train_seconds)),
-    ("From, to (UTC)", _time_of_day),
-    ("Attempts", lambda record: str(record.attempts)),
+def _checkpoint(record: Record) -> Cell:
+    """Return a checkpoint's accuracy with its 95 % Wilson interval: '99.15 % [98.95, 99.31]'."""
+    if record.test_accuracy is None:
+        return Cell(MISSING)
+    right = round(record.test_accuracy * record.test_images)
+    interval = brackets(stats.wilson(right, record.test_images))
+    return Cell(f"{percent(record.test_accuracy)} {interval}", record.test_accuracy)
+
+
+RUN_COLUMNS: list[Column[Record]] = [
+    text_column("Run", lambda record: record.run_id),
+    text_column("Status", lambda record: record.status),
+    Column("Test accuracy", _checkpoint),
+    number_column("Epochs", lambda record: record.epochs, count),
+    number_column("Batch", lambda record: record.batch_size, count),
+    number_column("LR", lambda record: record.lr, "{:g}".format),
+    text_column("Batch norm", lambda record: record.bn_mode),
+    text_column("Workers", _placement),
+    number_column("Training", lambda record: record.train_seconds, duration),
+    text_column("From, to (UTC)", _time_of_day),
+    number_column("Attempts", lambda record: record.attempts, count),
 ]
 
 
-def runs_table(records: Sequence[Record]) -> str:
-    """Runs, whatever their status: the last :data:`MOST_RUNS`."""
-    rows = [[read(record) for _, read in RUN_COLUMNS] for record in records[-MOST_RUNS:]]
-    return _table(rows, [header for header, _ in RUN_COLUMNS])
+def runs_table(records: Sequence[Record]) -> Table:
+    """Return a row for each run, whatever its status."""
+    return table_of(RUN_COLUMNS, records)
 
 
 # --- where it was measured -----------------------------------------------------------------------------------------
@@ -547,16 +330,16 @@ _WHERE = attrgetter(
     *("torchvision_version", "ray_version", "bench_version", "git_commit", "dataset", "dataset_sha256"),
     *("memory_kind", "model", "weights", "weights_sha256"),
 )
-"""All that the table of the environment is about."""
+"""The fields that the table of the environment shows."""
 
 
 def environments(records: Iterable[Record]) -> list[Record]:
-    """One record of each environment: of ten thousand runs, most were measured in the same one."""
+    """Return one record of each environment, since most of ten thousand runs were measured in the same one."""
     return list({_WHERE(record): record for record in records}.values())
 
 
-def environment_table(records: Sequence[Record]) -> str:
-    """Everything that the finished runs say of where they ran; several values side by side where runs differ."""
+def environment_table(records: Sequence[Record]) -> Table:
+    """Return a table of where the finished runs ran; where they differ, their values are side by side."""
     rows = []
     records = environments(records)
     for header, read in ENVIRONMENT:
@@ -569,4 +352,4 @@ def environment_table(records: Sequence[Record]) -> str:
             if record.model == model and record.weights_sha256
         }
         rows.append([f"Weights of {model}", "; ".join(sorted(labels)) or "random"])
-    return _table(rows, ["What", "Value"])
+    return Table(["What", "Value"], [False, False], [[Cell(name), Cell(value)] for name, value in rows])

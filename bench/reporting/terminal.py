@@ -1,28 +1,23 @@
-"""What a command prints at its end: the comparison, what can be told of it, what failed."""
+"""The text that a command prints at its end: the comparison, the findings, the runs that failed."""
 
 from __future__ import annotations
 
+from bench.reporting.entries import tested
+from bench.reporting.formats import count, one_line
 from bench.reporting.summary import MOST_FAILED, Found
-from bench.reporting.tables import (
-    backend_notes,
-    backends_table,
-    comparison_table,
-    count,
-    footnotes,
-    one_line,
-    tested,
-)
+from bench.reporting.table import as_text
+from bench.reporting.tables import backend_notes, backends_table, comparison_to_read, footnotes
 from bench.spec import Status
 
 
 def print_results(found: Found) -> None:
-    """Print the tables, and what :func:`bench.reporting.summary.look` worked out besides."""
+    """Print the tables, the findings, and the runs that did not finish."""
     for comparison, verdicts in zip(found.comparisons, found.verdicts, strict=True):
-        print(f"\n{comparison.title}\n\n{comparison_table(comparison, 'simple')}\n")
+        print(f"\n{comparison.title}\n\n{as_text(comparison_to_read(comparison))}\n")
         for note in footnotes(comparison):
             print(note.replace("\\", ""))
-        if (backends := backends_table(comparison, "simple")) is not None:
-            print(f"\n{backends}\n")
+        if (backends := backends_table(comparison)) is not None:
+            print(f"\n{as_text(backends)}\n")
             for note in backend_notes(comparison):
                 print(note)
         if verdicts:

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from tabulate import tabulate
 
+from bench.config.space import Space, Value, Values, describe_values
 from bench.errors import UserError
+from bench.reporting.formats import MISSING, count, mean_and_range, percent
 from bench.reporting.store import Store
-from bench.reporting.tables import MISSING, count, one_line, percent
-from bench.space import Space, Value, Values, describe_values
+from bench.reporting.table import Cell, Column, Table, as_markdown, cell_of, number_column, table_of, text_column
 from bench.spec import DatasetInfo, EpochRecord, Recipe, Record, Status, slug
 
 FOLDER = "sweeps"
@@ -26,7 +26,7 @@ PAGE = "tuning.md"
 
 
 class Sweep(BaseModel):
-    """What a sweep of one model was asked to do: results/sweeps/ID.json. What came of it is in the records."""
+    """The settings of a sweep of one model, stored as results/sweeps/ID.json; its results are in the records."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -37,50 +37,50 @@ class Sweep(BaseModel):
     weights_sha256: str | None
     plugin_sha256: str | None
     recipe: Recipe
-    """What all trials share; the swept fields have their defaults here."""
+    """The recipe that all trials share; the swept fields have their defaults here."""
     space: Space
     seeds: tuple[int, ...]
-    """Each trial is trained with each of them."""
+    """The seeds that each trial is trained with."""
     search: str
-    """'random', 'optuna' or 'grid'."""
+    """The search: 'random', 'optuna' or 'grid'."""
     search_seed: int
     scheduler: str
-    """'asha' or 'fifo'."""
+    """The scheduler of trials: 'asha' or 'fifo'."""
     grace_period: int
     reduction_factor: float
     trials: int
-    """How many were asked for last."""
+    """The number of trials that were asked for last."""
     gpus_per_trial: float
     started_at: datetime
-    """UTC."""
+    """The start of the sweep, UTC."""
     finished_at: datetime | None
-    """When its last trial ended and its winner was known, UTC; None before."""
+    """The time when its last trial had ended and its winner was known, UTC; None before."""
 
     def values_of(self, record: Record) -> Values:
-        """The swept fields of a trial."""
+        """Return the values of the swept fields in a trial's record."""
         return {name: getattr(record, name) for name in self.space.names}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the space, and what training there gave."""
+    """A point of the space, and the results of training there."""
 
     values: Values
     records: Sequence[Record]
-    """By seed; fewer than the sweep has seeds where the trial is not done or was ended before."""
+    """The records by seed; fewer than the sweep has seeds where the trial is not done or ended early."""
     epochs: Mapping[str, Sequence[EpochRecord]]
-    """By run id."""
+    """The epochs of the runs, by run id."""
     seeds: int
-    """How many runs make a whole trial."""
+    """The number of runs of a whole trial."""
 
     @property
     def job_id(self) -> str:
-        """What its runs share."""
+        """Return the job id that its runs share."""
         return self.records[0].job_id
 
     @property
     def status(self) -> Status:
-        """Ok when every seed is; else what ended it."""
+        """Return OK if every seed is; else the status that ended it, or INTERRUPTED where seeds are missing."""
         for record in self.records:
             if record.status is not Status.OK:
                 return record.status
@@ -88,11 +88,11 @@ class Trial:
 
     @property
     def score(self) -> float | None:
-        """Validation accuracy after the last epoch trained, mean over the seeds; None if it has none or diverged."""
+        """Return the mean over seeds of the last validation accuracy; None without one, or where a run failed."""
         scores = [self._score(record) for record in self.records]
-        known = [score for score in scores if score is not None]
-        has_one = self.status in (Status.OK, Status.STOPPED, Status.INTERRUPTED) and known
-        return statistics.fmean(known) if has_one else None
+        scored = [score for score in scores if score is not None]
+        has_one = self.status in (Status.OK, Status.STOPPED, Status.INTERRUPTED) and scored
+        return statistics.fmean(scored) if has_one else None
 
     def _score(self, record: Record) -> float | None:
         if record.validation_accuracy is not None:
@@ -101,18 +101,18 @@ class Trial:
         return epochs[-1].validation_accuracy if epochs else None
 
     def accuracies(self, record: Record) -> list[float]:
-        """Validation accuracy after each epoch of one of its runs."""
-        found = [epoch.validation_accuracy for epoch in self.epochs.get(record.run_id, ())]
-        return [accuracy for accuracy in found if accuracy is not None]
+        """Return the validation accuracy after each epoch of one of its runs."""
+        measured = [epoch.validation_accuracy for epoch in self.epochs.get(record.run_id, ())]
+        return [accuracy for accuracy in measured if accuracy is not None]
 
     @property
     def epochs_done(self) -> int:
-        """Over all its seeds."""
+        """Return the number of epochs trained, over all its seeds."""
         return sum(record.epochs_done or len(self.epochs.get(record.run_id, ())) for record in self.records)
 
     @property
     def seconds(self) -> float:
-        """How long it held its CPUs or GPU: the last attempt, or all its epochs where that is more."""
+        """Return how long it held its CPUs or GPU: the last attempt, or all its epochs where that is more."""
         return sum(_seconds(record, self.epochs.get(record.run_id, ())) for record in self.records)
 
 
@@ -125,7 +125,7 @@ def _seconds(record: Record, epochs: Sequence[EpochRecord]) -> float:
 def trials_of(
     sweep: Sweep, records: Iterable[Record], epochs: Mapping[str, Sequence[EpochRecord]] | None = None
 ) -> list[Trial]:
-    """The trials of a sweep that have records, by their values."""
+    """Return the trials of a sweep that have records, ordered by their values."""
     by_job: dict[str, list[Record]] = {}
     for record in records:
         if record.sweep_id == sweep.sweep_id and record.judged_on == "validation":
@@ -142,10 +142,10 @@ def _order(trial: Trial) -> tuple[object, ...]:
 
 
 def choose(trials: Iterable[Trial]) -> Trial | None:
-    """The winner: the highest validation accuracy; of several, the lowest learning rate.
+    """Return the winner: the highest validation accuracy; of several, the lowest learning rate.
 
-    Trials that were trained to the end come before those that were stopped, whose scores are of fewer epochs. What
-    diverged, failed or is not done is never chosen.
+    Trials that were trained to the end come before those that were stopped, whose scores are of fewer epochs. Trials
+    that diverged, failed or are not done are never chosen; None if there are no others.
     """
     scored = [trial for trial in trials if trial.score is not None]
     for status in (Status.OK, Status.STOPPED):
@@ -156,9 +156,9 @@ def choose(trials: Iterable[Trial]) -> Trial | None:
 
 
 def expected_best(scores: Sequence[float]) -> list[float]:
-    """The best score that so many of these trials lead one to expect: of 1, of 2, ... of all of them.
+    """Return the best score to expect of 1, of 2, ... of all of these trials.
 
-    The mean over all choices of k of the n trials of the best among them: with the scores in ascending order,
+    It is the mean, over all choices of k of the n trials, of the best score among them: with scores in ascending order,
     sum over i of C(i - 1, k - 1) / C(n, k) * score_i. This is the unbiased form (Tang et al., Showing Your Work
     Doesn't Always Work, ACL 2020) of the expected validation performance of Dodge et al., Show Your Work, EMNLP 2019.
     """
@@ -173,7 +173,7 @@ def expected_best(scores: Sequence[float]) -> list[float]:
 
 
 def scores_of(trials: Iterable[Trial]) -> list[float]:
-    """What each trial contributes to :func:`expected_best`: one that diverged knows no more than a guess."""
+    """Return the scores of trials for :func:`expected_best`; one that diverged counts as a guess among the classes."""
     scores = []
     for trial in trials:
         if trial.status is Status.DIVERGED:
@@ -185,18 +185,18 @@ def scores_of(trials: Iterable[Trial]) -> list[float]:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a search took."""
+    """The cost of a search."""
 
     trials: int
     stopped: int
     diverged: int
     unfinished: int
-    """Failed, interrupted, or ended for taking too long."""
+    """The number of trials that failed, were interrupted, or took too long."""
     epochs: int
     cpu_seconds: float
-    """Time that trials on CPUs took, times the threads each of them had."""
+    """The time that trials on CPUs took, times the threads of each."""
     gpu_seconds: float
-    """Time that trials on GPUs took, times the share of a GPU each of them had."""
+    """The time that trials on GPUs took, times the share of a GPU of each."""
 
     def __str__(self) -> str:
         cpu = [f"{count(self.cpu_seconds)} CPU s"] if self.cpu_seconds or not self.gpu_seconds else []
@@ -205,12 +205,12 @@ class Cost:
 
 
 def counted(number: int, what: str) -> str:
-    """'1 trial', '2 trials'."""
+    """Return a number with its noun: '1 trial', '2 trials'."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def cost_of(sweep: Sweep, trials: Sequence[Trial]) -> Cost:
-    """What these trials of a sweep took."""
+    """Return the cost of these trials of a sweep."""
     statuses = [trial.status for trial in trials]
     on_gpu = {trial.job_id: trial.records[0].device not in (None, "cpu") for trial in trials}
     return Cost(
@@ -227,10 +227,10 @@ def cost_of(sweep: Sweep, trials: Sequence[Trial]) -> Cost:
 
 
 def at_the_edge(sweep: Sweep, trials: Sequence[Trial], best: Trial) -> list[str]:
-    """A warning for each swept number whose best value is the lowest or highest that was tried."""
+    """Return a warning for each swept number whose best value is the lowest or highest that was tried."""
     warnings = []
     for name, value in best.values.items():
-        tried = sorted({found for trial in trials if (found := _number(trial.values[name])) is not None})
+        tried = sorted({number for trial in trials if (number := _number(trial.values[name])) is not None})
         best_value = _number(value)
         if best_value is None or len(tried) < (2 if name in sweep.space.ranges else 3):
             continue
@@ -259,7 +259,7 @@ def _number(value: Value) -> float | None:
 
 
 def read_sweeps(root: Path) -> list[Sweep]:
-    """The sweeps of a results folder, the latest first; a file that is none is left out."""
+    """Return the sweeps of a results folder, the latest first; files that are no sweeps are left out."""
     sweeps = []
     for file in sorted((root / FOLDER).glob("*.json")):
         try:
@@ -270,10 +270,10 @@ def read_sweeps(root: Path) -> list[Sweep]:
 
 
 def write_sweep(store: Store, sweep: Sweep) -> None:
-    """Store what a sweep was asked to do.
+    """Store the settings of a sweep.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: they cannot be written.
     """
     try:
         (store.root / FOLDER).mkdir(exist_ok=True)
@@ -284,35 +284,35 @@ def write_sweep(store: Store, sweep: Sweep) -> None:
 
 @dataclass(frozen=True)
 class Swept:
-    """A sweep, what came of it, and the runs that used it."""
+    """A sweep, its trials, and the runs that used its result."""
 
     sweep: Sweep
     trials: list[Trial]
     best: Trial | None
     retrained: list[Record]
-    """Runs on all training images at what the sweep found."""
+    """The runs on all training images with the best values of the sweep."""
 
     @property
     def cost(self) -> Cost:
-        """Of the search alone."""
+        """Return the cost of the search alone."""
         return cost_of(self.sweep, self.trials)
 
     @property
     def source(self) -> str:
-        """Where a learning rate came from, in words, for the records of runs that use it."""
+        """Return where a learning rate came from, in words, for the records of runs that use it."""
         others = [name for name in self.sweep.space.names if name != "lr"]
         also = f" (also {', '.join(others)})" if others else ""
         return f"sweep {self.sweep.sweep_id}{also}: {self.cost}"
 
 
 def read_swept(store: Store, records: Sequence[Record] | None = None) -> list[Swept]:
-    """All sweeps of a results folder with their trials, by data set and model, the latest first."""
+    """Return all sweeps of a results folder with their trials, by data set and model, the latest first."""
     if records is None:
         records = store.records()[0]
-    found = []
+    results = []
     for sweep in read_sweeps(store.root):
-        own = [record for record in records if record.sweep_id == sweep.sweep_id]
-        trials = trials_of(sweep, own, {record.run_id: store.epochs(record.run_id) for record in own})
+        runs = [record for record in records if record.sweep_id == sweep.sweep_id]
+        trials = trials_of(sweep, runs, {record.run_id: store.epochs(record.run_id) for record in runs})
         retrained = [
             record
             for record in records
@@ -320,18 +320,18 @@ def read_swept(store: Store, records: Sequence[Record] | None = None) -> list[Sw
             and record.model == sweep.model
             and (record.lr_source or "").startswith(f"sweep {sweep.sweep_id}")
         ]
-        found.append(Swept(sweep, trials, choose(trials), retrained))
-    return sorted(found, key=lambda swept: (swept.sweep.dataset.name, swept.sweep.model))
+        results.append(Swept(sweep, trials, choose(trials), retrained))
+    return sorted(results, key=lambda swept: (swept.sweep.dataset.name, swept.sweep.model))
 
 
 # --- the pages -------------------------------------------------------------------------------------------------------
 
 
 def write_tuning(store: Store, swept: Sequence[Swept]) -> Path | None:
-    """Make results/tuning.md; None where there was no sweep.
+    """Write results/tuning.md; return None where there was no sweep.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the page cannot be written.
     """
     if not swept:
         return None
@@ -340,60 +340,64 @@ def write_tuning(store: Store, swept: Sequence[Swept]) -> Path | None:
 
 
 def sections(swept: Sequence[Swept]) -> list[str]:
-    """The summary's section on sweeps, in parts of Markdown; empty where there was none."""
+    """Return the summary's section on sweeps, in parts of Markdown; empty where there was none."""
     if not swept:
         return []
-    parts = ["## Sweeps", found_table(swept)]
-    parts += [f"Warning: {one.sweep.model}: {warning}." for one in swept for warning in _warnings(one)]
+    parts = ["## Sweeps", as_markdown(found_table(swept)), *warnings_of(swept)]
     expected = expected_table(swept)
-    if expected:
-        parts += [_EXPECTED, expected]
+    if expected is not None:
+        parts += [EXPECTED, as_markdown(expected)]
     return [*parts, f"Every trial is in [{PAGE}]({PAGE})."]
 
 
 def render_tuning(swept: Sequence[Swept], plots: Sequence[str] = ()) -> str:
-    """results/tuning.md: what was found, what it cost, every trial.
+    """Return results/tuning.md: the best of each sweep, its cost, every trial.
 
     Args:
         swept: sweeps with their trials.
-        plots: files of plots, relative to the page.
+        plots: paths of plots, relative to the page.
     """
     parts = ["# Sweeps"]
     parts.append(
         "Each trial was judged on training images that were held out, the same ones for every trial on a data set. "
         "The test images were first looked at by the winners, retrained on all training images."
     )
-    parts.append(found_table(swept))
+    parts.append(as_markdown(found_table(swept)))
     expected = expected_table(swept)
-    if expected:
-        parts += ["## Expected best of k trials", _EXPECTED, expected]
+    if expected is not None:
+        parts += ["## Expected best of k trials", EXPECTED, as_markdown(expected)]
     by_plot: dict[str, Swept] = {}
-    for one in swept:
-        parts.append(f"## {one.sweep.model} on {one.sweep.dataset.name} (sweep {one.sweep.sweep_id})")
-        parts.append("\n".join(f"- {line}" for line in _about(one)))
-        beginning = f"plots/{slug(one.sweep.dataset.name)}-"
+    for result in swept:
+        parts.append(f"## {result.sweep.model} on {result.sweep.dataset.name} (sweep {result.sweep.sweep_id})")
+        parts.append("\n".join(f"- {line}" for line in _about(result)))
+        beginning = f"plots/{slug(result.sweep.dataset.name)}-"
         shown = [plot for plot in plots if plot.startswith(beginning)]
-        if shown and by_plot.setdefault(shown[0], one) is one:  # a plot holds all models of its data set
+        if shown and by_plot.setdefault(shown[0], result) is result:  # a plot holds all models of its data set
             parts.append(f"![Validation accuracy against learning rate]({shown[0]})")
-        if one.trials:
-            parts.append(trials_table(one))
+        if result.trials:
+            parts.append(as_markdown(trials_table(result)))
     return "\n\n".join(parts) + "\n"
 
 
-_EXPECTED = (
+EXPECTED = (
     "How good the best of the first k trials is to be expected (validation accuracy): it compares models that were "
     "tuned with different budgets. Dodge et al., Show Your Work, EMNLP 2019, in the unbiased form of Tang et al., "
     "ACL 2020. A trial that diverged counts as a guess."
 )
 
 
+def warnings_of(swept: Sequence[Swept]) -> list[str]:
+    """Return warnings about the sweeps, a sentence each."""
+    return [f"Warning: {result.sweep.model}: {warning}." for result in swept for warning in _warnings(result)]
+
+
 def _warnings(swept: Swept) -> list[str]:
     if swept.best is None:
         return ["no trial finished with a score, so there is nothing to choose from"] if swept.trials else []
-    found = at_the_edge(swept.sweep, swept.trials, swept.best)
+    warnings = at_the_edge(swept.sweep, swept.trials, swept.best)
     if swept.best.status is Status.STOPPED:
-        found.append("no trial was trained to the end; the best was stopped early")
-    return found
+        warnings.append("no trial was trained to the end; the best was stopped early")
+    return warnings
 
 
 def _about(swept: Swept) -> list[str]:
@@ -406,7 +410,7 @@ def _about(swept: Swept) -> list[str]:
     lines.append(f"searched: {sweep.space.describe()}; {_how(sweep)}")
     lines.append(f"spent: {_spent(swept.cost)}")
     if swept.retrained:
-        lines.append(f"retrained on all training images: test accuracy {_tested(swept.retrained)}")
+        lines.append(f"retrained on all training images: test accuracy {_tested(swept.retrained).text}")
     if sweep.finished_at is None:
         lines.append("not finished: the same command goes on")
     lines += [f"warning: {warning}" for warning in _warnings(swept)]
@@ -435,92 +439,83 @@ def _spent(cost: Cost) -> str:
     return str(cost) + (f"; {', '.join(details)}" if details else "")
 
 
-def _tested(records: Sequence[Record]) -> str:
+def _tested(records: Sequence[Record]) -> Cell:
     accuracies = [record.test_accuracy for record in records if record.test_accuracy is not None]
     if not accuracies:
-        return MISSING
-    spread = f" ({percent(min(accuracies))} to {percent(max(accuracies))})" if len(accuracies) > 1 else ""
-    return percent(statistics.fmean(accuracies)) + spread
+        return Cell(MISSING)
+    return Cell(mean_and_range(accuracies, percent), statistics.fmean(accuracies))
 
 
-def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], *, style: str = "github") -> str:
-    def cell(text: str) -> str:
-        return one_line(text).replace("|", "\\|") if style == "github" else one_line(text)
-
-    cells = [[cell(text) for text in row] for row in rows]
-    return tabulate(cells, [cell(header) for header in headers], tablefmt=style, disable_numparse=True)
-
-
-def found_table(swept: Sequence[Swept], style: str = "github") -> str:
-    """One row for each sweep: the best values, what they gave, what the search cost; no columns that say nothing."""
-    headers = ["Model", "Data set", "Best", "Validation", "Test, retrained", "Trials", "Stopped early", "Diverged"]
-    rows = []
-    for one in swept:
-        cost, best = one.cost, one.best
-        rows.append(
-            [
-                one.sweep.model,
-                one.sweep.dataset.name,
-                describe_values(best.values) if best else MISSING,
-                percent(best.score) if best and best.score is not None else MISSING,
-                _tested(one.retrained),
-                count(cost.trials),
-                count(cost.stopped),
-                count(cost.diverged),
-                count(cost.epochs),
-                *_seconds_columns(cost),
-                one.sweep.sweep_id,
-            ]
-        )
-    headers += ["Epochs", "CPU s", "GPU s", "Sweep"]
-    shown = [column for column in range(len(headers)) if any(row[column] != MISSING for row in rows)]
-    kept = [[row[column] for column in shown] for row in rows]
-    return _table(kept, [headers[column] for column in shown], style=style)
+def found_table(swept: Sequence[Swept]) -> Table:
+    """Return a row for each sweep: the best values, their accuracy, the cost; empty columns are left out."""
+    table = table_of(FOUND_COLUMNS, swept)
+    shown = [number for number, _ in enumerate(table.headers) if any(row[number].text != MISSING for row in table.rows)]
+    return Table(
+        [table.headers[number] for number in shown],
+        [table.numeric[number] for number in shown],
+        [[row[number] for number in shown] for row in table.rows],
+    )
 
 
-def _seconds_columns(cost: Cost) -> list[str]:
-    return [count(seconds) if seconds else MISSING for seconds in (cost.cpu_seconds, cost.gpu_seconds)]
+FOUND_COLUMNS: list[Column[Swept]] = [
+    text_column("Model", lambda swept: swept.sweep.model),
+    text_column("Data set", lambda swept: swept.sweep.dataset.name),
+    text_column("Best", lambda swept: describe_values(swept.best.values) if swept.best else MISSING),
+    number_column("Validation", lambda swept: swept.best.score if swept.best else None, percent),
+    Column("Test, retrained", lambda swept: _tested(swept.retrained)),
+    number_column("Trials", lambda swept: swept.cost.trials, count),
+    number_column("Stopped early", lambda swept: swept.cost.stopped, count),
+    number_column("Diverged", lambda swept: swept.cost.diverged, count),
+    number_column("Epochs", lambda swept: swept.cost.epochs, count),
+    number_column("CPU s", lambda swept: swept.cost.cpu_seconds or None, count),
+    number_column("GPU s", lambda swept: swept.cost.gpu_seconds or None, count),
+    text_column("Sweep", lambda swept: swept.sweep.sweep_id),
+]
 
 
-def expected_table(swept: Sequence[Swept], style: str = "github") -> str | None:
-    """k against the expected best of k trials, a column for each sweep; None without any score."""
-    curves = {one.sweep.sweep_id: expected_best(scores_of(one.trials)) for one in swept}
-    shown = [one for one in swept if curves[one.sweep.sweep_id]]
+def expected_table(swept: Sequence[Swept]) -> Table | None:
+    """Return k against the expected best of k trials, a column for each sweep; None without any score."""
+    curves = {result.sweep.sweep_id: expected_best(scores_of(result.trials)) for result in swept}
+    shown = [result for result in swept if curves[result.sweep.sweep_id]]
     if not shown:
         return None
-    longest = max(len(curves[one.sweep.sweep_id]) for one in shown)
+    longest = max(len(curves[result.sweep.sweep_id]) for result in shown)
     # every k up to 10, then about ten a decade: a table of 200 rows says no more
     ks = [k for k in range(1, longest + 1) if k <= 10 or k % 10 ** (len(str(k)) - 1) == 0 or k == longest]
-    rows = [
-        [
-            str(k),
-            *(percent(curve[k - 1]) if k <= len(curve := curves[one.sweep.sweep_id]) else MISSING for one in shown),
-        ]
-        for k in ks
-    ]
-    names = [one.sweep.model for one in shown]
+    names = [result.sweep.model for result in shown]
     headers = [
-        name if names.count(name) == 1 else f"{name} ({one.sweep.sweep_id})"
-        for name, one in zip(names, shown, strict=True)
+        name if names.count(name) == 1 else f"{name} ({result.sweep.sweep_id})"
+        for name, result in zip(names, shown, strict=True)
     ]
-    return _table(rows, ["k", *headers], style=style)
+
+    def best_of(curve: Sequence[float]) -> Callable[[int], float | None]:
+        return lambda k: curve[k - 1] if k <= len(curve) else None
+
+    columns = [
+        number_column(header, best_of(curves[result.sweep.sweep_id]), percent)
+        for header, result in zip(headers, shown, strict=True)
+    ]
+    return table_of([text_column("k", str), *columns], ks)
 
 
-def trials_table(swept: Swept) -> str:
-    """All trials, the best marked."""
-    headers = [*swept.sweep.space.names, "Validation", "Status", "Epochs", "Seconds", "Why"]
-    rows = []
-    for trial in swept.trials:
-        score, mark = trial.score, " (best)" if trial is swept.best else ""
-        why = next((record.reason for record in trial.records if record.reason), "")
-        rows.append(
-            [
-                *(describe_values({name: value}).removeprefix(f"{name} ") for name, value in trial.values.items()),
-                percent(score) + mark if score is not None else MISSING,
-                str(trial.status),
-                str(trial.epochs_done),
-                f"{trial.seconds:.1f}",
-                one_line(why),
-            ]
+def trials_table(swept: Swept) -> Table:
+    """Return a row for each trial, the best marked."""
+
+    def value_of(name: str) -> Callable[[Trial], Cell]:
+        return lambda trial: Cell(
+            describe_values({name: trial.values[name]}).removeprefix(f"{name} "), _number(trial.values[name])
         )
-    return _table(rows, headers)
+
+    def score(trial: Trial) -> Cell:
+        cell = cell_of(trial.score, percent)
+        return Cell(f"{cell.text} (best)", cell.value) if trial is swept.best else cell
+
+    columns = [
+        *(Column(name, value_of(name)) for name in swept.sweep.space.names),
+        Column("Validation", score),
+        text_column("Status", lambda trial: str(trial.status)),
+        number_column("Epochs", lambda trial: trial.epochs_done, count),
+        number_column("Seconds", lambda trial: trial.seconds, "{:.1f}".format),
+        text_column("Why", lambda trial: next((record.reason for record in trial.records if record.reason), "")),
+    ]
+    return table_of(columns, swept.trials)

@@ -1,8 +1,8 @@
 """Better, worse, or not distinguishable: what can be told of two models, in one sentence for each question.
 
 Two questions about accuracy are kept apart. *These two checkpoints*: which of two trained models is better on images
-like the test images? Both answered the same ones, so those that only one classified right decide. *These two recipes*:
-which way of training is better on average? There the seeds are the trials, and the test images come second.
+like the test images? Both answered the same ones, so the images that only one classified right decide. *These two
+recipes*: which way of training is better on average? There the seeds are the trials, and the test images come second.
 """
 
 from __future__ import annotations
@@ -16,31 +16,23 @@ from statistics import fmean
 import numpy as np
 
 from bench.reporting import stats
+from bench.reporting.entries import Comparison, Entry
+from bench.reporting.formats import MISSING, count, file_size, megabytes, milliseconds, per_second, percent
 from bench.reporting.speed import EAGER, Speed, Speeds
 from bench.reporting.stats import Difference
 from bench.reporting.store import Store
-from bench.reporting.tables import (
-    Comparison,
-    Entry,
-    count,
-    deployed,
-    megabytes,
-    milliseconds,
-    per_second,
-    percent,
-)
 from bench.spec import Deployment, Predictions, Record
 
 MOST_SEEDS = 50
-"""With more seeds than this the answers to each image are not looked at."""
+"""The most seeds of a job whose answers to each image are read; with more, none are."""
 MOST_RIVALS = 4
-"""A summary compares the most accurate job with so many others."""
+"""The most jobs that a summary compares with the most accurate one."""
 FEWEST_FOR_P95 = 20
-"""Samples from which a 95th percentile is compared."""
+"""The fewest samples of which a 95th percentile is compared."""
 
 
 class Word(StrEnum):
-    """What is found of the second of two."""
+    """The finding about the second of two."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -48,24 +40,24 @@ class Word(StrEnum):
     FEWER = "fewer"
     SAME = "the same"
     NOT_DISTINGUISHABLE = "not distinguishable"
-    UNKNOWN = "cannot be told"
+    UNKNOWN = "not enough data to decide"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Something that two models are compared by."""
+    """A quantity that two models are compared by."""
 
     key: str
-    """As --fail names it."""
+    """The name that --fail takes and JSON shows."""
     name: str
     higher_is_better: bool
     show: Callable[[float], str]
     in_points: bool = False
-    """Differences are percentage points; else they are relative to the first's figure."""
+    """True if differences are percentage points; otherwise they are relative to the first's value."""
 
 
-RECIPES = Metric("accuracy", "these two recipes", True, percent, in_points=True)
-CHECKPOINTS = Metric("checkpoint-accuracy", "these two checkpoints", True, percent, in_points=True)
+RECIPES = Metric("accuracy", "recipe", True, percent, in_points=True)
+CHECKPOINTS = Metric("checkpoint-accuracy", "checkpoint", True, percent, in_points=True)
 TRAINING = Metric("training-throughput", "training throughput", True, per_second)
 INFERENCE = Metric("inference-throughput", "inference throughput", True, per_second)
 LATENCY_P50 = Metric("latency-p50", "latency p50 of one image", False, milliseconds)
@@ -75,7 +67,7 @@ MEMORY = Metric("memory", "peak memory of a worker", False, megabytes)
 
 
 class Side:
-    """One of two that are compared: a job, and the folder that its files are in."""
+    """A job that is compared with another, and the results folder with its files."""
 
     def __init__(self, name: str, entry: Entry, store: Store) -> None:
         self.name = name
@@ -84,60 +76,60 @@ class Side:
         self._answers: dict[str, Predictions | None] = {}
 
     def answers(self, record: Record) -> Predictions | None:
-        """What a run's model said of each test image; read once."""
+        """Return a run's answers to the test images, read once; None if they are not stored."""
         if record.run_id not in self._answers:
             self._answers[record.run_id] = self._store.predictions(record.run_id)
         return self._answers[record.run_id]
 
     @functools.cached_property
     def seeds(self) -> stats.Seeds:
-        """What the seeds reached, with what they classified right where all of that is stored."""
-        known = [record for record in self.entry.records if record.test_accuracy is not None]
+        """Return the results of the seeds, with the images each classified right if all of these are stored."""
+        scored = [record for record in self.entry.records if record.test_accuracy is not None]
         accuracies = self.entry.accuracies
-        said = [self.answers(record) for record in known] if len(known) <= MOST_SEEDS else []
-        there = [one for one in said if one is not None]
-        if not there or len(there) < len(accuracies) or len({len(one.labels) for one in there}) > 1:
+        predictions = [self.answers(record) for record in scored] if len(scored) <= MOST_SEEDS else []
+        there = [prediction for prediction in predictions if prediction is not None]
+        if not there or len(there) < len(accuracies) or len({len(prediction.labels) for prediction in there}) > 1:
             return stats.Seeds(accuracies)
-        return stats.Seeds(accuracies, np.stack([one.labels == one.predicted for one in there]))
+        return stats.Seeds(accuracies, np.stack([prediction.labels == prediction.predicted for prediction in there]))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is found of two by one metric."""
+    """The finding about two jobs by one metric."""
 
     metric: Metric
     first: str
     second: str
     first_value: float | None
-    """In the metric's unit; None where it is not known."""
+    """The first job's value in the metric's unit; None where it is not known."""
     second_value: float | None
     difference: Difference | None
-    """Second minus first, in shares or relative to the first; None where nothing can be said of it."""
+    """The second minus the first, in shares or relative to the first; None where it is not known."""
     why_unknown: str = ""
-    """What is missing if nothing can be said, and how to get it."""
+    """The reason why the difference is not known, and how to change that."""
     family: int = 1
-    """Of so many comparisons p is Holm's, so that all of them together seldom give a false alarm."""
+    """The number of comparisons that p is adjusted for by Holm's method, so that false alarms are rare among all."""
 
     @property
     def word(self) -> Word:
-        """The finding."""
-        found = self.difference
-        if found is None:
+        """Return the finding."""
+        difference = self.difference
+        if difference is None:
             return Word.UNKNOWN
-        if found.p is None:  # counted, not measured
-            return Word.SAME if found.value == 0 else Word.MORE if found.value > 0 else Word.FEWER
-        if not found.distinguishable:
+        if difference.p is None:  # counted, not measured
+            return Word.SAME if difference.value == 0 else Word.MORE if difference.value > 0 else Word.FEWER
+        if not difference.distinguishable:
             return Word.NOT_DISTINGUISHABLE
-        return Word.BETTER if (found.value > 0) == self.metric.higher_is_better else Word.WORSE
+        return Word.BETTER if (difference.value > 0) == self.metric.higher_is_better else Word.WORSE
 
     @property
     def change(self) -> str:
-        """The difference: '+0.12 points' or '-5.2 %', or nothing."""
+        """Return the difference: '+0.12 points' or '-5.2 %'; '' if it is not known."""
         return "" if self.difference is None else self._amount(self.difference.value)
 
     @property
     def interval(self) -> str:
-        """Its 95 % interval: '[-0.05, +0.29]' in points or '[-7.1 %, -3.3 %]', or nothing."""
+        """Return the 95 % interval: '[-0.05, +0.29]' in points or '[-7.1 %, -3.3 %]'; '' if it is not known."""
         if self.difference is None or self.difference.interval is None:
             return ""
         ends = (self.difference.interval.low, self.difference.interval.high)
@@ -145,7 +137,7 @@ class Verdict:
 
     @property
     def p(self) -> str:
-        """Two-sided: '0.0569' or '< 0.0001', or nothing."""
+        """Return the two-sided p: '0.0569' or '< 0.0001'; '' if it is not known."""
         if self.difference is None or self.difference.p is None:
             return ""
         return "< 0.0001" if self.difference.p < 1e-4 else f"{self.difference.p:.4f}"
@@ -155,25 +147,24 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """The finding in one sentence, with what it would take to tell where nothing can be told."""
-        what = f"{_upper(self.metric.name)}, {self.first} and {self.second}"
-        found = self.difference
-        if found is None:
+        """Return the finding in one sentence; where the two cannot be told apart, with what that would take."""
+        what = f"{self.first} vs {self.second} ({self.metric.name})"
+        difference = self.difference
+        if difference is None:
             return f"{what}: {Word.UNKNOWN}; {self.why_unknown}."
         if self.word is Word.SAME:
             return f"{what}: {Word.SAME}."
-        if found.p is None:
-            times = f"{1 + found.value:.1f} times as many" if abs(found.value) >= 0.5 else ""
-            some = f"{abs(100 * found.value):.1f} % {'more' if found.value > 0 else 'fewer'}"
+        if difference.p is None:
+            times = f"{1 + difference.value:.1f} times as many" if abs(difference.value) >= 0.5 else ""
+            some = f"{abs(100 * difference.value):.1f} % {'more' if difference.value > 0 else 'fewer'}"
             return f"{what}: {self.second} has {times or some}."
-        sign = "=" if found.p >= 1e-4 else ""
-        test = " ".join(f"p {sign} {self.p}, {found.method}".split())
+        sign = "=" if difference.p >= 1e-4 else ""
+        test = " ".join(f"p {sign} {self.p}, {difference.method}".split())
         if self.family > 1:
             test += f", Holm for {self.family} comparisons"
         if self.word is Word.NOT_DISTINGUISHABLE:
-            return (
-                f"{what}: {Word.NOT_DISTINGUISHABLE}, {self.change} {self.interval} ({test}); {self._it_takes(found)}."
-            )
+            takes = self._it_takes(difference)
+            return f"{what}: {Word.NOT_DISTINGUISHABLE}, {self.change} {self.interval} ({test}); {takes}."
         return f"{what}: different, {self.second} is {self.word}, {self.change} {self.interval} ({test})."
 
     @staticmethod
@@ -189,7 +180,7 @@ class Verdict:
 
 
 def compare(first: Side, second: Side) -> list[Verdict]:
-    """What is found of two jobs, metric by metric: differences are the second's minus the first's."""
+    """Compare two jobs, metric by metric; differences are the second's minus the first's."""
     return [
         recipes(first, second),
         checkpoints(first, second),
@@ -200,70 +191,70 @@ def compare(first: Side, second: Side) -> list[Verdict]:
 
 
 def recipes(first: Side, second: Side) -> Verdict:
-    """These two recipes: accuracy over seeds, then over images."""
+    """Compare two recipes: accuracy over seeds, then over images."""
     means = [fmean(values) if (values := side.entry.accuracies.values()) else None for side in (first, second)]
-    found = stats.recipes_difference(first.seeds, second.seeds)
-    why = "one seed says nothing about a recipe's spread: it takes three seeds of each at least (--seeds 3)"
-    return Verdict(RECIPES, first.name, second.name, means[0], means[1], found, why)
+    difference = stats.recipes_difference(first.seeds, second.seeds)
+    why = f"run at least {stats.FEWEST_SEEDS} seeds of each (--seeds {stats.FEWEST_SEEDS})"
+    return Verdict(RECIPES, first.name, second.name, means[0], means[1], difference, why)
 
 
 def checkpoints(first: Side, second: Side) -> Verdict:
-    """These two checkpoints: accuracy on the same images, of the first seed that both have."""
+    """Compare two checkpoints: accuracy on the same images, of the first seed of both or, without one, of each."""
     sides = (first, second)
     by_seed = [{record.seed: record for record in side.entry.records} for side in sides]
     both = sorted(by_seed[0].keys() & by_seed[1].keys())
     chosen = [records[both[0]] if both else records[min(records)] for records in by_seed]
-    said = [side.answers(record) for side, record in zip(sides, chosen, strict=True)]
-    found, why = None, "what the models said of each test image is not stored"
-    one, other = said
-    if one is not None and other is not None:
-        if np.array_equal(one.labels, other.labels):
-            apart = stats.discordant(one.labels, one.predicted, other.predicted)
-            found = stats.checkpoints_difference(*apart, len(one.labels))
+    answers = [side.answers(record) for side, record in zip(sides, chosen, strict=True)]
+    difference, why = None, "what the models said of each test image is not stored"
+    first_answers, second_answers = answers
+    if first_answers is not None and second_answers is not None:
+        if np.array_equal(first_answers.labels, second_answers.labels):
+            apart = stats.discordant(first_answers.labels, first_answers.predicted, second_answers.predicted)
+            difference = stats.checkpoints_difference(*apart, len(first_answers.labels))
         else:
             why = "they answered different images"
     names = [f"{side.name} seed {record.seed}" for side, record in zip(sides, chosen, strict=True)]
     values = [record.test_accuracy for record in chosen]
-    return Verdict(CHECKPOINTS, names[0], names[1], values[0], values[1], found, why)
+    return Verdict(CHECKPOINTS, names[0], names[1], values[0], values[1], difference, why)
 
 
 _WHICH: dict[str, Callable[[Speeds], Speed | None]] = {
-    TRAINING.key: lambda of: of.training,
-    INFERENCE.key: lambda of: of.batches,
-    LATENCY_P50.key: lambda of: of.single,
-    LATENCY_P95.key: lambda of: of.single,
+    TRAINING.key: lambda speeds: speeds.training,
+    INFERENCE.key: lambda speeds: speeds.batches,
+    LATENCY_P50.key: lambda speeds: speeds.single,
+    LATENCY_P95.key: lambda speeds: speeds.single,
 }
 
 
 def speed(metric: Metric, first: Side, second: Side) -> Verdict:
-    """Throughput or latency, as it was timed after the training with the machine to itself."""
+    """Compare throughput or latency, timed after the training with the machine to itself."""
     timed = [_WHICH[metric.key](side.entry.speeds) for side in (first, second)]
-    values = [None if one is None else speed_value(metric, one) for one in timed]
-    one, other = timed
-    found, why = None, ""
-    if one is None or other is None:
+    values = [None if timing is None else speed_value(metric, timing) for timing in timed]
+    first_speed, second_speed = timed
+    difference, why = None, ""
+    if first_speed is None or second_speed is None:
         missing = " and ".join(side.name for side, speed in zip((first, second), timed, strict=True) if speed is None)
-        why = f"{missing} {'were' if one is other else 'was'} not timed alone"
-    elif one.contended or other.contended:
+        why = f"{missing} {'were' if first_speed is second_speed else 'was'} not timed"
+    elif first_speed.contended or second_speed.contended:
         why = "other jobs used the machine meanwhile, so the figures are not for ranking"
-    elif _machine(first, one) != _machine(second, other):
-        why = f"timed on different machines ({_machine(first, one)}; {_machine(second, other)})"
-    elif one.backend != other.backend:
-        why = f"timed with different back ends ({one.backend}; {other.backend})"
-    elif one.precision != other.precision:
-        why = f"timed in different precision ({one.precision}; {other.precision})"
-    elif metric is LATENCY_P95 and min(len(one.seconds), len(other.seconds)) < FEWEST_FOR_P95:
+    elif _machine(first, first_speed) != _machine(second, second_speed):
+        why = f"timed on different machines ({_machine(first, first_speed)}; {_machine(second, second_speed)})"
+    elif first_speed.backend != second_speed.backend:
+        why = f"timed with different back ends ({first_speed.backend}; {second_speed.backend})"
+    elif first_speed.precision != second_speed.precision:
+        why = f"timed in different precision ({first_speed.precision}; {second_speed.precision})"
+    elif metric is LATENCY_P95 and min(len(first_speed.seconds), len(second_speed.seconds)) < FEWEST_FOR_P95:
         why = f"a 95th percentile takes {FEWEST_FOR_P95} samples at least"
     else:
         versions = {side.entry.records[0].torch_version for side in (first, second)}
-        found = _speeds_difference(metric, one, other, same_reference=len(versions) == 1)
-    return Verdict(metric, first.name, second.name, values[0], values[1], found, why)
+        difference = _speeds_difference(metric, first_speed, second_speed, same_reference=len(versions) == 1)
+    return Verdict(metric, first.name, second.name, values[0], values[1], difference, why)
 
 
 def _speeds_difference(metric: Metric, one: Speed, other: Speed, *, same_reference: bool) -> Difference | None:
-    """Compare two timings, each normalised by the reference step beside it: so the machine's pace does not count.
+    """Compare two timings, each normalised by the reference step beside it, so that the machine's pace does not count.
 
-    Only with one version of torch for both is that the same step; else seconds are compared.
+    The reference step is the same only with one version of torch for both; otherwise seconds are compared.
     """
     first, second = one.in_reference_steps(), other.in_reference_steps()
     percentile = 95 if metric is LATENCY_P95 else 50
@@ -290,7 +281,7 @@ def _rates(metric: Metric, batch_size: int, sessions: Sequence[stats.Session]) -
 
 
 def speed_value(metric: Metric, speed: Speed) -> float | None:
-    """The figure of a speed metric: images per second, or seconds."""
+    """Return the value of a speed metric: images per second, or seconds."""
     if metric.higher_is_better:
         return speed.images_per_second
     return speed.latency["p50" if metric is LATENCY_P50 else "p95"]
@@ -302,33 +293,39 @@ def _machine(side: Side, speed: Speed) -> str:
 
 
 def parameters(first: Side, second: Side) -> Verdict:
-    """How many parameters; counted, so there is no doubt about the difference."""
+    """Compare the numbers of parameters; they are counted, so there is no doubt about the difference."""
     values = [side.entry.records[0].total_parameters for side in (first, second)]
-    one, other = values
-    found = Difference((other - one) / one, None, None, "counted") if one and other is not None else None
-    return Verdict(PARAMETERS, first.name, second.name, one, other, found, "the number is not stored")
+    first_count, second_count = values
+    difference = (
+        Difference((second_count - first_count) / first_count, None, None, "counted")
+        if first_count and second_count is not None
+        else None
+    )
+    return Verdict(
+        PARAMETERS, first.name, second.name, first_count, second_count, difference, "the number is not stored"
+    )
 
 
 def memory(first: Side, second: Side) -> Verdict:
-    """Peak memory of a worker while it trained, over the seeds."""
+    """Compare the peak memory of a worker while it trained, over the seeds."""
     sides = (first, second)
     used = [[r.peak_memory_mb for r in side.entry.records if r.peak_memory_mb is not None] for side in sides]
     kinds = {record.memory_kind for side in sides for record in side.entry.records if record.memory_kind is not None}
     means = [fmean(values) if values else None for values in used]
-    found, why = None, f"memory varies from run to run: it takes {stats.FEWEST_SEEDS} seeds of each at least"
+    difference, why = None, f"run at least {stats.FEWEST_SEEDS} seeds of each (--seeds {stats.FEWEST_SEEDS})"
     if len(kinds) > 1:
         why = f"it was counted in different ways ({'; '.join(sorted(kinds))})"
     elif not all(used):
         why = "it was not measured"
     elif min(map(len, used)) >= stats.FEWEST_SEEDS:
-        found = stats.means_difference(used[0], used[1])
-    return Verdict(MEMORY, first.name, second.name, means[0], means[1], found, why)
+        difference = stats.means_difference(used[0], used[1])
+    return Verdict(MEMORY, first.name, second.name, means[0], means[1], difference, why)
 
 
 def with_holm(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """The same verdicts, each p as Holm has it for all of them that have one."""
-    known = [verdict.difference for verdict in verdicts if verdict.difference is not None]
-    measured = [difference.p for difference in known if difference.p is not None]
+    """Return the same verdicts, each p adjusted by Holm's method for all verdicts that have one."""
+    differences = [verdict.difference for verdict in verdicts if verdict.difference is not None]
+    measured = [difference.p for difference in differences if difference.p is not None]
     if len(measured) < 2:
         return list(verdicts)
     adjusted = iter(stats.holm(measured))
@@ -344,28 +341,29 @@ def with_holm(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def findings(store: Store, comparison: Comparison) -> list[Verdict]:
-    """What is worth saying of the jobs on one data set; nothing where there is one.
+    """Return the verdicts of a summary on the jobs on one data set; none where there is only one job.
 
-    The most accurate job against the next most accurate ones, with both questions about accuracy. Then, of each way
-    of using a model, the fastest against the next; what was not timed alone, or elsewhere, is left out.
+    The most accurate job is compared with the next most accurate ones, by both questions about accuracy. Then, for each
+    way of using a model, the fastest is compared with the next; jobs that were not timed alone, or were timed on
+    another machine, are left out.
     """
     sides = [Side(entry.label, entry, store) for entry in comparison.entries if entry.accuracies]
     if len(sides) < 2:
         return []
     best, *rivals = sorted(sides, key=lambda side: (-fmean(side.entry.accuracies.values()), side.name))
     del rivals[MOST_RIVALS:]
-    found = []
+    verdicts = []
     for question in (recipes, checkpoints):
-        found += with_holm([question(rival, best) for rival in rivals])
+        verdicts += with_holm([question(rival, best) for rival in rivals])
     for metric in (TRAINING, INFERENCE, LATENCY_P50):
         ranked = _ranked(metric, sides)
         if len(ranked) > 1:
-            found.append(speed(metric, ranked[1], ranked[0]))
-    return found
+            verdicts.append(speed(metric, ranked[1], ranked[0]))
+    return verdicts
 
 
 def _ranked(metric: Metric, sides: Iterable[Side]) -> list[Side]:
-    """Those that were timed like most: on one machine, with one back end, in one precision; best first."""
+    """Return the largest group timed alike, on one machine, with one back end, in one precision; best first."""
     by_conditions: dict[tuple[str, str, str], list[tuple[float, str, Side]]] = {}
     for side in sides:
         timed = _WHICH[metric.key](side.entry.speeds)
@@ -375,21 +373,21 @@ def _ranked(metric: Metric, sides: Iterable[Side]) -> list[Side]:
             alike = _machine(side, timed), timed.backend, timed.precision
             by_conditions.setdefault(alike, []).append((rank, side.name, side))
     most = max(by_conditions.values(), key=len, default=[])
-    return [side for _, _, side in sorted(most, key=lambda one: one[:2])]
+    return [side for _, _, side in sorted(most, key=lambda row: row[:2])]
 
 
 # --- back ends of one model ------------------------------------------------------------------------------------------
 
 
 def backend_sentences(comparison: Comparison) -> list[str]:
-    """Say of each job with several back ends which answers batches fastest, and what that costs."""
+    """Return a sentence for each job with several back ends: which answers batches fastest, and what that costs."""
     return [sentence for entry in comparison.entries if (sentence := fastest_backend(entry)) is not None]
 
 
 def fastest_backend(entry: Entry) -> str | None:
-    """Say which back end of one job is the fastest, what it costs in accuracy, and what is deployed.
+    """Return a sentence on the fastest back end of one job, its cost in accuracy, and the size of what is deployed.
 
-    None where fewer than two were timed on one machine with nothing else on it.
+    None unless eager and another back end were timed on one machine with nothing else on it.
     """
     timed = {name: answers.batches for name, answers in entry.speeds.by_backend.items()}
     eager = timed.get(EAGER)
@@ -421,12 +419,16 @@ def fastest_backend(entry: Entry) -> str | None:
     row, plain = entry.deployments.get(name), entry.deployments.get(EAGER)
     if row is None or plain is None or row.images is None:
         return f"{sentence}."
-    size = f"{deployed(row.deployed_bytes)} are deployed, {deployed(plain.deployed_bytes)} with {EAGER}"
+    size = f"{_size(row)} are deployed, {_size(plain)} with {EAGER}"
     return f"{sentence}; {_accuracy_cost(row)}; {size}."
 
 
+def _size(row: Deployment) -> str:
+    return MISSING if row.deployed_bytes is None else file_size(row.deployed_bytes)
+
+
 def _accuracy_cost(row: Deployment) -> str:
-    """What a back end's accuracy differs from eager's by; both answered the same images, so the test is paired."""
+    """Say how a back end's accuracy differs from eager's; both answered the same images, so the test is paired."""
     lost, gained, images = row.only_eager_right or 0, row.only_this_right or 0, row.images or 0
     if not lost + gained:
         return f"its accuracy is the same, {percent(row.accuracy or 0.0)}"
@@ -442,24 +444,18 @@ def _p_value(p: float) -> str:
 
 
 def sentences(verdicts: Sequence[Verdict]) -> list[str]:
-    """The findings in words. What cannot be told for the same reason, of several metrics or pairs, is said once."""
-    said: dict[str, None] = {}
+    """Return the findings in words; a reason why several are not known is given once for all of them."""
+    unique: dict[str, None] = {}
     for verdict in verdicts:
         if verdict.difference is not None:
-            said[verdict.sentence] = None
+            unique[verdict.sentence] = None
             continue
         same = [other for other in verdicts if other.difference is None and other.why_unknown == verdict.why_unknown]
         if len(same) == 1:
-            said[verdict.sentence] = None
+            unique[verdict.sentence] = None
             continue
         pairs = {(other.first, other.second) for other in same}
         names = ", ".join(dict.fromkeys(other.metric.name for other in same))
-        if len(pairs) > 1:
-            names = names.replace("these two", "these")
-        whose = f", {verdict.first} and {verdict.second}" if len(pairs) == 1 else ""
-        said[f"{_upper(names)}{whose}: {Word.UNKNOWN}; {verdict.why_unknown}."] = None
-    return list(said)
-
-
-def _upper(text: str) -> str:
-    return text[0].upper() + text[1:]
+        whose = f"{verdict.first} vs {verdict.second}" if len(pairs) == 1 else "all pairs"
+        unique[f"{whose} ({names}): {Word.UNKNOWN}; {verdict.why_unknown}."] = None
+    return list(unique)

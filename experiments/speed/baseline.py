@@ -25,7 +25,7 @@ from torchvision import models, transforms
 
 
 def read(folder: Path, name: str) -> np.ndarray:
-    """Return the bytes of a file, or of the same one compressed."""
+    """Return the bytes of a file, which may be compressed."""
     packed = folder / f"{name}.gz"
     return np.frombuffer(
         gzip.decompress(packed.read_bytes()) if packed.exists() else (folder / name).read_bytes(), np.uint8
@@ -88,7 +88,7 @@ def mobilenet() -> nn.Module:
 
 
 def train_and_test(model: nn.Module, transform: transforms.Compose, options: argparse.Namespace) -> float:
-    """Return the test accuracy after training."""
+    """Train a model and return its test accuracy."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
     train = DataLoader(

@@ -22,13 +22,13 @@ from measuring import ROOT, markdown, run_bench, timed, write_page
 
 HERE = Path(__file__).parent
 CONTENDERS = {"bench": "bench.run", "ideal": "ideal.py", "script": "baseline.py"}
-"""What is run, and what the page calls it."""
+"""The contenders, and their names on the page."""
 MODELS = ("cnn", "mobilenet")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One whole process."""
+    """The figures of one whole process."""
 
     pair: int
     contender: str
@@ -38,7 +38,7 @@ class Measured:
 
 
 def measure(pair: int, contender: str, data_dir: Path, epochs: int) -> Measured:
-    """Run one contender."""
+    """Run one contender and return its figures."""
     options = ["--data-dir", str(data_dir), "--epochs", str(epochs)]
     if contender == "bench":
         whole = run_bench("--dataset", "mnist", *options)
@@ -83,7 +83,7 @@ def page(rows: Sequence[Measured]) -> list[str]:
 
 
 def write(options: argparse.Namespace, rows: Sequence[Measured]) -> str:
-    """Write what was measured so far; after each process, so that nothing is lost."""
+    """Write the figures so far, after each process so that nothing is lost; return the text of the page."""
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "compare.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     command = f"--pairs {options.pairs} --scripts {options.scripts} --epochs {options.epochs}"

@@ -35,7 +35,7 @@ def main() -> None:
         python = [sys.executable, "-m"]
         timed([*python, "bench.run", *words, "--results", f"{folder}/results"], env=settings, cwd=folder)
         runs = pq.read_table(f"{folder}/results/runs").to_pylist()
-        said = [
+        comparisons = [
             timed([*python, "bench.compare", *pair, "--results", f"{folder}/results"], env=settings, cwd=folder)[1]
             for pair in PAIRS
         ]
@@ -52,7 +52,7 @@ def main() -> None:
     ]
     table = markdown(rows, ["Built in", "Copy", "Seed", "Accuracy", "Of the copy", "Predictions"])
     title = f"Two copies of one network, MNIST, {options.epochs} epochs"
-    print(write_page(options.out / "fairness.md", title, table, *(f"```\n{text.strip()}\n```" for text in said)))
+    print(write_page(options.out / "fairness.md", title, table, *(f"```\n{text.strip()}\n```" for text in comparisons)))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ IMPORTED = time.perf_counter()
 
 
 def read(folder: Path, name: str, header: int) -> Tensor:
-    """Return the bytes of an IDX file behind its header, compressed or not, as uint8 [bytes]."""
+    """Return the bytes of an IDX file, compressed or not, after its header, as uint8 [bytes]."""
     packed = folder / f"{name}.gz"
     content = gzip.decompress(packed.read_bytes()) if packed.exists() else (folder / name).read_bytes()
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)[header:]
@@ -100,7 +100,7 @@ def train(model: nn.Module, inputs: Tensor, labels: Tensor, epochs: int) -> None
 
 @torch.no_grad()
 def answer(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return what the model makes of all inputs, a batch at a time."""
+    """Return the outputs of the model for all inputs, computed batch by batch."""
     model.eval()
     return torch.cat([model(batch) for batch in inputs.split(250)])
 

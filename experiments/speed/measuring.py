@@ -1,4 +1,4 @@
-"""What the scripts here share: whole commands timed from the outside, and the pages about them."""
+"""Functions that the scripts here share: whole commands timed from the outside, and the pages about them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from tabulate import tabulate
 
-from bench.learning.measure import cpu_name
+from bench.learning.cost import cpu_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,26 +27,29 @@ class Whole:
     """A command from the start of its process to the end."""
 
     began: float
-    """Seconds since the epoch."""
+    """The start, in seconds since 1970."""
     seconds: float
     rows: list[dict[str, Any]]
     """The runs that it stored."""
 
 
 def timed(command: Sequence[str], **options: Any) -> tuple[float, str]:
-    """Return (seconds from the start to the end of a process, what it printed); its errors are shown."""
+    """Run a command and return (its seconds from start to end, what it printed); its errors are shown."""
     start = time.perf_counter()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, **options)
     return time.perf_counter() - start, done.stdout
 
 
 def environment(cache: str) -> dict[str, str]:
-    """Return the environment of a command of this checkout, with this folder as its cache."""
+    """Return the environment of a command of this checkout, with ``cache`` as its cache folder."""
     return {**os.environ, "BENCH_CACHE": cache, "PYTHONPATH": str(ROOT)}
 
 
 def run_bench(*options: str, cache: str | None = None) -> Whole:
-    """Run ``python -m bench.run`` for both built-in models, without timing, results empty, cache empty or given."""
+    """Run ``python -m bench.run`` for both built-in models, untimed, with empty results.
+
+    Without ``cache``, the cache is empty, too.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-speed-") as folder:
         command = [sys.executable, "-m", "bench.run", "--models", "cnn", "mobilenet", "--weights", "bundled"]
         command += ["--no-timing", "--results", f"{folder}/results", *options]
@@ -56,7 +59,7 @@ def run_bench(*options: str, cache: str | None = None) -> Whole:
 
 
 def markdown(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
-    """Return a table."""
+    """Return a table in Markdown."""
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
@@ -69,7 +72,7 @@ def write_page(file: Path, title: str, *paragraphs: str, threads: int | None = N
 
 
 def machine_line(threads: int | None = None) -> str:
-    """Return 'Machine: ...', with PyTorch's ``threads`` where it computed in this process."""
+    """Return 'Machine: ...', with PyTorch's ``threads`` if it computed in this process."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     used = f", {threads} threads" if threads is not None else ""
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"

@@ -21,7 +21,8 @@ import numpy as np
 from measuring import ROOT, markdown, run_bench, timed, write_page
 
 from bench.reporting.store import Store
-from bench.spec import DatasetInfo, EpochRecord, Job, Outcome, Predictions, Recipe, Record, Status
+from bench.spec import DatasetInfo, EpochRecord, Job, Measured, Outcome, Predictions, Recipe, Status
+from bench.workflows.record import assemble
 
 JOBS = 50
 
@@ -37,7 +38,7 @@ sys.exit(code)
 
 
 def train_many(seeds: int) -> list[list[str]]:
-    """Return rows of (what, figure) for two commands, one after the other, with one cache."""
+    """Run two commands, one after the other, with one cache; return rows of (what, figure)."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="bench-cache-") as cache:
         for lr in ("0.001", "0.002"):
@@ -55,7 +56,7 @@ def train_many(seeds: int) -> list[list[str]]:
 
 
 def fill(results: Path, runs: int) -> None:
-    """Store so many finished runs of :data:`JOBS` jobs, as they are on mnist-5k, some answers of each wrong."""
+    """Store ``runs`` finished runs of :data:`JOBS` jobs, like those on mnist-5k, with some wrong answers in each."""
     store, random = Store(results), np.random.default_rng(0)
     store.prepare()
     data = DatasetInfo(name="mnist-5k", sha256="0" * 64, train_images=4000, test_images=1000, classes=10)
@@ -68,8 +69,7 @@ def fill(results: Path, runs: int) -> None:
             wrong = random.random(1000) < 0.02 + 0.002 * number
             predicted = np.where(wrong, (labels + 1) % 10, labels).astype(np.int16)
             began += timedelta(seconds=10)
-            record = Record.of(
-                run,
+            measured = Measured(
                 status=Status.OK,
                 started_at=began,
                 ended_at=began + timedelta(seconds=9),
@@ -92,11 +92,12 @@ def fill(results: Path, runs: int) -> None:
                 for epoch in range(1, 6)
             ]
             probability = np.full(1000, 0.9, dtype=np.float32)
-            store.write(Outcome(record, epochs, Predictions(labels, predicted, probability)))
+            answers = Predictions(labels, predicted, probability)
+            store.write(assemble(run, Outcome(run.id, measured, epochs, answers)))
 
 
 def report(results: Path) -> tuple[float, float, float]:
-    """Return seconds on the clock, seconds of CPU, peak memory in 10^6 bytes, of bench.report."""
+    """Run bench.report; return (seconds on the clock, seconds of CPU, peak memory in 10^6 bytes)."""
     before = os.times()
     command = [sys.executable, "-c", _REPORT, "--results", str(results)]
     seconds, printed = timed(command, cwd=ROOT)

@@ -26,18 +26,19 @@ import safetensors.torch
 import torch
 from measuring import ROOT, markdown, write_page
 
-from bench.comparing import Pair, check, read_limits
-from bench.learning import datasets
-from bench.learning.build import build
+from bench.learning.data import datasets
 from bench.learning.execute import Inputs, spec_of
-from bench.learning.models import MODELS
+from bench.learning.models.build import build
+from bench.learning.models.registry import MODELS
+from bench.learning.models.weights import find
 from bench.learning.timing import Subject, time_models
-from bench.learning.weights import find
 from bench.reporting import stats, verdicts
+from bench.reporting.entries import Entry
 from bench.reporting.speed import Speeds, summarise
 from bench.reporting.store import Store
-from bench.reporting.tables import Entry
-from bench.spec import Job, Recipe, Record, Status, Timing
+from bench.spec import Job, Measured, Outcome, Recipe, Record, Status, Timing
+from bench.workflows.compare import Pair, check, read_limits
+from bench.workflows.record import assemble
 
 NAMES = ("cnn", "mobilenet")
 WAYS = ("training", "single", "batches")
@@ -84,10 +85,11 @@ def spreads(sessions: Sequence[dict[str, Speeds]]) -> list[list[str]]:
 
 @functools.cache
 def record_of(name: str) -> Record:
-    """Return a finished run, as a comparison wants one beside the timings."""
+    """Return a finished run of a model; a comparison needs one beside the timings."""
     now = datetime.now(UTC)
     (run,) = Job(model=name, dataset=datasets.load("synthetic").info, recipe=Recipe()).runs()
-    return Record.of(run, status=Status.OK, started_at=now, ended_at=now)
+    measured = Measured(status=Status.OK, started_at=now, ended_at=now)
+    return assemble(run, Outcome(run.id, measured)).record
 
 
 def broken(old: dict[str, Speeds], new: dict[str, Speeds]) -> list[str]:

@@ -28,11 +28,11 @@ from measuring import ROOT, environment, markdown, run_bench, timed, write_page
 OPTIONS = ("--dataset", "mnist-5k", "--epochs", "1")
 UNTIL = {"cnn": "CNN trains", "mobilenet": "MobileNetV2 trains", "both": "both train", "whole": "the command ends"}
 EVENTS_SECONDS = 10
-"""How long Ray may take to tell when tasks began; it collects that about once a second."""
+"""Seconds that Ray may take to report when tasks began; it collects this about once a second."""
 
 
 def run_whole(cache: str) -> dict[str, float]:
-    """Return seconds from the start of the process: until each job trains, and until the end of the command."""
+    """Run the command; return the seconds until each job trains, until both do, and until the command ends."""
     whole = run_bench(*OPTIONS, cache=cache)
     begun = {row["model"]: row["started_at"].timestamp() - whole.began + row["setup_seconds"] for row in whole.rows}
     return {**begun, "both": max(begun.values()), "whole": whole.seconds}
@@ -40,18 +40,19 @@ def run_whole(cache: str) -> dict[str, float]:
 
 def run_in_parts(arguments: Sequence[str]) -> None:
     """Print the seconds of each part until both jobs train, as JSON. This process stands for the command."""
-    from bench.phases import Phases
+    from bench.workflows.phases import Phases
 
     phases = Phases("Python started, options read")
-    from bench.benchmark import Benchmark, prepare
-    from bench.options import Options, build_parser, parse
+    from bench.config.command_line import build_parser, parse
+    from bench.config.run import Options
+    from bench.workflows.run import Benchmark, prepare
 
     options = parse(build_parser(Options, "startup.py", ""), Options, arguments)
     phases.enter("data and weights found")
     store, plan = prepare(options)
     phases.enter("Ray imported and started")
     from bench.cluster.session import connect
-    from bench.pages import prepare_pages
+    from bench.workflows.report import prepare_pages
 
     with connect(options.address, meanwhile=prepare_pages) as session:
         phases.enter("a worker takes the task")
@@ -84,7 +85,7 @@ def moments_of_tasks() -> list[float]:
 
 
 def parts_of_run(cache: str) -> dict[str, float]:
-    """Return seconds by part, in order."""
+    """Run this script's ``--parts`` in a new process; return the seconds of each part, in order."""
     with tempfile.TemporaryDirectory(prefix="bench-speed-") as folder:
         command = [sys.executable, __file__, "--parts", "--models", "cnn", "mobilenet", "--weights", "bundled"]
         command += ["--no-timing", "--results", f"{folder}/results", *OPTIONS]

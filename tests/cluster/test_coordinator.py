@@ -16,9 +16,7 @@ def runs_of(make_job: Callable[..., Job], count: int) -> list[Run]:
 
 def outcomes(events: list[Any]) -> dict[str, tuple[Status, str | None]]:
     return {
-        event.record.run_id: (event.record.status, event.record.reason)
-        for event in events
-        if isinstance(event, Outcome)
+        event.run_id: (event.measured.status, event.measured.reason) for event in events if isinstance(event, Outcome)
     }
 
 

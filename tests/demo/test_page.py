@@ -1,7 +1,4 @@
-"""The drawing page as a person uses it: a headless Chromium draws on the canvas of the running page.
-
-python -m pytest tests/demo/test_page.py
-"""
+"""The drawing page as a person uses it: a headless Chromium draws on the canvas of the running page."""
 
 from __future__ import annotations
 

@@ -15,19 +15,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bench.errors import UserError
-from bench.learning import backends, datasets, timing
+from bench.learning import backends, timing
 from bench.learning.backends import BACKENDS, backend, check_installed, onnxruntime_int8
 from bench.learning.backends.deploy import TIE, answers, compared, deploy
 from bench.learning.backends.protocol import Request
-from bench.learning.build import build
+from bench.learning.checkpoint import Trained
 from bench.learning.context import LocalContext
-from bench.learning.datasets import Split
-from bench.learning.evaluation import Trained
+from bench.learning.data import datasets
+from bench.learning.data.datasets import Split
+from bench.learning.data.preprocessing import BATCH
 from bench.learning.execute import Inputs, execute
-from bench.learning.models import MODELS, ModelSpec
-from bench.learning.preprocessing import BATCH
+from bench.learning.models.build import build
+from bench.learning.models.registry import MODELS, ModelSpec
+from bench.learning.models.weights import find
 from bench.learning.timing import Subject, time_models
-from bench.learning.weights import find
 from bench.spec import Job, Recipe
 
 FLOATS = ("compile", "onnxruntime", "openvino")

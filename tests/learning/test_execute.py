@@ -15,16 +15,17 @@ import pytest
 import safetensors.torch
 import torch
 
-from bench.learning.build import build
 from bench.learning.context import LocalContext
-from bench.learning.datasets import Dataset, Split
+from bench.learning.data.datasets import Dataset, Split
+from bench.learning.data.preprocessing import DeviceSplit
+from bench.learning.evaluation import evaluate
 from bench.learning.execute import Inputs, execute
-from bench.learning.models import MODELS
+from bench.learning.models.build import build
+from bench.learning.models.registry import MODELS
+from bench.learning.models.weights import Weights, find
 from bench.learning.plugins import Plugin
-from bench.learning.preprocessing import DeviceSplit
-from bench.learning.training import evaluate
-from bench.learning.weights import Weights, find
-from bench.spec import Job, Outcome, Recipe, Record, Run, Status
+from bench.spec import Job, Measured, Outcome, Recipe, Run, Status
+from bench.workflows.record import assemble
 
 RECIPE = Recipe(epochs=2, batch_size=50)
 
@@ -64,17 +65,18 @@ def twice(tiny: Dataset) -> list[Outcome]:
 
 
 def test_a_run_that_is_ok_leaves_a_complete_record(twice: list[Outcome], tiny: Dataset) -> None:
-    record = twice[0].record
+    record = assemble(run_of(tiny), twice[0]).record
 
     assert (record.status, record.reason, record.attempts) == (Status.OK, None, 1)
-    assert record.run_id == run_of(tiny).id
+    assert record.run_id == twice[0].run_id == run_of(tiny).id
     assert (record.train_images, record.test_images, record.classes) == (200, 100, 10)
     assert (record.trainable_parameters, record.total_parameters) == (225_034, 225_034)
     assert record.macs == 2_631_040
     assert record.weights == "none"
     assert record.device == "cpu"
     assert record.threads == 1
-    later = {"checkpoint", "contended", "git_commit"}  # the scheduler and the store fill them in
+    assert record.checkpoint == f"checkpoints/{record.run_id}.safetensors"
+    later = {"contended", "git_commit"}  # the driver knows them
     nothing = {"reason", "weights_sha256", "plugin_sha256", "feature_seconds", "features_cached"}
     nothing |= {"sweep_id", "lr_source", "image_size", "train_size"}
     nothing |= {"target_accuracy", "target_epoch", "target_seconds", "validation_accuracy", "validation_seconds"}
@@ -82,7 +84,7 @@ def test_a_run_that_is_ok_leaves_a_complete_record(twice: list[Outcome], tiny: D
 
 
 def test_timings_are_plausible(twice: list[Outcome]) -> None:
-    record = twice[0].record
+    record = twice[0].measured
 
     seconds = [record.setup_seconds, record.train_seconds, record.test_seconds]
     assert all(value is not None and value > 0 for value in seconds)
@@ -97,7 +99,7 @@ def test_timings_are_plausible(twice: list[Outcome]) -> None:
 
 
 def test_accuracy_is_that_of_the_predictions(twice: list[Outcome], tiny: Dataset) -> None:
-    record, said = twice[0].record, twice[0].predictions
+    record, said = twice[0].measured, twice[0].predictions
 
     assert said is not None
     assert np.array_equal(said.labels, tiny.test.labels)
@@ -110,16 +112,16 @@ def test_accuracy_is_that_of_the_predictions(twice: list[Outcome], tiny: Dataset
 
 
 def test_epochs_are_those_of_the_run(twice: list[Outcome]) -> None:
-    record, epochs = twice[0].record, twice[0].epochs
+    record, epochs = twice[0].measured, twice[0].epochs
 
-    assert [(epoch.run_id, epoch.epoch) for epoch in epochs] == [(record.run_id, 1), (record.run_id, 2)]
+    assert [(epoch.run_id, epoch.epoch) for epoch in epochs] == [(twice[0].run_id, 1), (twice[0].run_id, 2)]
     assert (record.train_loss, record.train_accuracy) == (epochs[-1].train_loss, epochs[-1].train_accuracy)
     assert all(epoch.images_per_second == pytest.approx(200 / epoch.seconds) for epoch in epochs)
 
 
 def test_the_same_run_gives_the_same_result(twice: list[Outcome], tiny: Dataset) -> None:
-    one, other = (outcome.record for outcome in twice)
-    another_seed = execute(run_of(tiny, seed=1), Inputs(tiny, None), LocalContext()).record
+    one, other = (outcome.measured for outcome in twice)
+    another_seed = execute(run_of(tiny, seed=1), Inputs(tiny, None), LocalContext()).measured
 
     for name in ("predictions_sha256", "model_sha256", "test_accuracy", "test_loss", "train_loss", "train_accuracy"):
         assert getattr(one, name) == getattr(other, name), name
@@ -129,7 +131,7 @@ def test_the_same_run_gives_the_same_result(twice: list[Outcome], tiny: Dataset)
 def test_the_checkpoint_gives_exactly_the_recorded_accuracy(
     twice: list[Outcome], tiny: Dataset, tmp_path: Path
 ) -> None:
-    record, checkpoint = twice[0].record, twice[0].checkpoint
+    record, checkpoint = twice[0].measured, twice[0].checkpoint
     assert checkpoint is not None
     file = tmp_path / "checkpoint.safetensors"
     file.write_bytes(checkpoint)
@@ -149,12 +151,12 @@ def test_the_checkpoint_says_all_that_is_needed_to_use_it(twice: list[Outcome], 
     with safetensors.safe_open(file, "np") as opened:
         about = opened.metadata()
 
-    spec, record = MODELS["cnn"], twice[0].record
+    spec, record = MODELS["cnn"], twice[0].measured
     assert (about["model"], about["input_size"], about["channels"]) == ("cnn", "28", "1")
     assert tuple(json.loads(about["mean"])) == spec.mean
     assert tuple(json.loads(about["std"])) == spec.std
     assert tuple(json.loads(about["class_names"])) == tiny.class_names
-    assert (about["run_id"], about["dataset"]) == (record.run_id, "tiny")
+    assert (about["run_id"], about["dataset"]) == (twice[0].run_id, "tiny")
     assert float(about["test_accuracy"]) == record.test_accuracy
 
 
@@ -184,17 +186,16 @@ def test_a_run_with_pretrained_weights_trains_the_head_and_leaves_a_whole_model(
 
     first, second = (execute(run, Inputs(data, pretrained), LocalContext()) for _ in range(2))
 
-    record = first.record
+    record = first.measured
     assert (record.status, record.reason) == (Status.OK, None)
     assert (record.trainable_parameters, record.total_parameters) == (165_258, 2_389_130)
-    assert (record.weights, record.weights_sha256) == ("file mine.pth", pretrained.sha256)
     assert record.train_images_per_second == pytest.approx(2 * 50 / record.train_seconds)
     # the second time, the features are there, which makes no difference to the result
-    assert (record.features_cached, second.record.features_cached) == (
+    assert (record.features_cached, second.measured.features_cached) == (
         (False, True) if bn_mode == "eval" else (None, None)
     )
     for name in ("model_sha256", "predictions_sha256", "test_loss", "train_loss"):
-        assert getattr(record, name) == getattr(second.record, name), name
+        assert getattr(record, name) == getattr(second.measured, name), name
 
     file = tmp_path / "checkpoint.safetensors"
     file.write_bytes(first.checkpoint)
@@ -237,7 +238,7 @@ def test_a_plugin_that_was_edited_is_not_given_the_features_of_before(
         plugin = Plugin("mine.py", PLUGIN_WITH_A_BACKBONE.replace("EMBED", embed))
         sys.modules.pop(f"bench_plugin_{plugin.sha256[:16]}", None)
         run = run_of(tiny, "mine", weights_sha256=weights.sha256, plugin_sha256=plugin.sha256)
-        record = execute(run, Inputs(tiny, weights, plugin), LocalContext()).record
+        record = execute(run, Inputs(tiny, weights, plugin), LocalContext()).measured
         assert record.status == Status.OK, record.reason
         return record.model_sha256
 
@@ -253,7 +254,7 @@ def test_an_interrupted_run_goes_on_where_it_was(twice: list[Outcome], tiny: Dat
 
     outcome = execute(run_of(tiny), Inputs(tiny, None), second)
 
-    assert outcome.record.model_sha256 == twice[0].record.model_sha256
+    assert outcome.measured.model_sha256 == twice[0].measured.model_sha256
     assert [epoch.epoch for epoch in outcome.epochs] == [1, 2]
     assert {progress.epoch for progress in second.progress} == {2}
 
@@ -280,27 +281,27 @@ pytestmark = pytest.mark.usefixtures("registries")
 def test_a_run_that_fails_is_a_record_with_its_reason(forward: str, status: Status, reason: str, tiny: Dataset) -> None:
     outcome = with_plugin(tiny, forward)
 
-    record = outcome.record
+    record = outcome.measured
     assert record.status == status
     assert record.reason is not None
     assert reason in record.reason
     assert (outcome.predictions, outcome.checkpoint) == (None, None)
-    measured = [name for name in Record.model_fields if name.startswith(("test_acc", "train_", "model_sha", "peak"))]
-    assert {getattr(record, name) for name in measured if name != "train_images"} == {None}
-    assert (record.model, record.device, record.threads) == ("mine", "cpu", 1)
+    measured = [name for name in Measured.model_fields if name.startswith(("test_acc", "train_", "model_sha", "peak"))]
+    assert {getattr(record, name) for name in measured} == {None}
+    assert (outcome.run_id, record.device, record.threads) == (run_of(tiny, "mine").id, "cpu", 1)
     assert record.ended_at >= record.started_at
 
 
 def test_a_model_that_breaks_in_its_last_step_has_diverged(tiny: Dataset) -> None:
     """The loss was finite to the end, and what the last step left behind is not."""
-    record = with_plugin(tiny, "", recipe=Recipe(epochs=1, batch_size=200, lr=3e38)).record
+    record = with_plugin(tiny, "", recipe=Recipe(epochs=1, batch_size=200, lr=3e38)).measured
 
     assert record.status == Status.DIVERGED, record.test_loss
     assert record.test_accuracy is None
 
 
 def test_a_model_of_the_users_own_is_trained(tiny: Dataset) -> None:
-    record = with_plugin(tiny, "").record
+    record = with_plugin(tiny, "").measured
 
     assert (record.status, record.reason) == (Status.OK, None)
     assert record.total_parameters == 28 * 28 * 10 + 10
@@ -310,7 +311,7 @@ def test_a_model_of_the_users_own_is_trained(tiny: Dataset) -> None:
 def test_a_plugin_that_cannot_be_loaded_in_the_worker_is_a_failed_run(tiny: Dataset) -> None:
     plugin = Plugin("mine.py", "import no_such_module")
 
-    record = execute(run_of(tiny, "mine"), Inputs(tiny, None, plugin), LocalContext()).record
+    record = execute(run_of(tiny, "mine"), Inputs(tiny, None, plugin), LocalContext()).measured
 
     assert record.status == Status.FAILED
     assert "no_such_module" in record.reason
@@ -327,11 +328,11 @@ def test_a_trial_is_judged_on_held_out_images_and_never_sees_the_test_set(tiny: 
 
     outcome = execute(run_of(tiny, recipe=recipe, judged_on="validation"), Inputs(without, None), LocalContext())
 
-    assert (outcome.record.status, outcome.record.reason) == (Status.OK, None)
-    assert (outcome.record.test_accuracy, outcome.predictions, outcome.checkpoint) == (None, None, None)
-    assert outcome.record.validation_accuracy == outcome.epochs[-1].validation_accuracy
-    assert outcome.record.images_per_epoch == 160
-    assert outcome.record.validation_seconds > 0
+    assert (outcome.measured.status, outcome.measured.reason) == (Status.OK, None)
+    assert (outcome.measured.test_accuracy, outcome.predictions, outcome.checkpoint) == (None, None, None)
+    assert outcome.measured.validation_accuracy == outcome.epochs[-1].validation_accuracy
+    assert outcome.measured.images_per_epoch == 160
+    assert outcome.measured.validation_seconds > 0
 
 
 def test_training_ends_at_its_target_when_asked_to(tiny: Dataset) -> None:
@@ -340,7 +341,7 @@ def test_training_ends_at_its_target_when_asked_to(tiny: Dataset) -> None:
 
     stopped = execute(run_of(tiny, recipe=stopping), Inputs(tiny, None), LocalContext())
 
-    record = stopped.record
+    record = stopped.measured
     assert record.status is Status.OK
     assert record.target_epoch == record.epochs_done == len(stopped.epochs) < 30
     assert stopped.epochs[-1].validation_accuracy >= 0.3
@@ -370,10 +371,10 @@ def test_every_field_of_the_recipe_changes_the_training(
 
     outcome = execute(run_of(tiny, recipe=recipe), Inputs(tiny, None), LocalContext())
 
-    assert (outcome.record.status, outcome.record.reason) == (Status.OK, None)
-    assert outcome.record.model_sha256 != twice[0].record.model_sha256
-    assert outcome.record.images_per_epoch == changed.get("train_size", 200)
-    assert outcome.record.precision_used == changed.get("precision", "fp32")
+    assert (outcome.measured.status, outcome.measured.reason) == (Status.OK, None)
+    assert outcome.measured.model_sha256 != twice[0].measured.model_sha256
+    assert outcome.measured.images_per_epoch == changed.get("train_size", 200)
+    assert outcome.measured.precision_used == changed.get("precision", "fp32")
 
 
 @pytest.mark.parametrize("labels", ["uint8", "int32"])
@@ -382,9 +383,9 @@ def test_labels_of_any_type_are_whole_numbers(labels: str, tiny: Dataset, twice:
 
     outcome = execute(run_of(tiny), Inputs(dataclasses.replace(tiny, train=train, test=test), None), LocalContext())
 
-    assert (outcome.record.status, outcome.record.reason) == (Status.OK, None)
-    assert outcome.record.model_sha256 == twice[0].record.model_sha256
-    assert outcome.record.test_accuracy == twice[0].record.test_accuracy
+    assert (outcome.measured.status, outcome.measured.reason) == (Status.OK, None)
+    assert outcome.measured.model_sha256 == twice[0].measured.model_sha256
+    assert outcome.measured.test_accuracy == twice[0].measured.test_accuracy
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
@@ -404,14 +405,14 @@ def test_a_schedule_goes_on_where_it_was_interrupted(schedule: str, tiny: Datase
     resumed = LocalContext()
     resumed.saved = torn.saved
 
-    assert execute(run, inputs, resumed).record.model_sha256 == whole.record.model_sha256
+    assert execute(run, inputs, resumed).measured.model_sha256 == whole.measured.model_sha256
 
 
 def test_a_backbone_is_trained_only_where_asked_and_at_the_size_asked_for(tiny: Dataset) -> None:
     weights = find("bundled", "mobilenet", MODELS["mobilenet"].sources)
     parameters, macs = [], []
     for recipe in (Recipe(epochs=1, batch_size=50), Recipe(epochs=1, batch_size=50, trainable="all", image_size=64)):
-        record = execute(run_of(tiny, "mobilenet", recipe=recipe), Inputs(tiny, weights), LocalContext()).record
+        record = execute(run_of(tiny, "mobilenet", recipe=recipe), Inputs(tiny, weights), LocalContext()).measured
         assert (record.status, record.reason) == (Status.OK, None)
         parameters.append(record.trainable_parameters)
         macs.append(record.macs)

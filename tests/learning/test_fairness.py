@@ -10,13 +10,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from bench.learning import datasets
 from bench.learning.context import LocalContext
-from bench.learning.datasets import Dataset, Split
+from bench.learning.data import datasets
+from bench.learning.data.datasets import Dataset, Split
 from bench.learning.execute import Inputs, execute
-from bench.learning.models import MODELS
+from bench.learning.models.registry import MODELS
+from bench.learning.models.weights import Weights, find
 from bench.learning.plugins import Plugin
-from bench.learning.weights import Weights, find
 from bench.spec import Job, Outcome, Recipe
 
 COPIES = Path(__file__).parents[2] / "experiments" / "speed" / "copies.py"
@@ -54,10 +54,10 @@ def test_a_users_copy_of_a_model_gives_the_same_weights_and_predictions(model: s
     ours, users = (outcome_of(name, digits, weights, seed, recipe) for name in (model, f"plain-{model}"))
 
     for name in SAME:
-        assert getattr(users.record, name) == getattr(ours.record, name), name
-    assert ours.record.test_accuracy is not None
-    assert ours.record.test_accuracy > 0.25, "it learns"
-    assert ours.record.features_cached == users.record.features_cached == (None if model == "cnn" else False)
+        assert getattr(users.measured, name) == getattr(ours.measured, name), name
+    assert ours.measured.test_accuracy is not None
+    assert ours.measured.test_accuracy > 0.25, "it learns"
+    assert ours.measured.features_cached == users.measured.features_cached == (None if model == "cnn" else False)
     assert ours.checkpoint is not None
     assert users.checkpoint is not None
     one, other = safetensors.torch.load(ours.checkpoint), safetensors.torch.load(users.checkpoint)

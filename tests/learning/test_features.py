@@ -13,15 +13,17 @@ import pytest
 import torch
 from torch import nn
 
-from bench.learning import datasets, features
-from bench.learning.build import build
+from bench.learning import features
 from bench.learning.context import LocalContext
+from bench.learning.data import datasets
+from bench.learning.data.preprocessing import DeviceSplit, Preprocessor
+from bench.learning.evaluation import evaluate
 from bench.learning.execute import Inputs, execute
 from bench.learning.features import features_of, fold, usable
-from bench.learning.models import MODELS
-from bench.learning.preprocessing import DeviceSplit, Preprocessor
-from bench.learning.training import evaluate, fit, on_features, on_images
-from bench.learning.weights import find
+from bench.learning.models.build import build
+from bench.learning.models.registry import MODELS
+from bench.learning.models.weights import find
+from bench.learning.training import fit, on_features, on_images
 from bench.spec import Job, Recipe
 
 SPEC = MODELS.find("mobilenet")
@@ -273,16 +275,16 @@ def test_a_checkpoint_trained_on_features_evaluates_to_its_record(tmp_path: Path
     job = Job(model="mobilenet", dataset=data.info, recipe=Recipe(epochs=1), weights_sha256=WEIGHTS.sha256)
     (run,) = job.runs()
     outcome = execute(run, Inputs(data, WEIGHTS), LocalContext())
-    assert outcome.record.features_cached is False
-    assert outcome.record.train_seconds is not None
-    assert outcome.record.feature_seconds is not None
-    assert outcome.record.train_seconds > outcome.record.feature_seconds > 0
+    assert outcome.measured.features_cached is False
+    assert outcome.measured.train_seconds is not None
+    assert outcome.measured.feature_seconds is not None
+    assert outcome.measured.train_seconds > outcome.measured.feature_seconds > 0
     file = tmp_path / "trained.safetensors"
     file.write_bytes(outcome.checkpoint or b"")
     model = build(SPEC, 10, find(str(file), "mobilenet", {}), seed=9).to(memory_format=torch.channels_last)
     again = evaluate(model, SPEC, DeviceSplit.of(data.test, "cpu"))
     assert outcome.predictions is not None
     assert np.array_equal(again.predictions.predicted, outcome.predictions.predicted)
-    assert again.accuracy == outcome.record.test_accuracy
-    assert execute(run, Inputs(data, WEIGHTS), LocalContext()).record.features_cached is True
+    assert again.accuracy == outcome.measured.test_accuracy
+    assert execute(run, Inputs(data, WEIGHTS), LocalContext()).measured.features_cached is True
     assert os.environ["BENCH_CACHE"].startswith(str(tmp_path))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UserError
-from bench.learning.datasets import DATASETS
-from bench.learning.models import MODELS
+from bench.learning.data.datasets import DATASETS
+from bench.learning.models.registry import MODELS
 from bench.learning.plugins import Plugin, read
 
 pytestmark = pytest.mark.usefixtures("registries")
@@ -42,7 +42,7 @@ def test_a_plugin_registers_a_model(tmp_path: Path) -> None:
 
 
 def test_a_plugin_registers_a_data_set(tmp_path: Path) -> None:
-    read(written(tmp_path, "from bench.learning.datasets import register\nregister('mine')(lambda folder: folder)"))
+    read(written(tmp_path, "from bench.learning.data import register\nregister('mine')(lambda folder: folder)"))
 
     assert DATASETS.find("mine")(tmp_path) == tmp_path
 

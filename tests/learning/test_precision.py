@@ -1,20 +1,28 @@
-"""What products are computed in: python -m pytest tests/learning/test_precision.py"""
+"""What products are computed in."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 
 from bench.learning import precision
 
+CPUINFO = Path("/proc/cpuinfo")
 
-@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
-@pytest.mark.parametrize(("native", "chosen"), [(False, "fp32"), (True, "bf16")])
-def test_auto_is_what_the_hardware_has(device: str, native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "native_bf16", lambda _: native)
 
-    assert precision.precision_on(device, "auto") == chosen
-    assert [precision.precision_on(device, asked_for) for asked_for in ("fp32", "bf16")] == ["fp32", "bf16"]
+@pytest.mark.skipif(not CPUINFO.exists(), reason="this system does not list what its processor can do")
+def test_auto_is_what_this_processor_has() -> None:
+    flags = set(CPUINFO.read_text().split())
+    native = bool(flags & {"avx512_bf16", "amx_bf16"})
+
+    assert precision.precision_on("cpu", "auto") == ("bf16" if native else "fp32")
+
+
+@pytest.mark.parametrize("asked_for", ["fp32", "bf16"])
+def test_what_is_asked_for_by_name_is_taken(asked_for: str) -> None:
+    assert precision.precision_on("cpu", asked_for) == asked_for
 
 
 @pytest.mark.parametrize(
@@ -32,7 +40,3 @@ def test_a_processor_says_whether_it_has_bfloat16(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
 
     assert precision.native_bf16("cpu") is native
-
-
-def test_this_processor_answers() -> None:
-    assert precision.native_bf16("cpu") in (False, True)

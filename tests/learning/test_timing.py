@@ -12,16 +12,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.learning import datasets, timing
+from bench.learning import timing
+from bench.learning.checkpoint import Trained
 from bench.learning.context import LocalContext
-from bench.learning.datasets import Dataset
-from bench.learning.evaluation import Trained
+from bench.learning.data import datasets
+from bench.learning.data.datasets import Dataset
 from bench.learning.execute import Inputs, execute
-from bench.learning.models import MODELS
+from bench.learning.models.registry import MODELS
+from bench.learning.models.weights import find
 from bench.learning.timing import Subject, make_reference_step, time_models, time_one_image
 from bench.learning.timing_process import time_in_a_process
-from bench.learning.weights import find
-from bench.spec import Job, Recipe, Timing
+from bench.spec import Job, Recipe
 
 
 def subject_of(model: str, data: Dataset) -> Subject:
@@ -140,10 +141,6 @@ def test_the_reference_step_is_the_same_work_and_leaves_the_random_numbers_alone
 
     assert counter.get_total_flops() == 578_088_960
     assert torch.equal(torch.random.get_rng_state(), before)
-
-
-def test_a_timing_is_a_flat_row() -> None:
-    assert {name for name, field in Timing.model_fields.items() if not field.description} == set()
 
 
 @pytest.mark.usefixtures("short")

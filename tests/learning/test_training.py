@@ -16,16 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bench.learning import training
-from bench.learning.architectures import CNN
-from bench.learning.build import build
+from bench.learning import evaluation, training
 from bench.learning.context import LocalContext
-from bench.learning.datasets import Dataset
+from bench.learning.data.datasets import Dataset
+from bench.learning.data.preprocessing import DeviceSplit, Preprocessor
+from bench.learning.evaluation import evaluate
 from bench.learning.execute import Inputs, execute
-from bench.learning.models import MODELS, ModelSpec
-from bench.learning.preprocessing import DeviceSplit, Preprocessor
-from bench.learning.training import DivergedError, FitState, epoch_order, evaluate, fit, on_features, on_images
-from bench.learning.weights import Weights
+from bench.learning.models.build import build
+from bench.learning.models.cnn import CNN
+from bench.learning.models.registry import MODELS, ModelSpec
+from bench.learning.models.weights import Weights
+from bench.learning.training import DivergedError, FitState, epoch_order, fit, on_features, on_images
 from bench.spec import Job, Outcome, Progress, Recipe
 
 SPEC, MOBILENET = MODELS["cnn"], MODELS["mobilenet"]
@@ -467,7 +468,7 @@ def test_data_that_may_not_be_written_is_read_without_a_copy_or_a_warning(
 
 @pytest.mark.parametrize("batch", [1, 7, 32, 100, 1000])
 def test_evaluation_counts_every_image_once(batch: int, tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "BATCH", batch)
+    monkeypatch.setattr(evaluation, "BATCH", batch)
     model = build(SPEC, 10, None, seed=0)
     seen: list[int] = []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
@@ -580,7 +581,7 @@ def two_workers_do(rank: int, folder: str, tiny: Dataset) -> None:
             state = fit_images(model, SPEC, some(tiny, images), recipe, seed=0, run_id="a", context=context)
             found[name, dropout] = (weights_after(model), dataclasses.asdict(state.epochs[0]), context.reports)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "BATCH", 16)  # several batches for each worker, and a smaller one at the end
+        patch.setattr(evaluation, "BATCH", 16)  # several batches for each worker, and a smaller one at the end
         tested = evaluate(model, SPEC, DeviceSplit.of(tiny.test, "cpu"), rank=rank, world_size=2)
     found["dropped"] = dropped_units(Worker(rank), tiny)
     found["evaluation"] = (tested.predictions.predicted, tested.predictions.probability, tested.loss, tested.correct)
@@ -671,8 +672,8 @@ def test_two_workers_that_were_interrupted_go_on_to_the_same_bits(two_workers: l
 def test_a_run_of_two_workers_has_one_outcome(two_workers: list[dict[Any, Any]]) -> None:
     outcomes: list[Outcome] = [found["outcome"] for found in two_workers]
 
-    assert [outcome.record.status for outcome in outcomes] == ["ok", "ok"]
+    assert [outcome.measured.status for outcome in outcomes] == ["ok", "ok"]
     assert_same(*(dict(sorted(safetensors.torch.load(outcome.checkpoint).items())) for outcome in outcomes))
-    for name in ("run_id", "model_sha256", "predictions_sha256", "test_accuracy", "test_loss", "train_loss"):
-        assert getattr(outcomes[0].record, name) == getattr(outcomes[1].record, name)
-    assert outcomes[0].record.workers == 2
+    for name in ("model_sha256", "predictions_sha256", "test_accuracy", "test_loss", "train_loss"):
+        assert getattr(outcomes[0].measured, name) == getattr(outcomes[1].measured, name)
+    assert outcomes[0].run_id == outcomes[1].run_id

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bench.reporting.circumstances import CIRCUMSTANCES, MOST_LABELS, among, between
-from bench.reporting.tables import comparisons, footnotes
+from bench.reporting.entries import comparisons
+from bench.reporting.tables import footnotes
 from bench.spec import Record
 
 Make = Callable[..., Record]

@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from factories import stored_in
 
 from bench.reporting import store as store_module
-from bench.reporting.speed import BEFORE_BACKENDS
+from bench.reporting.entries import comparisons
 from bench.reporting.store import Store
-from bench.reporting.tables import comparisons, footnotes
-from bench.spec import EpochRecord, Outcome, Record
+from bench.reporting.tables import footnotes
+from bench.spec import BEFORE_BACKENDS, EpochRecord, Record, Result
 
 
 @pytest.fixture
@@ -38,11 +39,11 @@ def as_schema_1(file: Path, **columns: Any) -> None:
 
 @pytest.fixture
 def earlier(
-    store: Store, make_record: Callable[..., Record], make_outcome: Callable[[Record], Outcome]
+    store: Store, make_record: Callable[..., Record], make_result: Callable[[Record], Result]
 ) -> tuple[Record, list[EpochRecord]]:
     """A record and its epochs, as the version with compiled loops wrote them."""
-    outcome = make_outcome(make_record())
-    record = store.write(outcome)
+    outcome = make_result(make_record())
+    record = stored_in(store, outcome)
     as_schema_1(store.root / "runs" / f"{record.run_id}.parquet", kernels=["compiled"], last_threads=[2])
     epochs = len(outcome.epochs)
     as_schema_1(store.root / "epochs" / f"{record.run_id}.parquet", threads=[1] * (epochs - 1) + [2])
@@ -78,7 +79,7 @@ def test_records_of_schema_1_have_a_place_in_the_index(
 def test_timings_without_back_ends_are_read(store: Store, make_record: Callable[..., Record]) -> None:
     """A frozen backbone's training was timed as steps of its head: these are not called training any more."""
     moment = datetime(2026, 1, 1, tzinfo=UTC)
-    record = store.write(Outcome(make_record("mobilenet", features_cached=True)))
+    record = stored_in(store, Result(make_record("mobilenet", features_cached=True)))
     rows = [
         {"run_id": record.run_id, "kind": kind, "batch_size": size, "sample": 0, "seconds": 0.01}
         | {"yardstick_seconds": 0.02, "contended": False, "device": "cpu", "threads": 2, "precision": "fp32"}

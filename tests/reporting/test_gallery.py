@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import recorded, stored_in
 
+from bench.config.space import Range, Space
 from bench.reporting import gallery, images, plots
+from bench.reporting.entries import Entry, comparisons
 from bench.reporting.gallery import Gallery, best_jobs, data_key, draw
 from bench.reporting.store import Store
-from bench.reporting.tables import Entry, comparisons
 from bench.reporting.tuning import Sweep, write_sweep
-from bench.space import Range, Space
-from bench.spec import EpochRecord, Job, Outcome, Predictions, Recipe, Record, Status, Timing
+from bench.spec import EpochRecord, Job, Predictions, Recipe, Record, Result, Status, Timing
 
 Make = Callable[..., Record]
 START = datetime(2026, 1, 2, tzinfo=UTC)
@@ -49,7 +50,7 @@ def keep(store: Store, record: Record, said: Predictions | None = None, *, epoch
         EpochRecord(run_id=record.run_id, epoch=one, train_loss=1.0, train_accuracy=0.5, seconds=1, images_per_second=1)
         for one in range(1, epochs + 1)
     ]
-    return store.write(Outcome(record, rows, said))
+    return stored_in(store, Result(record, rows, said))
 
 
 def timed(store: Store, record: Record, milliseconds: float, **fields: Any) -> None:
@@ -194,7 +195,7 @@ def test_a_sweep_is_a_curve_with_its_winner(store: Store, make_record: Make) -> 
     write_sweep(store, sweep)
     for lr, accuracy, status in ((1e-3, 0.9, Status.OK), (1e-2, 0.95, Status.OK), (0.1, 0.97, Status.STOPPED)):
         trial = job.model_copy(update={"recipe": Recipe(validation_size=500, lr=lr)}).runs()[0]
-        record = Record.of(trial, status=status, started_at=START, ended_at=START, validation_accuracy=accuracy)
+        record = recorded(trial, status=status, started_at=START, ended_at=START, validation_accuracy=accuracy)
         keep(store, record)
 
     found = drawn(store)

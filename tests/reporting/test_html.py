@@ -1,11 +1,7 @@
-"""The report as a page: what is in it, and how a headless Chromium shows it.
-
-python -m pytest tests/reporting/test_html.py
-"""
+"""The report as a page: what is in it, and how a headless Chromium shows it."""
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,16 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bench.reporting import html, images
 from bench.reporting.gallery import Gallery
-from bench.reporting.html import number, render, table, write_report
+from bench.reporting.html import render, write_report
 from bench.reporting.store import Store
 from bench.reporting.summary import look
-from bench.reporting.tables import count, duration, milliseconds, percent
-from bench.spec import EpochRecord, Outcome, Predictions, Record, Status, Timing
+from bench.spec import EpochRecord, Predictions, Record, Result, Status, Timing
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -69,7 +62,7 @@ def fill(store: Store, make_record: Make) -> None:
                 for epoch in (1, 2)
             ]
             said = Predictions(labels, predicted, rng.random(1000).astype(np.float32)) if seeds > 1 else None
-            store.write(Outcome(record, epochs, said))
+            store.write(Result(record, epochs, said))
             for kind, size in (("training", 64), ("inference", 1), ("inference", 256)):
                 rows = [
                     Timing(
@@ -89,7 +82,7 @@ def fill(store: Store, make_record: Make) -> None:
                 ]
                 if kind == "training":
                     store.write_timings(record.run_id, rows)
-    store.write(Outcome(make_record(seed=9, status=Status.FAILED, reason="<script>alert(2)</script>\nsecond line")))
+    store.write(Result(make_record(seed=9, status=Status.FAILED, reason="<script>alert(2)</script>\nsecond line")))
     images.save(
         store.root,
         first.dataset_sha256,
@@ -225,63 +218,6 @@ def test_ten_thousand_runs_are_a_small_page(make_record: Make, tmp_path: Path) -
 def test_drawing_and_templates_are_imported_when_a_page_is_made(modules_after: Callable[[str], set[str]]) -> None:
     loaded = modules_after("import bench.reporting.html")
     assert not {"matplotlib", "jinja2", "scipy", "statsmodels", "torch", "ray"} & loaded
-
-
-# --- tables ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("shown", "value"),
-    [
-        ("99.15 % [98.95, 99.31]", 99.15),
-        ("2,389,130", 2_389_130),
-        ("1,385 images/s *", 1385),
-        ("3 min 37 s *", 217),
-        ("12.5 s (9.1 s to 1 min 05 s) +", 12.5),
-        ("1 h 05 min", 3900),
-        ("0.512 ms / 0.6 ms", 0.512),
-        ("1e-05", 1e-5),
-        ("-3", -3),
-        ("2026-01-02 03:04:05 to 03:04:35", None),
-        ("2.15.0", None),
-        ("random", None),
-        ("-", None),
-        ("", None),
-        ("not reached", None),
-    ],
-)
-def test_what_cells_are_sorted_by(shown: str, value: float | None) -> None:
-    assert number(shown) == value
-
-
-@given(st.floats(0, 1e6), st.floats(0, 1e6))
-def test_cells_sort_as_what_they_show(one: float, other: float) -> None:
-    smaller, larger = sorted((one, other))
-    for show in (duration, count, milliseconds, percent):
-        first, second = number(show(smaller)), number(show(larger))
-        assert first is not None and second is not None and first <= second
-    assert math.isclose(number(count(smaller)) or 0, round(smaller))
-
-
-def test_a_table_of_the_summary_is_read_cell_by_cell() -> None:
-    markdown = "| Model | Size | Weights |\n|---|---|---|\n| a \\| b | 1,000 | x |\n| c | - | 5 |\n| d \\ | 7 | y |"
-
-    found = table("a caption", markdown)
-
-    assert found.headers == ["Model", "Size", "Weights"]
-    rows = [["a | b", "1,000", "x"], ["c", "-", "5"], ["d \\", "7", "y"]]
-    assert [[cell.text for cell in row] for row in found.rows] == rows
-    assert list(found.numeric) == [False, True, False]
-    assert [row[1].value for row in found.rows[:2]] == [1000, None]
-
-
-def test_jobs_are_rows_of_the_page(store: Store, text: str) -> None:
-    markdown = "| Metric | cnn | mobilenet |\n|---|---|---|\n| Size | 1 | 2 |\n| Seeds | 3 | 4 |"
-
-    found = table("", markdown, jobs_as_rows=True)
-
-    assert found.headers == ["Model", "Size", "Seeds"]
-    assert [[cell.text for cell in row] for row in found.rows] == [["cnn", "1", "3"], ["mobilenet", "2", "4"]]
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------

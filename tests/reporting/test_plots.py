@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bench.reporting import plots
+from bench.reporting.entries import Entry
 from bench.reporting.plots import Look, looks, png, svg
 from bench.reporting.speed import summarise
-from bench.reporting.tables import Entry
 from bench.spec import EpochRecord, Predictions, Recipe, Record, Timing
 
 Make = Callable[..., Record]

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+from factories import stored_in
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 from bench.errors import UserError
 from bench.reporting import store as store_module
 from bench.reporting.store import Store, write_whole
-from bench.spec import SCHEMA_VERSION, Deployment, Outcome, Record, Status, Timing
+from bench.spec import SCHEMA_VERSION, Deployment, Record, Result, Status, Timing
 
 EVERYTHING_ELSE: dict[str, Any] = {
     "lr_source": "a sweep of 12 trials",
@@ -54,15 +55,15 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def filled(
-    store: Store, make_record: Callable[..., Record], make_outcome: Callable[[Record], Outcome]
+    store: Store, make_record: Callable[..., Record], make_result: Callable[[Record], Result]
 ) -> tuple[Store, list[Record]]:
     """A store with a run that is ok, one that failed early, one that diverged; the records as they were stored."""
-    ok = make_outcome(
+    ok = make_result(
         make_record(weights="file a.pth", weights_sha256="1" * 64, plugin_sha256="2" * 64, **EVERYTHING_ELSE)
     )
-    failed = Outcome(make_record(seed=1, status=Status.FAILED, minutes=1, reason="RuntimeError: größer | als\nzwei"))
-    diverged = Outcome(make_record("mobilenet", status=Status.DIVERGED, minutes=2, contended=True, device="cpu"))
-    return store, [store.write(outcome) for outcome in (ok, failed, diverged)]
+    failed = Result(make_record(seed=1, status=Status.FAILED, minutes=1, reason="RuntimeError: größer | als\nzwei"))
+    diverged = Result(make_record("mobilenet", status=Status.DIVERGED, minutes=2, contended=True, device="cpu"))
+    return store, [stored_in(store, outcome) for outcome in (ok, failed, diverged)]
 
 
 def files_in(folder: Path) -> list[str]:
@@ -92,11 +93,11 @@ def test_each_run_is_one_shard_named_after_it(filled: tuple[Store, list[Record]]
 
 
 def test_epochs_predictions_and_checkpoint_are_beside_the_record(
-    store: Store, make_record: Callable[..., Record], make_outcome: Callable[[Record], Outcome]
+    store: Store, make_record: Callable[..., Record], make_result: Callable[[Record], Result]
 ) -> None:
-    outcome = make_outcome(make_record())
+    outcome = make_result(make_record())
 
-    record = store.write(outcome)
+    record = stored_in(store, outcome)
 
     assert store.epochs(record.run_id) == outcome.epochs
     assert record.checkpoint == f"checkpoints/{record.run_id}.safetensors"
@@ -120,14 +121,14 @@ def test_a_failed_run_is_a_record_and_nothing_else(filled: tuple[Store, list[Rec
 
 def test_records_come_in_the_order_in_which_runs_started(store: Store, make_record: Callable[..., Record]) -> None:
     for seed, minutes in ((0, 5), (1, 3), (2, 4), (3, 3)):
-        store.write(Outcome(make_record(seed=seed, minutes=minutes)))
+        store.write(Result(make_record(seed=seed, minutes=minutes)))
 
     assert [record.seed for record in store.records()[0]] == [1, 3, 2, 0]
 
 
 def test_a_run_that_is_trained_again_replaces_its_record(store: Store, make_record: Callable[..., Record]) -> None:
-    store.write(Outcome(make_record(status=Status.FAILED)))
-    store.write(Outcome(make_record(test_accuracy=0.5)))
+    store.write(Result(make_record(status=Status.FAILED)))
+    store.write(Result(make_record(test_accuracy=0.5)))
 
     records, _ = store.records()
 
@@ -145,14 +146,14 @@ def test_the_state_to_go_on_from_is_kept_until_the_run_ends(store: Store, make_r
         store.save_state(record.run_id, state)
 
     assert store.states([record.run_id, "another"]) == {record.run_id: b"epoch 2"}
-    store.write(Outcome(make_record(status=Status.INTERRUPTED)))
+    store.write(Result(make_record(status=Status.INTERRUPTED)))
     assert store.states([record.run_id]) == {record.run_id: b"epoch 2"}
-    store.write(Outcome(record))
+    store.write(Result(record))
     assert store.states([record.run_id]) == {}
 
 
 def test_rows_of_back_ends_replace_those_of_the_same(store: Store, make_record: Callable[..., Record]) -> None:
-    run_id = store.write(Outcome(make_record())).run_id
+    run_id = stored_in(store, Result(make_record())).run_id
     now = datetime(2026, 1, 2, tzinfo=UTC)
     whole = Deployment(
         run_id=run_id,
@@ -187,7 +188,7 @@ def test_rows_of_back_ends_replace_those_of_the_same(store: Store, make_record: 
 
 
 def test_timings_are_read_back(store: Store, make_record: Callable[..., Record]) -> None:
-    run_id = store.write(Outcome(make_record())).run_id
+    run_id = stored_in(store, Result(make_record())).run_id
     samples = [
         Timing(
             run_id=run_id,
@@ -215,10 +216,10 @@ def test_timings_are_read_back(store: Store, make_record: Callable[..., Record])
 
 
 def test_predictions_are_read_back_in_the_order_of_the_images(
-    store: Store, make_record: Callable[..., Record], make_outcome: Callable[[Record], Outcome]
+    store: Store, make_record: Callable[..., Record], make_result: Callable[[Record], Result]
 ) -> None:
-    outcome = make_outcome(make_record())
-    run_id = store.write(outcome).run_id
+    outcome = make_result(make_record())
+    run_id = stored_in(store, outcome).run_id
     file = store.root / "predictions" / f"{run_id}.parquet"
     assert outcome.predictions is not None
 
@@ -302,7 +303,7 @@ def test_an_index_that_is_damaged_only_costs_time(
     change(index(store))
 
     assert store.records() == (written, [])
-    added = store.write(Outcome(make_record(seed=7, minutes=9)))
+    added = stored_in(store, Result(make_record(seed=7, minutes=9)))
     assert store.records() == ([*written, added], [])
 
 
@@ -325,7 +326,7 @@ def test_a_shard_that_somebody_else_wrote_or_removed_counts(
     store, written = filled
     other = Store(tmp_path / "other")
     other.prepare()
-    moved = other.write(Outcome(make_record("mobilenet", seed=5, minutes=7)))
+    moved = stored_in(other, Result(make_record("mobilenet", seed=5, minutes=7)))
     name = f"{moved.run_id}.parquet"
 
     (other.root / "runs" / name).rename(store.root / "runs" / name)
@@ -339,7 +340,7 @@ def test_many_shards_without_an_index_get_one(
     store: Store, make_record: Callable[..., Record], opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "_WORTH_AN_INDEX", 5)
-    written = [store.write(Outcome(make_record(seed=seed, minutes=seed))) for seed in range(6)]
+    written = [stored_in(store, Result(make_record(seed=seed, minutes=seed))) for seed in range(6)]
     index(store).unlink()
     (store.root / "runs" / "torn.parquet").write_bytes(b"PAR1")
 
@@ -367,7 +368,7 @@ def test_runs_that_are_trained_again_and_again_do_not_make_the_index_grow(
 ) -> None:
     monkeypatch.setattr(store_module, "_WORTH_AN_INDEX", 5)
     for accuracy in range(10):
-        store.write(Outcome(make_record(test_accuracy=accuracy / 10)))
+        store.write(Result(make_record(test_accuracy=accuracy / 10)))
         store.records()
 
     assert index(store).read_text().count("run_id") < 10
@@ -379,7 +380,7 @@ def test_several_may_write_at_once(store: Store, make_record: Callable[..., Reco
 
     def write(mine: list[Record]) -> None:
         for record in mine:
-            Store(store.root).write(Outcome(record))
+            Store(store.root).write(Result(record))
 
     threads = [threading.Thread(target=write, args=(records[first::4],)) for first in range(4)]
     for thread in threads:
@@ -411,7 +412,7 @@ def test_the_index_says_what_the_shard_says(
     make_record: Callable[..., Record],
 ) -> None:
     drawn = {"test_loss": loss, "reason": reason, "ended_at": moment.replace(tzinfo=UTC), "macs": count}
-    written = store.write(Outcome(make_record().model_copy(update=drawn)))
+    written = stored_in(store, Result(make_record().model_copy(update=drawn)))
 
     from_index = store.records()[0]
     index(store).unlink()
@@ -420,7 +421,7 @@ def test_the_index_says_what_the_shard_says(
 
 
 def test_a_loss_that_is_no_number_stays_one(store: Store, make_record: Callable[..., Record]) -> None:
-    store.write(Outcome(make_record(status=Status.DIVERGED, train_loss=math.nan, test_loss=math.inf)))
+    store.write(Result(make_record(status=Status.DIVERGED, train_loss=math.nan, test_loss=math.inf)))
 
     for _ in range(2):
         (record,) = store.records()[0]
@@ -471,10 +472,10 @@ def test_pandas_pyarrow_and_duckdb_read_one_table(filled: tuple[Store, list[Reco
 
 
 def test_epochs_of_several_runs_are_one_table(
-    store: Store, make_record: Callable[..., Record], make_outcome: Callable[[Record], Outcome]
+    store: Store, make_record: Callable[..., Record], make_result: Callable[[Record], Result]
 ) -> None:
     for seed in (0, 1):
-        store.write(make_outcome(make_record(seed=seed)))
+        store.write(make_result(make_record(seed=seed)))
 
     table = pd.read_parquet(store.root / "epochs")
 
@@ -623,7 +624,7 @@ def test_a_rename_that_fails_leaves_no_temporary_file(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_in_one_line_and_earlier_runs_are_kept(
     filled: tuple[Store, list[Record]],
     make_record: Callable[..., Record],
-    make_outcome: Callable[[Record], Outcome],
+    make_result: Callable[[Record], Result],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store, written = filled
@@ -631,7 +632,7 @@ def test_a_full_disk_is_said_in_one_line_and_earlier_runs_are_kept(
     monkeypatch.setattr(store_module.os, "fsync", full_disk)
 
     with pytest.raises(UserError, match="No space left") as caught:
-        store.write(make_outcome(make_record(seed=9)))
+        store.write(make_result(make_record(seed=9)))
     with pytest.raises(UserError, match="No space left"):
         store.save_state("a run", b"state")
 
@@ -642,13 +643,13 @@ def test_a_full_disk_is_said_in_one_line_and_earlier_runs_are_kept(
 
 @pytest.mark.parametrize("folder", ["epochs", "predictions", "checkpoints"])
 def test_without_all_that_belongs_to_it_there_is_no_record(
-    folder: str, store: Store, make_record: Callable[..., Record], make_outcome: Callable[[Record], Outcome]
+    folder: str, store: Store, make_record: Callable[..., Record], make_result: Callable[[Record], Result]
 ) -> None:
     (store.root / folder).rmdir()
     (store.root / folder).touch()
 
     with pytest.raises(UserError, match="cannot write"):
-        store.write(make_outcome(make_record()))
+        store.write(make_result(make_record()))
 
     assert store.records() == ([], [])
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from bench.reporting import tables as tables_module
 from bench.reporting.store import Store
 from bench.reporting.summary import Found, look, render, write_summary
 from bench.reporting.terminal import print_results
-from bench.spec import Outcome, Recipe, Record, Status
+from bench.spec import Recipe, Record, Result, Status
 
 Make = Callable[..., Record]
 
@@ -74,7 +73,7 @@ def test_the_same_records_give_the_same_bytes(several: list[Record], tmp_path: P
     store = Store(tmp_path)
     store.prepare()
     for record in several:
-        store.write(Outcome(record))
+        store.write(Result(record))
 
     pages = [write_summary(store).read_bytes() for _ in range(2)]
 
@@ -91,7 +90,7 @@ def test_the_order_in_which_runs_were_stored_does_not_matter(several: list[Recor
         shuffled = several.copy()
         random.Random(attempt).shuffle(shuffled)  # noqa: S311
         for record in shuffled:
-            store.write(Outcome(record))
+            store.write(Result(record))
         pages.add(write_summary(store).read_bytes())
 
     assert len(pages) == 1
@@ -196,15 +195,15 @@ def test_the_page_says_what_can_be_told(make_record: Make) -> None:
 
     first = bullets(page_of(records))[0]
 
-    assert first.startswith("These two recipes, mobilenet and cnn: different, cnn is better, +19.00 points [")
+    assert first.startswith("mobilenet vs cnn (recipe): different, cnn is better, +19.00 points [")
     assert "report.html" in page_of(records)
 
 
 def test_one_seed_says_nothing_about_a_recipe(make_record: Make) -> None:
     page = page_of([make_record(), make_record("mobilenet", test_accuracy=0.5)])
 
-    assert "one seed says nothing about a recipe's spread" in page
-    assert "cannot be told" in bullets(page)[0]
+    assert "run at least 3 seeds of each (--seeds 3)" in page
+    assert "not enough data to decide" in bullets(page)[0]
 
 
 def test_trials_of_a_sweep_are_neither_compared_nor_listed(make_record: Make) -> None:
@@ -229,7 +228,6 @@ def test_further_sections_are_part_of_the_page(make_record: Make) -> None:
 
 
 def test_a_folder_of_many_runs_has_a_short_page(make_record: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables_module, "MOST_RUNS", 10)
     monkeypatch.setattr("bench.reporting.summary.MOST_RUNS", 10)
     monkeypatch.setattr("bench.reporting.summary.MOST_FAILED", 3)
     records = [make_record(seed=seed, minutes=seed) for seed in range(8)]
@@ -249,5 +247,5 @@ def test_the_terminal_says_the_same(several: list[Record], tmp_path: Path, capsy
 
     shown = capsys.readouterr().out
     assert "mnist-5k: 4,000 training and 1,000 test images" in shown
-    assert "- These recipes: cannot be told" in shown
+    assert "- all pairs (recipe): not enough data to decide" in shown
     assert f"{several[-2].run_id}: oom: MemoryError: no room" in shown

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DIGITS, START, job_of
+from factories import DIGITS, START, job_of, recorded
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.config.space import Range, Space
 from bench.reporting.store import Store
 from bench.reporting.tuning import (
     Sweep,
@@ -32,8 +33,7 @@ from bench.reporting.tuning import (
     write_sweep,
     write_tuning,
 )
-from bench.space import Range, Space
-from bench.spec import EpochRecord, Outcome, Recipe, Record, Status
+from bench.spec import EpochRecord, Recipe, Record, Result, Status
 
 SCORES = st.lists(st.floats(min_value=0, max_value=1), min_size=1, max_size=8)
 
@@ -70,7 +70,7 @@ def trial_record(lr: float, accuracy: float | None, status: Status = Status.OK, 
     ).runs()[0]
     measured = {"threads": 1, "device": "cpu", "epochs_done": 5, "train_seconds": 4.0} | more
     times = {"started_at": START, "ended_at": START + timedelta(seconds=10)}
-    return Record.of(run, status=status, validation_accuracy=accuracy, **times, **measured)
+    return recorded(run, status=status, validation_accuracy=accuracy, **times, **measured)
 
 
 def trials(*records: Record, seeds: int = 1) -> list[Trial]:
@@ -240,9 +240,9 @@ def test_the_page_says_what_was_found_and_what_it_cost(tmp_path: Path, make_reco
         epochs = [
             EpochRecord(run_id=record.run_id, epoch=1, train_loss=1, train_accuracy=0.5, seconds=1, images_per_second=1)
         ]
-        store.write(Outcome(record, epochs))
-    store.write(Outcome(make_record(lr_source="sweep 1a2b3c4d: 3 trials", test_accuracy=0.97)))
-    store.write(Outcome(make_record(seed=1, lr_source=None, test_accuracy=0.5)))
+        store.write(Result(record, epochs))
+    store.write(Result(make_record(lr_source="sweep 1a2b3c4d: 3 trials", test_accuracy=0.97)))
+    store.write(Result(make_record(seed=1, lr_source=None, test_accuracy=0.5)))
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "mnist-5k-0123-accuracy-lr.svg").touch()
     swept = read_swept(store)

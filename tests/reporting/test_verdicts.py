@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bench.reporting.entries import Comparison, Entry, comparisons
 from bench.reporting.speed import Speeds, summarise
 from bench.reporting.stats import Difference, Interval, Needed
 from bench.reporting.store import Store
-from bench.reporting.tables import Comparison, Entry, backend_notes, backends_table, comparisons
+from bench.reporting.tables import backend_notes, backends_table
 from bench.reporting.verdicts import (
     CHECKPOINTS,
     INFERENCE,
@@ -37,7 +38,7 @@ from bench.reporting.verdicts import (
     sentences,
     with_holm,
 )
-from bench.spec import DatasetInfo, Deployment, Outcome, Predictions, Record, Timing
+from bench.spec import DatasetInfo, Deployment, Predictions, Record, Result, Timing
 
 IMAGES = 2000
 DATA = DatasetInfo(name="data", sha256="a" * 64, train_images=100, test_images=IMAGES, classes=10)
@@ -77,7 +78,7 @@ def side(store: Store, make_record: Make) -> Callable[..., Side]:
         for seed, missed in answers.items():
             accuracy = 0.9 if missed is None else float(1 - missed.mean())
             record = make_record(model, seed=seed, dataset=DATA, test_accuracy=accuracy, **fields)
-            store.write(Outcome(record, predictions=None if missed is None else said(missed)))
+            store.write(Result(record, predictions=None if missed is None else said(missed)))
             records.append(record)
         return Side(model, Entry(model, records, speeds or Speeds()), store)
 
@@ -102,7 +103,7 @@ def test_checkpoints_are_compared_on_the_same_images(
     assert found.word is word
     assert found.difference is not None
     assert found.difference.value == pytest.approx((only_second - only_first) / IMAGES)
-    assert found.sentence.startswith("These two checkpoints, one seed 0 and other seed 0: ")
+    assert found.sentence.startswith("one seed 0 vs other seed 0 (checkpoint): ")
     different = word is not Word.NOT_DISTINGUISHABLE
     assert ("different, other seed 0 is " + str(word) in found.sentence) == different
     assert ("not distinguishable" in found.sentence) == (not different)
@@ -138,7 +139,7 @@ def test_recipes_are_compared_over_seeds_and_images(side: Callable[..., Side]) -
     found = recipes(first, second)
 
     assert found.word is Word.BETTER
-    assert found.sentence.startswith("These two recipes, one and other: different, other is better, +14.95 points [")
+    assert found.sentence.startswith("one vs other (recipe): different, other is better, +14.95 points [")
     assert "then over the test images" in found.sentence
 
 
@@ -158,7 +159,7 @@ def test_few_seeds_say_nothing_about_a_recipe(seeds: int, side: Callable[..., Si
     found = recipes(first, second)
 
     assert found.word is Word.UNKNOWN
-    assert "one seed says nothing about a recipe's spread" in found.sentence
+    assert "run at least 3 seeds of each (--seeds 3)" in found.sentence
 
 
 def test_without_predictions_recipes_are_compared_over_the_seeds_alone(side: Callable[..., Side]) -> None:
@@ -236,8 +237,8 @@ def test_less_time_is_better_whatever_the_metric(side: Callable[..., Side]) -> N
         (speeds(0.01), speeds(0.005, contended=True), "not for ranking"),
         (speeds(0.01), speeds(0.005, threads=4), "different machines"),
         (speeds(0.01), speeds(0.005, device="A GPU"), "different machines"),
-        (speeds(0.01), None, "other was not timed alone"),
-        (None, None, "one and other were not timed alone"),
+        (speeds(0.01), None, "other was not timed"),
+        (None, None, "one and other were not timed"),
     ],
 )
 def test_what_does_not_compare_is_not_compared(
@@ -340,9 +341,9 @@ def test_the_table_of_back_ends(make_record: Make) -> None:
     table = backends_table(comparison)
 
     assert table is not None
-    rows = [[cell.strip() for cell in line.split("|")[2:6]] for line in table.splitlines()]
-    assert rows[0] == ["Back end", "Test accuracy", "Agreement with eager", "Latency of one image, p50 / p95"]
-    assert [row[:2] for row in rows[2:]] == [["eager", "95.00 %"], ["compile", "failed"], ["openvino", "93.10 %"]]
+    assert table.headers[1:4] == ["Back end", "Test accuracy", "Agreement with eager"]
+    rows = [[cell.text for cell in row[1:3]] for row in table.rows]
+    assert rows == [["eager", "95.00 %"], ["compile", "failed"], ["openvino", "93.10 %"]]
     assert "cnn by compile failed: no compiler." in backend_notes(comparison)
     assert backends_table(Comparison("data", [Entry("cnn", [make_record("cnn")])])) is None
 
@@ -373,7 +374,7 @@ def test_a_95th_percentile_needs_samples(side: Callable[..., Side]) -> None:
         (1000, 1100, Word.MORE, "other has 10.0 % more"),
         (1000, 900, Word.FEWER, "other has 10.0 % fewer"),
         (1000, 1000, Word.SAME, "the same"),
-        (None, 1000, Word.UNKNOWN, "cannot be told"),
+        (None, 1000, Word.UNKNOWN, "not enough data to decide"),
     ],
 )
 def test_parameters_are_counted(one: int | None, other: int, word: Word, words: str, side: Callable[..., Side]) -> None:
@@ -418,11 +419,11 @@ def test_holm_makes_several_comparisons_one_family() -> None:
 
 def test_a_sentence_says_it_all() -> None:
     assert verdict(0.0569).sentence == (
-        "These two recipes, a and b: not distinguishable, -0.20 points [-0.40, +0.01] (p = 0.0569, a test); "
+        "a vs b (recipe): not distinguishable, -0.20 points [-0.40, +0.01] (p = 0.0569, a test); "
         "about 19,359 test images would tell a difference of this size."
     )
     assert verdict(0.00001).sentence == (
-        "These two recipes, a and b: different, b is worse, -0.20 points [-0.40, +0.01] (p < 0.0001, a test)."
+        "a vs b (recipe): different, b is worse, -0.20 points [-0.40, +0.01] (p < 0.0001, a test)."
     )
 
 
@@ -430,8 +431,10 @@ def test_the_same_reason_is_said_once() -> None:
     several = [verdict(None, why="no seeds"), verdict(None, second="c", why="no seeds"), verdict(0.5)]
     metrics = [verdict(None, TRAINING, why="not timed"), verdict(None, INFERENCE, why="not timed")]
 
-    assert sentences(several) == ["These recipes: cannot be told; no seeds.", several[2].sentence]
-    assert sentences(metrics) == ["Training throughput, inference throughput, a and b: cannot be told; not timed."]
+    assert sentences(several) == ["all pairs (recipe): not enough data to decide; no seeds.", several[2].sentence]
+    assert sentences(metrics) == [
+        "a vs b (training throughput, inference throughput): not enough data to decide; not timed."
+    ]
 
 
 def test_a_summary_compares_the_best_with_the_others(store: Store, make_record: Make) -> None:
@@ -441,7 +444,7 @@ def test_a_summary_compares_the_best_with_the_others(store: Store, make_record: 
             answers = said(wrong((0, missed + seed)))
             accuracy = 1 - (missed + seed) / IMAGES
             record = make_record(model, seed=seed, dataset=DATA, test_accuracy=accuracy)
-            store.write(Outcome(record, predictions=answers))
+            store.write(Result(record, predictions=answers))
     (comparison,) = comparisons(store.records()[0], store)
 
     found = findings(store, comparison)

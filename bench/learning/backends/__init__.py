@@ -1,4 +1,4 @@
-"""Back ends: ways to run a trained model's inference, by name. One small file each, which imports what it needs."""
+"""Back ends by name: ways to run a trained model's inference. Each is a small file that imports what it needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench.errors import UserError
 from bench.spec import BackendName
 
-if TYPE_CHECKING:  # asking what is installed needs no torch
+if TYPE_CHECKING:  # check_installed() needs no torch
     from bench.learning.backends.protocol import Backend
 
 BACKENDS: tuple[str, ...] = typing.get_args(BackendName)
@@ -21,14 +21,14 @@ _PACKAGES: dict[str, tuple[str, ...]] = {
     "onnxruntime-int8": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
 }
-"""What each needs beyond PyTorch; who has a model to export needs onnx and onnxscript."""
+"""The packages that each back end needs beyond PyTorch; exporting a model needs onnx and onnxscript."""
 
 
 def check_installed(names: Sequence[str]) -> None:
     """Refuse back ends whose packages are not installed.
 
     Raises:
-        UserError: names the packages and the extra that installs them.
+        UserError: packages are missing; the message names them and the extra that installs them.
     """
     for name in names:
         missing = [package for package in _PACKAGES.get(name, ()) if importlib.util.find_spec(package) is None]
@@ -38,6 +38,6 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 def backend(name: str) -> Backend:
-    """Return the back end of that name; its module has the same name."""
+    """Return the back end called ``name``; its module has the same name."""
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     return typing.cast("Backend", module.BACKEND)

@@ -1,4 +1,4 @@
-"""``torch.compile`` of what the back end 'eager' runs, compiled apart for each batch size."""
+"""``torch.compile`` of what the back end 'eager' runs, compiled separately for each batch size."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any
 import torch
 
 from bench.learning.backends.protocol import Prepared, Request, UnavailableError, pipeline, without_gradients
-from bench.learning.preprocessing import as_tensor
+from bench.learning.data.preprocessing import as_tensor
 
 COMPILERS = ("g++", "clang++")
 
 
 class Compile:
-    """Calls what TorchInductor makes of the model."""
+    """The back end that runs the model compiled by TorchInductor."""
 
     runs_onnx = False
 
     def prepare(self, request: Request) -> Prepared:
-        """Compile for each batch size, with the threads that are set now: the loops are made for that number.
+        """Compile the model for each batch size, and for the number of threads that is set now.
 
-        Compiled code that earlier processes left in PyTorch's cache is not used, so that the time to prepare is that of
-        a first time. Before torch 2.13 the code of all models in a process counts towards one limit of eight.
+        PyTorch's cache of code compiled by earlier processes is not used, so that preparing always takes as long as the
+        first time. Before torch 2.13 the code of all models in a process counts towards one limit of eight.
 
         Raises:
             UnavailableError: there is no C++ compiler.
@@ -43,7 +43,7 @@ class Compile:
         answer = without_gradients(compiled, request)
         example = as_tensor(request.example)
         with _without_caches(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that caches are not used
+            warnings.simplefilter("ignore")  # about caches that are not used
             for size in request.batch_sizes:
                 answer(example[:1].repeat(size, 1, 1, 1).to(request.device))
         return Prepared(
@@ -57,7 +57,7 @@ class Compile:
 
 @contextlib.contextmanager
 def _without_caches() -> Iterator[None]:
-    """Compile anew meanwhile."""
+    """Compile without PyTorch's caches inside the ``with`` block."""
     before = torch.compiler.config.force_disable_caches
     torch.compiler.config.force_disable_caches = True
     try:

@@ -1,4 +1,4 @@
-"""A trained model prepared for a back end, and asked about every test image before anything is timed."""
+"""Deployment of a trained model on a back end: it is prepared, and its answers to all test images are checked."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.learning import measure
+from bench.learning import cost
 from bench.learning.backends import backend
 from bench.learning.backends.protocol import Prepared, Request
-from bench.learning.datasets import Split
-from bench.learning.preprocessing import as_tensor
+from bench.learning.data.datasets import Split
+from bench.learning.data.preprocessing import as_tensor
 from bench.spec import Deployment
 
 TIE = 1e-4
-"""Where eager's two largest logits are nearer than this, rounding decides which class it is."""
+"""The largest difference between eager's two largest logits at which rounding decides the class."""
 
 Logits = NDArray[np.float32]
 
@@ -28,14 +28,14 @@ def deploy(
     """Prepare a model for a back end and compare its answers with eager's.
 
     Args:
-        name: of the back end.
+        name: the back end's name.
         request: the model, and where it is to run.
-        run_id: whose model it is.
+        run_id: the run that trained the model.
         test: all test images.
-        eager: what the back end 'eager' answered, [images, classes]; None where this is eager.
+        eager: logits of the back end 'eager', [images, classes]; None if this is eager.
 
     Returns:
-        The row to store, the model that answers, and its logits; the last two are None where the back end failed.
+        The row to store, the prepared model, and its logits; the last two are None if the back end failed.
     """
     now = datetime.now(UTC)
     try:
@@ -43,7 +43,7 @@ def deploy(
         logits = answers(prepared, test.images, max(request.batch_sizes))
         if not np.isfinite(logits).all():
             raise ArithmeticError("it answered with numbers that are not finite")
-    except Exception as error:  # whatever a package raises: the other back ends go on
+    except Exception as error:  # packages can raise anything; the other back ends go on
         reason = " ".join((str(error).splitlines() or [""])[0].split())[:300] or type(error).__name__
         return Deployment(run_id=run_id, backend=name, status="failed", reason=reason, prepared_at=now), None, None
     row = Deployment(
@@ -55,7 +55,7 @@ def deploy(
         deployed_bytes=prepared.deployed_bytes,
         threads=request.threads,
         precision=prepared.precision,
-        device=str(measure.machine(prepared.device, request.threads)["device"]),
+        device=str(cost.machine(prepared.device, request.threads)["device"]),
         version=prepared.version,
         prepared_at=now,
     )
@@ -63,7 +63,7 @@ def deploy(
 
 
 def _prepare(name: str, request: Request) -> tuple[Prepared, float]:
-    """Return (the model that answers, seconds until it first answered each batch size)."""
+    """Return (the prepared model, seconds until it first answered each batch size, export included)."""
     chosen = backend(name)
     exporting = request.onnx.seconds if chosen.runs_onnx else 0.0
     start = time.perf_counter()
@@ -74,32 +74,32 @@ def _prepare(name: str, request: Request) -> tuple[Prepared, float]:
 
 
 def answers(prepared: Prepared, images: NDArray[np.uint8], batch_size: int) -> Logits:
-    """Return the logits of all images, [images, classes]; the last batch is filled up, so that all have one size."""
-    found = []
+    """Return the logits of all images, [images, classes]; the last batch is padded to ``batch_size``."""
+    logits = []
     for batch in torch.split(as_tensor(images), batch_size):
         full = torch.cat([batch, batch[-1:].expand(batch_size - len(batch), -1, -1, -1)])
-        found.append(prepared.answer(full.to(prepared.device)).float().cpu().numpy()[: len(batch)])
-    return np.concatenate(found)
+        logits.append(prepared.answer(full.to(prepared.device)).float().cpu().numpy()[: len(batch)])
+    return np.concatenate(logits)
 
 
 def compared(labels: NDArray[np.integer], eager: Logits, logits: Logits) -> dict[str, float]:
-    """Return how the answers to all test images differ from eager's, as :class:`bench.spec.Deployment` names it.
+    """Compare a back end's logits with eager's; return the figures by their names in :class:`bench.spec.Deployment`.
 
     Args:
         labels: true classes, [images].
-        eager: what the back end 'eager' answered, [images, classes].
-        logits: what this back end answered.
+        eager: logits of the back end 'eager', [images, classes].
+        logits: logits of this back end, [images, classes].
     """
-    one, other = eager.argmax(1), logits.argmax(1)
+    eager_classes, classes = eager.argmax(1), logits.argmax(1)
     largest = np.sort(eager, axis=1)[:, -2:]
     tied = largest[:, -1] - largest[:, 0] <= TIE
-    eager_right, right = one == labels, other == labels
+    eager_right, right = eager_classes == labels, classes == labels
     return {
         "images": len(labels),
         "correct": int(right.sum()),
         "accuracy": float(right.mean()),
-        "agreement": float((one == other).mean()),
-        "disagreements": int(((one != other) & ~tied).sum()),
+        "agreement": float((eager_classes == classes).mean()),
+        "disagreements": int(((eager_classes != classes) & ~tied).sum()),
         "largest_difference": float(np.abs(eager - logits).max()),
         "only_eager_right": int((eager_right & ~right).sum()),
         "only_this_right": int((right & ~eager_right).sum()),

@@ -8,12 +8,12 @@ from bench.learning.backends.protocol import Prepared, Request, pipeline, withou
 
 
 class Eager:
-    """Calls the model."""
+    """The back end that calls the PyTorch model."""
 
     runs_onnx = False
 
     def prepare(self, request: Request) -> Prepared:
-        """Return the model behind its preprocessing; nothing in it is changed."""
+        """Return the unchanged model behind its preprocessing."""
         return Prepared(
             answer=without_gradients(pipeline(request), request),
             device=request.device,

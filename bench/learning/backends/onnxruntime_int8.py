@@ -1,4 +1,4 @@
-"""ONNX Runtime with 8-bit integers: the exported model, quantised statically by ONNX Runtime's own tool."""
+"""ONNX Runtime with 8-bit integers: the exported model, quantised statically by ONNX Runtime's tool."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from bench.learning.backends.protocol import Prepared, Request
 from bench.learning.onnx import PREPROCESSING
 
 BATCH = 32
-"""Calibration images at once."""
+"""The batch size of calibration."""
 
 
 class OnnxRuntimeInt8:
-    """Runs the quantised file on the CPU."""
+    """The back end that runs the quantised ONNX file on the CPU."""
 
     runs_onnx = True
 
@@ -33,11 +33,11 @@ class OnnxRuntimeInt8:
 
 
 def quantised(content: bytes, images: NDArray[np.uint8]) -> bytes:
-    """Return the ONNX file with 8-bit weights, one scale a channel, and 8-bit activations; preprocessing stays float.
+    """Return the ONNX file with 8-bit weights (a scale per channel) and 8-bit activations; preprocessing stays float.
 
     Args:
         content: the ONNX file.
-        images: which the range of each activation is taken from.
+        images: calibration images, which give the range of each activation.
     """
     with tempfile.TemporaryDirectory() as folder, _without_warnings():
         exported, prepared, result = (Path(folder, f"{name}.onnx") for name in ("exported", "prepared", "quantised"))
@@ -52,7 +52,7 @@ def quantised(content: bytes, images: NDArray[np.uint8]) -> bytes:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            # weights of 7 bits: with 8, sums overflow on processors without VNNI, and the answers depend on which it is
+            # weights of 7 bits: with 8, sums overflow on processors without VNNI, and answers depend on the processor
             reduce_range=True,
             nodes_to_exclude=[node.name for node in nodes if node.name.startswith(PREPROCESSING)],
         )
@@ -61,7 +61,7 @@ def quantised(content: bytes, images: NDArray[np.uint8]) -> bytes:
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Leave out advice to do what was done: to prepare the model before it is quantised."""
+    """Suppress warnings inside the ``with`` block: they advise preparing the model, which has been done."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -70,13 +70,13 @@ def _without_warnings() -> Iterator[None]:
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc] # has no annotations
-    """Hands out the calibration images, batch by batch."""
+    """A reader of the calibration images, batch by batch."""
 
     def __init__(self, images: NDArray[np.uint8]) -> None:
         self._batches = iter(images[first : first + BATCH] for first in range(0, len(images), BATCH))
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        """Return the next batch, None at the end."""
+        """Return the next batch, or None at the end."""
         batch = next(self._batches, None)
         return None if batch is None else {"images": batch}
 

@@ -15,14 +15,14 @@ from bench.learning.backends.protocol import Prepared, Request
 
 
 class OpenVino:
-    """Runs OpenVINO's own form of the ONNX file: an .xml and a .bin."""
+    """The back end that runs the model in OpenVINO's format: an .xml and a .bin file."""
 
     runs_onnx = True
 
     def prepare(self, request: Request) -> Prepared:
-        """Convert the exported model, write it as it is deployed, and compile what was written.
+        """Convert the exported model, write the files to deploy, and compile them.
 
-        The precision is set, as OpenVINO takes bf16 by itself where a processor has it.
+        The precision is set because by default OpenVINO computes in bf16 where the processor has it.
         """
         core = openvino.Core()
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What a back end is given, and what it gives."""
+"""The interface of a back end: the request that it gets, and the prepared model that it returns."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.learning.evaluation import Trained
+from bench.learning.checkpoint import Trained
+from bench.learning.data.preprocessing import Preprocessor
 from bench.learning.precision import arithmetic
-from bench.learning.preprocessing import Preprocessor
 
 
 class UnavailableError(Exception):
-    """The back end cannot run here; says why in words."""
+    """The error of a back end that cannot run here; its message says why."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A trained model to be prepared, and where it is to run."""
+    """A trained model to prepare, and where it is to run."""
 
     trained: Trained
     checkpoint_bytes: int
-    """Size of the trained model as it is stored."""
+    """Size of the stored trained model."""
     example: NDArray[np.uint8]
-    """A few images, [images, channels, height, width]; those to come have the same shape but for their number."""
+    """A few images, [images, channels, height, width]; later images have the same channels, height and width."""
     calibration: NDArray[np.uint8]
     """A few hundred training images, in random order; never test images."""
     batch_sizes: Sequence[int]
-    """Images at once, in each batch to come."""
+    """The batch sizes to prepare for."""
     device: str
-    """As torch names it."""
+    """The device to compute on, as torch names it."""
     threads: int
-    """CPU threads to compute with."""
+    """The number of CPU threads to compute with."""
     precision: str
-    """The recipe's: 'fp32' or 'bf16'."""
+    """The recipe's precision: 'fp32' or 'bf16'."""
 
     @functools.cached_property
     def onnx(self) -> Exported:
-        """The model as an ONNX file, exported once for all back ends that run it."""
+        """Return the model as an ONNX file, exported once for all back ends that run it."""
         from bench.learning.onnx import to_onnx
 
         start = time.perf_counter()
@@ -54,45 +54,46 @@ class Request:
 
 @dataclass(frozen=True)
 class Exported:
-    """An ONNX file from ``images`` to ``logits``, preprocessing included."""
+    """An ONNX file that maps ``images`` to ``logits``, preprocessing included."""
 
     content: bytes
     seconds: float
-    """What the export took."""
+    """Time that the export took."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model that answers."""
+    """A model that a back end has made ready to answer."""
 
     answer: Callable[[Tensor], Tensor]
-    """uint8 [batch, channels, height, width], on ``device``, to logits [batch, classes]; from pixels on, all of it."""
+    """The function from uint8 [batch, channels, height, width], on ``device``, to logits [batch, classes]; it includes
+    the preprocessing."""
     device: str
-    """As torch names it."""
+    """The device that the images must be on, as torch names it."""
     deployed_bytes: int
-    """Size of the files that are deployed."""
+    """Size of the deployed files."""
     precision: str
-    """'fp32', 'bf16' or 'int8', as really used."""
+    """The precision that is really used: 'fp32', 'bf16' or 'int8'."""
     version: str
-    """Of the packages that compute."""
+    """The package that computes, and its version."""
 
 
 class Backend(Protocol):
     """A way to run inference."""
 
     runs_onnx: bool
-    """Whether it starts from the exported model."""
+    """True if the back end starts from the exported ONNX model."""
 
     def prepare(self, request: Request) -> Prepared:
         """Make the model ready to answer.
 
         Raises:
-            UnavailableError: it cannot run here, for a reason that the user can change.
+            UnavailableError: the back end cannot run here, for a reason that the user can change.
         """
 
 
 def pipeline(request: Request) -> Callable[[Tensor], Tensor]:
-    """Return preprocessing and model as one function: what PyTorch deploys. Nothing in the model is changed."""
+    """Return preprocessing and the unchanged model as one function, as PyTorch deploys it."""
     prepare = Preprocessor(request.trained.spec, request.device)
     model = request.trained.module.eval().to(request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -104,9 +105,9 @@ def pipeline(request: Request) -> Callable[[Tensor], Tensor]:
 
 
 def without_gradients(function: Callable[[Tensor], Tensor], request: Request) -> Callable[[Tensor], Tensor]:
-    """Return ``function`` as it is deployed: in inference mode, and in the recipe's precision."""
+    """Return ``function`` as it is deployed: in inference mode and in the request's precision."""
     device, precision = request.device, request.precision
-    if precision == "fp32":  # a context that does nothing would be a hundredth of a small model's time
+    if precision == "fp32":  # a context that does nothing would take a hundredth of a small model's time
         return torch.inference_mode()(function)
 
     def answer(images: Tensor) -> Tensor:

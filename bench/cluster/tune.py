@@ -1,0 +1,534 @@
+"""Sweeps with Ray Tune: the trials of all models side by side, each trained by the same code as a benchmark run.
+
+A trial is a function that trains in its own process, so it reserves what it uses and never waits for further
+workers. Tune decides which trial starts, on which node, and which is stopped; the results of a trial go through the
+coordinator, as in a benchmark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from ray.tune.search import Searcher
+
+from bench.cluster.coordinator import Report
+from bench.cluster.placement import Need
+from bench.cluster.schedule import Driver, kill
+from bench.cluster.session import ClusterLostError, Session
+from bench.cluster.tasks import OUT_OF_MEMORY, RayContext, SharedInputs, first_line, gpu_or_cpu
+from bench.config.space import Space, Values
+from bench.spec import EpochRecord, Event, Job, Progress, Status
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+# Read by Tune when it starts.
+_SETTINGS = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a table whatever the verbosity
+}
+_POLL_SECONDS = 0.25
+_GRACE_SECONDS = 10.0
+
+Handler = Callable[[Event | EpochRecord | Job], None]
+"""A function that takes the events of a sweep: a Job is a trial about to be trained, an EpochRecord an epoch of it."""
+
+
+@dataclass(frozen=True)
+class Halving:
+    """The settings of asynchronous successive halving, which stops trials early.
+
+    Li et al., A System for Massively Parallel Hyperparameter Tuning, 2018.
+    """
+
+    epochs: int
+    """The most epochs of a trial."""
+    grace_period: int
+    """Epochs that every trial gets."""
+    reduction_factor: float
+    """The number of trials at a rung of which one goes on."""
+
+
+@dataclass
+class ModelSweep:
+    """One model's share of a search."""
+
+    model: str
+    waiting: list[Job]
+    """Trials to train, in this order; each with the seeds that it still lacks."""
+    judged_seed: int
+    """The seed whose run decides whether a trial is stopped; the other seeds are trained only if it is not."""
+    halving: Halving | None = None
+    """The settings of early stopping; None stops no trial early."""
+    proposals: OptunaProposals | None = None
+    """The source of further trials; None if all of them are in ``waiting``."""
+    history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """The trials of an earlier command by job id: validation accuracies after each epoch of the judged seed."""
+
+
+class OptunaProposals:
+    """Trials that Optuna proposes from the scores so far (tree-structured Parzen estimator)."""
+
+    def __init__(
+        self,
+        space: Space,
+        job_of: Callable[[Values], Job],
+        *,
+        known: Sequence[tuple[Values, float]],
+        taken: Iterable[str],
+        left: int,
+        seed: int,
+    ) -> None:
+        """Give Optuna the space and the scores of an earlier command.
+
+        Args:
+            space: the space to search.
+            job_of: returns the trial of a point.
+            known: points with their scores, from an earlier command.
+            taken: job ids of trials that exist already.
+            left: the number of trials to propose.
+            seed: the seed of the sampler.
+        """
+        import optuna
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        whole = {name: isinstance(space.fitting(name, limits.high), int) for name, limits in space.ranges.items()}
+        distributions: dict[str, Any] = {
+            name: (
+                optuna.distributions.IntDistribution(round(limits.low), round(limits.high), log=limits.log)
+                if whole[name]
+                else optuna.distributions.FloatDistribution(limits.low, limits.high, log=limits.log)
+            )
+            for name, limits in space.ranges.items()
+        }
+        for name, listed in space.lists.items():
+            distributions[name] = optuna.distributions.CategoricalDistribution(listed)
+        startup = min(10, max(3, (len(known) + left) // 3))
+        sampler = optuna.samplers.TPESampler(seed=seed + len(known), n_startup_trials=startup, constant_liar=True)
+        self._search = OptunaSearch(distributions, metric="score", mode="max", sampler=sampler)
+        for values, score in known:
+            self._search.add_evaluated_point(values, score)
+        self._space, self._job_of = space, job_of
+        self._taken = set(taken)
+        self.left = left
+        self._asked: dict[str, str] = {}
+
+    def propose(self) -> Job | None:
+        """Return a new trial, unlike all others; None when there is none."""
+        if self.left <= 0:
+            return None
+        for _ in range(100):
+            name = f"{len(self._asked)}"
+            self._asked[name] = ""
+            suggestion = self._search.suggest(name)
+            point: Values = {
+                key: self._space.fitting(key, suggestion[key]) if key in self._space.ranges else suggestion[key]
+                for key in self._space.names
+            }
+            job = self._job_of(point)
+            job_id = job.job_id
+            if job_id not in self._taken:
+                self._taken.add(job_id)
+                self._asked[name] = job_id
+                self.left -= 1
+                return job
+            self._search.on_trial_complete(name, error=True)
+        self.left = 0
+        return None
+
+    def told(self, job_id: str, score: float | None) -> None:
+        """Tell Optuna the score of a proposed trial; None if it has none."""
+        for name, proposed in self._asked.items():
+            if proposed == job_id:
+                valid = score is not None and math.isfinite(score)
+                self._search.on_trial_complete(name, {"score": score} if valid else None, error=not valid)
+
+
+# --- in the trial's process ------------------------------------------------------------------------------------------
+
+
+class TuneContext(RayContext):
+    """The context of a run in a Tune trial: each epoch is reported to Tune, which may stop the trial after it."""
+
+    def __init__(self, coordinator: ActorHandle, *, judged: bool, device: str, threads: int) -> None:
+        super().__init__(coordinator, rank=0, world_size=1, device=device, threads=threads)
+        self.stopped_after: int | None = None
+        """The epoch after which the trial was stopped, as others were better; None if it was not."""
+        self._judged = judged
+        self._latest: Progress | None = None
+
+    def report(self, progress: Progress) -> None:
+        """Send the progress without waiting for an answer."""
+        self._latest = progress
+        super().report(progress)
+
+    def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
+        """Report the epoch to Tune; return False if it stopped the trial."""
+        latest = self._latest
+        row = EpochRecord(
+            run_id=run_id,
+            epoch=epoch,
+            train_loss=latest.loss if latest else math.nan,
+            train_accuracy=latest.accuracy if latest else math.nan,
+            seconds=_seconds(latest) if latest else math.nan,
+            images_per_second=latest.images_per_second if latest else math.nan,
+            validation_accuracy=validation_accuracy,
+        )
+        tune.report({"row": row.model_dump_json(), "judged": self._judged})
+        # The report returns when Tune has judged it. Tune would end a trial before it can send its outcome, so a stop
+        # goes through the coordinator and the trial ends by itself.
+        if ray.get(self.coordinator.should_continue.remote(run_id)):
+            return True
+        self.stopped_after = epoch
+        return False
+
+
+def _seconds(progress: Progress) -> float:
+    images = progress.images_total / progress.epochs
+    return images / progress.images_per_second if progress.images_per_second else math.nan
+
+
+def _train_trial(
+    config: dict[str, Any],
+    inputs: dict[str, SharedInputs],
+    coordinator: ActorHandle,
+    threads: int,
+    oom_backoff: bool,
+) -> None:
+    """Train one trial: the runs of a job, one after the other, until one is not ok."""
+    from bench.learning.execute import execute
+
+    job = Job.model_validate_json(config["job"])
+    read = inputs[job.model].read()
+    node_id = ray.get_runtime_context().get_node_id()
+    scores = []
+    runs = job.runs()
+    for run in runs:
+        if not ray.get(coordinator.begin.remote(run, node_id, os.getpid())):
+            if ray.get(coordinator.status.remote(run.id)) is Status.OK:  # trained in a process that was lost
+                continue
+            break
+        judged = run.seed == config["judged_seed"]
+        context = TuneContext(coordinator, judged=judged, device=gpu_or_cpu(), threads=threads)
+        outcome = execute(run, read, context, oom_backoff=oom_backoff)
+        measured = outcome.measured
+        if measured.status is Status.OK and context.stopped_after is not None:
+            reason = f"others were better after epoch {context.stopped_after}"
+            measured = measured.model_copy(update={"status": Status.STOPPED, "reason": reason})
+        ray.get(coordinator.put.remote(replace(outcome, measured=measured)))
+        scores.append(0.0 if measured.status is Status.DIVERGED else measured.validation_accuracy)
+        if measured.status is not Status.OK:
+            break
+    valid = [score for score in scores if score is not None]
+    tune.report({"score": sum(valid) / len(valid) if valid else math.nan})
+
+
+# --- in the driver ---------------------------------------------------------------------------------------------------
+
+
+class _NotKept:
+    """A part of Tune that Tune's own snapshots leave out: a sweep resumes from the store."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (SimpleNamespace, ())
+
+
+class _SideBySide(_NotKept, Searcher):  # type: ignore[misc]  # ray's types are not followed
+    """The order of trials: the next is of the model with the fewest under way, so that all sweeps go on together."""
+
+    def __init__(self, sweeps: Sequence[ModelSweep], announce: Callable[[Job], None]) -> None:
+        super().__init__()
+        self._sweeps = sweeps
+        self._announce = announce
+        self._under_way: dict[str, tuple[ModelSweep, str]] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next trial as the configuration of its function; FINISHED when there is none."""
+
+        def busy(sweep: ModelSweep) -> tuple[int, int]:
+            remaining = len(sweep.waiting) + (sweep.proposals.left if sweep.proposals else 0)
+            return sum(other is sweep for other, _ in self._under_way.values()), -remaining
+
+        for sweep in sorted(self._sweeps, key=busy):
+            job = sweep.waiting.pop(0) if sweep.waiting else None
+            if job is None and sweep.proposals is not None:
+                job = sweep.proposals.propose()
+            if job is not None:
+                self._under_way[trial_id] = (sweep, job.job_id)
+                self._announce(job)
+                return {"job": job.model_dump_json(), "judged_seed": sweep.judged_seed}
+        return Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Note the end of a trial, and tell Optuna its score."""
+        sweep, job_id = self._under_way.pop(trial_id)
+        if sweep.proposals is not None:
+            sweep.proposals.told(job_id, (result or {}).get("score"))
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Save nothing: a sweep resumes from the store."""
+
+
+class _Judge(_NotKept, FIFOScheduler):  # type: ignore[misc]
+    """The scheduler that stops trials early: one successive halving for each model."""
+
+    def __init__(
+        self,
+        sweeps: Sequence[ModelSweep],
+        *,
+        stop: Callable[[str], None],
+        tell: Callable[[EpochRecord], None],
+        lost: Callable[[_Lost], None],
+    ) -> None:
+        super().__init__()
+        self._stop, self._tell, self._lost = stop, tell, lost
+        self._halving: dict[str, tuple[AsyncHyperBandScheduler, dict[str, SimpleNamespace]]] = {}
+        for sweep in sweeps:
+            if sweep.halving is None:
+                continue
+            scheduler = AsyncHyperBandScheduler(
+                time_attr="epoch",
+                metric="validation_accuracy",
+                mode="max",
+                max_t=sweep.halving.epochs,
+                grace_period=sweep.halving.grace_period,
+                reduction_factor=sweep.halving.reduction_factor,
+            )
+            self._halving[sweep.model] = (scheduler, {})
+            for job_id, accuracies in sweep.history.items():
+                for epoch, accuracy in enumerate(accuracies, start=1):
+                    self.judge(sweep.model, job_id, epoch, accuracy)
+
+    def judge(self, model: str, job_id: str, epoch: int, accuracy: float) -> bool:
+        """Return whether a trial goes on after an epoch with this validation accuracy."""
+        if model not in self._halving:
+            return True
+        scheduler, trials = self._halving[model]
+        if job_id not in trials:
+            # The id is that of the job, not of Tune's trial: it is the same after an interruption.
+            trials[job_id] = SimpleNamespace(trial_id=job_id)
+            scheduler.on_trial_add(None, trials[job_id])
+        result = {"epoch": epoch, "validation_accuracy": accuracy}
+        return bool(scheduler.on_trial_result(None, trials[job_id], result) != self.STOP)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Judge a trial after an epoch; a trial that is to stop is told so, and ends by itself."""
+        if "row" in result:
+            row = EpochRecord.model_validate_json(result["row"])
+            self._tell(row)
+            job = Job.model_validate_json(trial.config["job"])
+            accuracy = row.validation_accuracy
+            asked = result["judged"] and accuracy is not None and row.epoch < job.recipe.epochs
+            if asked and not self.judge(job.model, job.job_id, row.epoch, accuracy or 0.0):
+                self._stop(row.run_id)
+        return str(self.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Note that the process of a trial was lost; Tune may start it again."""
+        self._lost(_Lost.of(trial, for_good=False))
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """The loss of a trial's process before its function ended."""
+
+    job: Job
+    error: Exception | None
+    for_good: bool
+    """True if Tune will not start the trial again."""
+
+    @classmethod
+    def of(cls, trial: Any, *, for_good: bool) -> _Lost:
+        error = trial.get_pickled_error() or trial.get_error()
+        return cls(Job.model_validate_json(trial.config["job"]), error, for_good)
+
+
+def _to_blame(error: Any) -> tuple[Status | None, str]:
+    """Return (the status of the run that was being trained, None to try it again; the reason in one line)."""
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return Status.OOM, OUT_OF_MEMORY
+    if isinstance(error, ray.exceptions.RayTaskError):  # an exception of ours, or of the user's file
+        cause: Exception = error.cause
+        return Status.FAILED, f"{type(cause).__name__}: {first_line(cause)}"
+    return None, "its process was lost"
+
+
+class _GivenUp(_NotKept, tune.Callback):  # type: ignore[misc]
+    """The callback for trials that Tune will not start again."""
+
+    def __init__(self, lost: Callable[[_Lost], None]) -> None:
+        self._lost = lost
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note the loss of a trial; Tune tells the scheduler first."""
+        self._lost(_Lost.of(trial, for_good=True))
+
+
+class _Switch(_NotKept, tune.Stopper):  # type: ignore[misc]
+    """A stopper that ends the whole search once it is set."""
+
+    def __init__(self) -> None:
+        self._set = threading.Event()
+
+    def set(self) -> None:
+        """Set the switch; any thread may do so."""
+        self._set.set()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether the switch is set; Tune asks all the time."""
+        return self._set.is_set()
+
+
+class SweepRunner(Driver):
+    """A driver that trains the trials of all models with one Tuner."""
+
+    _handle: Handler
+
+    def __init__(self, session: Session, *, need: Need, verbose: bool = False, **shared: Any) -> None:
+        """Put the inputs of trials into Ray's object store.
+
+        Args:
+            session: the cluster to train on.
+            need: the resources that each trial reserves; one worker.
+            verbose: show Tune's own messages.
+            shared: the other arguments of :class:`Driver`.
+        """
+        super().__init__(session, **shared)
+        self._need, self._verbose = need, verbose
+        self._from_tune: queue.SimpleQueue[EpochRecord | Job | _Lost] = queue.SimpleQueue()
+
+    def search(self, sweeps: Sequence[ModelSweep], *, seconds: float | None = None) -> bool:
+        """Train all trials; return whether ``seconds`` were over before that.
+
+        Raises:
+            KeyboardInterrupt: passed on, after the trials that were being trained got their outcomes.
+            ClusterLostError: Ray ended or cannot be reached.
+            Exception: Tune itself failed.
+        """
+        os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
+        switch = _Switch()
+        errors: list[Exception] = []
+
+        def work() -> None:
+            try:
+                with tempfile.TemporaryDirectory(prefix="bench-tune-", ignore_cleanup_errors=True) as storage:
+                    self._tuner(sweeps, switch, storage).fit()
+            except Exception as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=work, daemon=True, name="tune")
+        thread.start()
+        end = math.inf if seconds is None else time.monotonic() + seconds
+        try:
+            while thread.is_alive() and time.monotonic() < end:
+                self._take(_POLL_SECONDS)
+                self._end_what_takes_too_long()
+            over = thread.is_alive()
+            if over:
+                self._interrupt("the time budget of the search was used up", switch, thread)
+        except KeyboardInterrupt:
+            self._interrupt("interrupted from the keyboard", switch, thread)
+            raise
+        except ray.exceptions.RayError as error:  # trials under way are in the store as interrupted
+            raise ClusterLostError(first_line(error)) from None
+        self._take(0)
+        for run in self._active():  # Tune ended without an outcome of theirs
+            self._end(run, Status.FAILED, "the trial ended without a result")
+        self._take(0)
+        if errors:
+            raise errors[0]
+        return over
+
+    def _tuner(self, sweeps: Sequence[ModelSweep], switch: _Switch, storage: str) -> tune.Tuner:
+        trainable = tune.with_resources(
+            tune.with_parameters(
+                _train_trial,
+                inputs=self._inputs,
+                coordinator=self._coordinator,
+                threads=self._need.cpus,
+                oom_backoff=self._limits.oom_backoff,
+            ),
+            {"CPU": self._need.cpus, **({"GPU": self._need.gpus} if self._need.gpus else {})},
+        )
+        judge = _Judge(
+            sweeps,
+            stop=lambda run_id: ray.get(self._coordinator.stop.remote(run_id)),
+            tell=self._from_tune.put,
+            lost=self._from_tune.put,
+        )
+        return tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=_SideBySide(sweeps, self._from_tune.put),
+                scheduler=judge,
+                num_samples=1_000_000,  # the searcher ends the search
+                reuse_actors=True,  # or every trial would import torch
+                trial_name_creator=lambda trial: f"trial-{trial.trial_id}",
+                trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=storage,
+                stop=switch,
+                callbacks=[_GivenUp(self._from_tune.put)],
+                failure_config=tune.FailureConfig(max_failures=self._limits.max_failures),
+                verbose=1 if self._verbose else 0,
+            ),
+        )
+
+    def _take(self, wait_seconds: float) -> None:
+        """Pass on the events since the last call; those of Tune come first, as they are the earlier ones."""
+        events: list[Report] = ray.get(self._coordinator.take.remote(wait_seconds))
+        with contextlib.suppress(queue.Empty):
+            while True:
+                message = self._from_tune.get_nowait()
+                if isinstance(message, _Lost):
+                    self._note_loss(message)
+                    continue
+                if isinstance(message, Job):
+                    self._runs.update({run.id: run for run in message.runs()})
+                self._handle(message)
+        self._pass_on(events)
+
+    def _note_loss(self, lost: _Lost) -> None:
+        """End the run that was being trained if it is to blame; if Tune gave up the trial, end an unfinished run."""
+        status, reason = _to_blame(lost.error)
+        runs = lost.job.runs()
+        if status is not None:
+            ray.get(self._coordinator.end_active.remote(runs, status, reason))
+        unfinished = [run for run in runs if run.id not in self._finished]
+        if lost.for_good and unfinished:  # one run: the others are never trained, as their trial has failed
+            run = next((run for run in unfinished if run.id in self._begun), unfinished[0])
+            self._end(run, status or Status.FAILED, reason)
+
+    def _interrupt(self, reason: str, switch: _Switch, thread: threading.Thread) -> None:
+        """End the runs that are being trained; they can resume from their last epoch."""
+        ray.get(self._coordinator.close.remote())
+        switch.set()
+        self._take(0)
+        for run in self._active():
+            self._end(run, Status.INTERRUPTED, reason)
+            kill(self._begun[run.id])
+        self._take(0)
+        thread.join(_GRACE_SECONDS)

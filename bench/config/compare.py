@@ -1,0 +1,26 @@
+"""The options of ``bench.compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from bench.config.command_line import option
+
+
+class CompareOptions(BaseModel):
+    """The options of ``bench.compare``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    first: str = option(
+        ..., "a model, a results folder, or a git revision, REV or REV:FOLDER", group="what", metavar="OLD", flag=""
+    )
+    second: str = option(..., "the same, to be judged against OLD", group="what", metavar="NEW", flag="")
+    results: Path = option(Path("results"), "results folder that models are looked up in", group="what", metavar="DIR")
+    fail: str | None = option(
+        None, "end with exit code 1 if NEW is worse by more than this", group="output", metavar="LIMITS"
+    )
+    format: Literal["text", "markdown", "json"] = option("text", "how to print it", group="output")

@@ -1,0 +1,17 @@
+"""The options of ``bench.report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from bench.config.command_line import option
+
+
+class ReportOptions(BaseModel):
+    """The options of ``bench.report``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    results: Path = option(Path("results"), "results folder", group="what", metavar="DIR")

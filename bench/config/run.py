@@ -1,0 +1,224 @@
+"""The options of ``bench.run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from bench.config.command_line import option
+from bench.errors import UserError
+from bench.spec import BackendName, Recipe, RecipeFields
+
+_MOST_SEEDS = 10_000
+_Count = Annotated[int, Field(ge=1)]
+
+
+class _Candidates(BaseModel):
+    models: tuple[str, ...] = option(
+        ("cnn", "mobilenet"), "models to compare", group="what to compare", metavar="MODEL", min_length=1
+    )
+    dataset: str = option(
+        "auto",
+        "mnist, mnist-5k, fashion-mnist, synthetic, or auto: MNIST if it is on disk or can be downloaded "
+        "within seconds, else mnist-5k",
+        group="what to compare",
+        metavar="NAME",
+    )
+    data_dir: Path | None = option(None, "folder with the data set's files", group="what to compare", metavar="DIR")
+    weights: tuple[str, ...] = option(
+        ("auto",),
+        "initial weights of pretrained models: imagenet, bundled, none, a .pth or .safetensors file, or auto: "
+        "imagenet if it is cached or can be downloaded, else bundled; MODEL=VALUE for one model only",
+        group="what to compare",
+        metavar="WEIGHTS",
+        min_length=1,
+    )
+    plugin: Path | None = option(
+        None, "Python file that registers models or data sets of yours", group="what to compare", metavar="FILE"
+    )
+
+
+class Options(RecipeFields, _Candidates):
+    """The options of ``bench.run``. Each field is a flag (``--like-this``) and a YAML key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = option(
+        (0,),
+        "one number: how many seeds, counted from 0; several: these seeds",
+        group="training",
+        metavar="N",
+        min_length=1,
+    )
+
+    until_ci: float | None = option(
+        None,
+        "add seeds until each accuracy's 95 % interval is at most so many percentage points wide",
+        group="training",
+        metavar="POINTS",
+        gt=0,
+        allow_inf_nan=False,
+    )
+    max_seeds: Annotated[int, Field(ge=3)] = option(
+        20, "how many seeds --until-ci may use for each model", group="training", metavar="N"
+    )
+    lr_from_tune: bool = option(
+        False, "take each model's learning rate from the last sweep in the results folder", group="training"
+    )
+
+    workers_per_job: _Count = option(1, "data-parallel workers of each training run", group="where to run", metavar="N")
+    cpus_per_worker: _Count | None = option(
+        None,
+        "CPUs of each worker, and threads it computes with (default: half of the smallest machine's, at most 4)",
+        group="where to run",
+        metavar="N",
+    )
+    gpus_per_worker: float | None = option(
+        None,
+        "GPUs of each worker; below 1 only with one worker (default: 1 where there are GPUs)",
+        group="where to run",
+        metavar="N",
+        ge=0,
+        allow_inf_nan=False,
+    )
+    address: str | None = option(
+        None,
+        "a running Ray cluster, HOST:PORT or auto (default: this machine)",
+        group="where to run",
+        metavar="ADDRESS",
+    )
+
+    timeout: float | None = option(
+        None,
+        "end a run that takes longer (default: no limit)",
+        group="when things go wrong",
+        metavar="SECONDS",
+        gt=0,
+        allow_inf_nan=False,
+    )
+    max_failures: Annotated[int, Field(ge=0)] = option(
+        2, "how often a run is tried again after its worker or node was lost", group="when things go wrong", metavar="N"
+    )
+    oom_backoff: bool = option(
+        False, "when memory runs out, halve the batch instead of ending the run", group="when things go wrong"
+    )
+    retry_failed: bool = option(
+        False, "train again the runs that failed in an earlier command", group="when things go wrong"
+    )
+
+    backends: tuple[BackendName, ...] = option(
+        ("eager",),
+        "what runs the trained models' inference when it is timed: eager (always), compile, onnxruntime, "
+        "onnxruntime-int8, openvino; each first answers all test images",
+        group="results",
+        metavar="NAME",
+        min_length=1,
+    )
+    no_timing: bool = option(
+        False, "do not measure speed and latency, one model at a time, after the training", group="results"
+    )
+    results: Path = option(Path("results"), "folder that results are written to", group="results", metavar="DIR")
+    fresh: bool = option(False, "train again what the results folder already has", group="results")
+    dry_run: bool = option(False, "print the plan and the placement, train nothing", group="results")
+    verbose: bool = option(False, "show Ray's own messages", group="results")
+    variants: tuple[dict[str, Any], ...] = Field(
+        default=(),
+        description="one job each: options that differ from the rest of the file, and a model (YAML only)",
+        json_schema_extra={"group": None},
+    )
+    question: str | None = Field(
+        default=None,
+        description="what the experiment is to find out (YAML only)",
+        json_schema_extra={"group": None},
+    )
+
+    @field_validator("models", "weights", "seeds", "backends", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, (str, int, float)) else value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if (
+            any(isinstance(item, bool) for item in values)
+            and cls.model_fields[info.field_name or ""].annotation is not bool
+        ):
+            raise ValueError("it takes a value, not yes or no")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _one_seed_is_a_count(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(seeds) > 1 or seeds[0] == 0:
+            return seeds
+        if seeds[0] > _MOST_SEEDS:
+            raise ValueError(f"one number is how many seeds, and {_MOST_SEEDS:,} are the most")
+        return tuple(range(seeds[0]))
+
+    @field_validator("models", "seeds", "backends")
+    @classmethod
+    def _no_duplicates(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]} is named twice; name each once")
+        return values
+
+    @model_validator(mode="after")
+    def _fractions_need_one_worker(self) -> Self:
+        gpus = self.gpus_per_worker
+        if gpus is not None and self.workers_per_job > 1 and gpus != int(gpus):
+            raise ValueError(
+                f"--gpus-per-worker {gpus:g} with --workers-per-job {self.workers_per_job}: workers that "
+                "train together cannot share a GPU; use whole GPUs, or one worker"
+            )
+        if gpus is not None and gpus > 1:
+            raise ValueError(f"--gpus-per-worker {gpus:g}: a worker uses one GPU at the most; add workers instead")
+        return self
+
+    @model_validator(mode="after")
+    def _a_target_to_stop_at(self) -> Self:
+        if self.stop_at_target and self.target_accuracy is None:
+            raise ValueError("--stop-at-target needs --target-accuracy, as in --target-accuracy 0.99")
+        if (
+            self.target_accuracy is not None
+            and self.validation_size == 0
+            and "validation_size" in self.model_fields_set
+        ):
+            raise ValueError("--target-accuracy is judged on held-out images; leave --validation-size 0 out")
+        return self
+
+    def recipe(self, train_images: int) -> Recipe:
+        """Return the requested recipe for a data set with ``train_images`` training images."""
+        values = {name: getattr(self, name) for name in Recipe.model_fields}
+        if self.target_accuracy is not None and "validation_size" not in self.model_fields_set:
+            values["validation_size"] = train_images // 10
+        return Recipe.model_validate(values)
+
+    def each_variant(self) -> list[Self]:
+        """Return one set of options per variant, each without variants; these options alone if there are none.
+
+        Raises:
+            UserError: a variant has a key that is no option of a job, or a value that is not allowed.
+        """
+        if not self.variants:
+            return [self]
+        requests = []
+        valid = sorted({*Recipe.model_fields, "models", "seeds"})
+        rest = self.model_dump(exclude={"variants"}, exclude_unset=True)
+        for number, variant in enumerate(self.variants, start=1):
+            for key in variant:
+                if key not in valid:
+                    raise UserError(f"variants: number {number}: unknown key {key!r}; valid: {', '.join(valid)}")
+            try:
+                requests.append(type(self).model_validate({**rest, **variant}))
+            except ValidationError as error:
+                detail = error.errors()[0]
+                name = f"{detail['loc'][0]}: " if detail["loc"] else ""
+                raise UserError(
+                    f"variants: number {number}: {name}{detail['msg'].removeprefix('Value error, ')}"
+                ) from None
+        return requests

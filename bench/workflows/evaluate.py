@@ -1,0 +1,171 @@
+"""A whole evaluation: find weights and images, ask the model, measure its answers, put them into words."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.config.evaluate import EvaluateOptions
+from bench.errors import UserError
+from bench.learning import plugins
+from bench.learning.data import datasets, pictures
+from bench.learning.data.datasets import DATASETS, Split
+from bench.learning.data.pictures import Pictures, Redraw
+from bench.learning.models import weights
+from bench.learning.models.registry import MODELS
+from bench.learning.models.weights import FILE_ENDINGS
+from bench.reporting import stats
+from bench.reporting.evaluation import Assessment, answers_table, assessment_text
+from bench.reporting.store import write_whole
+
+if TYPE_CHECKING:
+    from bench.learning.checkpoint import Trained
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images that the model is asked about."""
+
+    title: str
+    names: list[str]
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    blank: int
+    """The number of images without ink, of those that went through the drawing preprocessing."""
+
+
+def evaluate_file(options: EvaluateOptions, redraw: Redraw | None = None) -> str:
+    """Measure a model on images, or classify them where they have no labels; return the text to print.
+
+    Args:
+        options: what to measure, on which images.
+        redraw: the function that is applied to each image first, if given.
+
+    Raises:
+        UserError: wrong usage, missing or damaged files, weights that do not fit, classes that are not the model's.
+    """
+    _check(options)
+    loaded = weights.read(options.weights, f"file {options.weights.name}")
+    folder = pictures.find_pictures(options.images) if options.images is not None else None
+    from bench.learning.checkpoint import load_trained  # imports torch
+
+    trained = load_trained(loaded, options.model)
+    if folder is not None:
+        images = _from_folder(folder, trained, redraw)
+    else:
+        data = datasets.load(options.dataset or trained.about.get("dataset", "auto"), options.data_dir)
+        if len(data.class_names) != len(trained.class_names):
+            raise UserError(
+                f"{options.weights} knows {len(trained.class_names)} classes, {data.name} has {len(data.class_names)}"
+            )
+        if "class_names" not in trained.about:  # a bare state dict does not name them
+            trained = replace(trained, class_names=data.class_names)
+        images = _from_split(data.name, data.test, trained, redraw)
+    if images.labels is None:
+        text, rows = _classified(trained, images)
+    else:
+        text, rows = _measured(trained, images, images.labels)
+    if options.csv is not None:
+        _write_csv(options.csv, rows)
+    return text + (f"\n\nwritten: {options.csv}" if options.csv else "")
+
+
+def _check(options: EvaluateOptions) -> None:
+    """Refuse wrong options before torch is imported."""
+    if options.plugin:
+        plugins.read(options.plugin)
+    if options.model is not None:
+        MODELS.find(options.model)
+    if options.dataset is not None:
+        DATASETS.find(options.dataset)
+    if not str(options.weights).endswith(FILE_ENDINGS):
+        raise UserError(f"--weights {options.weights} is no {' or '.join(FILE_ENDINGS)} file")
+    if not options.weights.is_file():
+        raise UserError(f"--weights: there is no file {options.weights}")
+    if options.csv is not None and not options.csv.absolute().parent.is_dir():
+        raise UserError(f"--csv {options.csv}: there is no folder {options.csv.absolute().parent}")
+
+
+def _from_folder(folder: Pictures, trained: Trained, redraw: Redraw | None) -> _Images:
+    labels = None if folder.folders is None else pictures.labels_of(folder, trained.class_names)
+    size, blank = trained.spec.input_size, 0
+    if redraw is None:
+        pixels = pictures.read_pictures(folder.files, channels=trained.spec.channels, input_size=size)
+    else:
+        pixels, blank = pictures.redraw_files(folder.files, redraw, input_size=size)
+    return _Images(str(folder.root), folder.names, pixels, labels, blank)
+
+
+def _from_split(name: str, split: Split, trained: Trained, redraw: Redraw | None) -> _Images:
+    pixels, blank = split.images, 0
+    if redraw is not None:
+        pixels, blank = pictures.redraw_all(split.images, redraw, input_size=trained.spec.input_size)
+    return _Images(f"the test images of {name}", [str(n) for n in range(len(pixels))], pixels, split.labels, blank)
+
+
+Rows = list[tuple[object, ...]]
+
+
+def _measured(trained: Trained, images: _Images, labels: NDArray[np.int64]) -> tuple[str, Rows]:
+    """Return (the page of figures, one row per image) of images with labels."""
+    from bench.learning.data.preprocessing import DeviceSplit
+    from bench.learning.evaluation import evaluate
+    from bench.learning.timing import time_one_image
+
+    result = evaluate(trained.module, trained.spec, DeviceSplit.of(Split(images.pixels, labels), "cpu"))
+    predictions = result.predictions
+    table = stats.confusion(predictions.labels, predictions.predicted, len(trained.class_names))
+    seconds, threads = time_one_image(trained, images.pixels[0])
+    p50, p95 = np.percentile(seconds, [50, 95])
+    per_class = [(int(table[k, k]), int(table[k].sum())) for k in range(len(table))]
+    figures = Assessment(
+        title=f"{trained.spec.name} on {images.title}",
+        class_names=trained.class_names,
+        confusion=table,
+        interval=stats.wilson(result.correct, len(predictions.labels)),
+        class_intervals=[stats.wilson(correct, count) for correct, count in per_class],
+        loss=result.loss,
+        calibration_error=stats.calibration_error(predictions),
+        mean_confidence=float(predictions.probability.mean()),
+        images_per_second=len(predictions.labels) / result.seconds,
+        latency_p50_ms=1000 * float(p50),
+        latency_p95_ms=1000 * float(p95),
+        threads=threads,
+        blank=images.blank,
+    )
+    names = trained.class_names
+    header: tuple[object, ...] = ("image", "label", "predicted", "probability")
+    columns = (images.names, predictions.labels, predictions.predicted, predictions.probability)
+    rows: Rows = [(name, names[a], names[b], f"{p:.6f}") for name, a, b, p in zip(*columns, strict=True)]
+    return assessment_text(figures), [header, *rows]
+
+
+def _classified(trained: Trained, images: _Images) -> tuple[str, Rows]:
+    """Return (a table of answers, one row per image) of images without labels."""
+    from bench.learning.evaluation import probabilities
+
+    shares = probabilities(trained, images.pixels)
+    names = trained.class_names
+    order = np.argsort(-shares, axis=1, kind="stable")[:, :2]
+    rows: Rows = [("image", "predicted", "probability", "second", "its_probability")]
+    for name, share, best in zip(images.names, shares, order, strict=True):
+        first, second = best[0], best[-1]
+        rows.append((name, names[first], f"{share[first]:.6f}", names[second], f"{share[second]:.6f}"))
+    count = f"{len(images.names):,} picture{'s' if len(images.names) != 1 else ''}"
+    title = f"{trained.spec.name} on {images.title}: {count} without labels"
+    return answers_table(title, rows, images.blank), rows
+
+
+def _write_csv(file: Path, rows: Rows) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    try:
+        write_whole(file.absolute(), text.getvalue().encode())
+    except OSError as error:
+        raise UserError(f"--csv: cannot write {file}: {error.strerror or error}") from None

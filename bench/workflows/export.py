@@ -1,0 +1,87 @@
+"""A whole export: what is stored goes to each place that was named, first to the one that may be out of reach."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.config.export import LOCAL, ExportOptions
+from bench.errors import UserError
+from bench.reporting.exports.csv import export_csv
+from bench.reporting.store import Store
+from bench.spec import Record, Status
+
+
+def export(options: ExportOptions) -> None:
+    """Export the stored runs to each place that ``options`` name, and print a line for each.
+
+    Raises:
+        UserError: no runs, a place that cannot be written, a server that does not answer, a package that is missing.
+    """
+    store = Store(options.results)
+    records, problems = store.records()
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    if not records:
+        raise UserError(f"--results {store.root} holds no runs; python -m bench.run makes some")
+    if options.plugin is not None:
+        from bench.learning import plugins
+
+        plugins.read(options.plugin)
+    if options.mlflow is not None:
+        uri = local_store(store.root) if options.mlflow == LOCAL else options.mlflow
+        if _needs("mlflow", "--mlflow"):
+            from bench.reporting.exports.mlflow import export_mlflow
+
+            print(export_mlflow(store, records, uri))
+    if options.tensorboard is not None and _needs("tensorboardX", "--tensorboard"):
+        from bench.reporting.exports.tensorboard import export_tensorboard
+
+        print(export_tensorboard(store, records, options.tensorboard))
+    if options.csv is not None:
+        print(export_csv(records, options.csv))
+    if options.onnx is not None and _needs("onnx", "--onnx") and _needs("onnxruntime", "--onnx"):
+        _export_onnx(store, records, options.onnx, options.data_dir, print)
+
+
+def local_store(results: Path) -> str:
+    """Return the URI of the SQLite file that --mlflow without an address means."""
+    return f"sqlite:///{(results / 'mlflow.db').absolute()}"
+
+
+def _needs(module: str, flag: str) -> bool:
+    import importlib.util
+
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"{flag} needs the package {module}: pip install 'image-classifier-bench[export]'")
+    return True
+
+
+def _export_onnx(
+    store: Store, records: list[Record], folder: Path, data_dir: Path | None, say: Callable[[str], None]
+) -> None:
+    from bench.learning.checkpoint import load_trained
+    from bench.learning.models import weights
+    from bench.learning.onnx import export_onnx, images_to_check
+
+    finished = [record for record in records if record.status is Status.OK and record.checkpoint is not None]
+    if not finished:
+        raise UserError(f"--onnx: {store.root} holds no checkpoint of a finished run")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--onnx: cannot write to {folder}: {error.strerror or error}") from None
+    for record in finished:
+        checkpoint = store.root / str(record.checkpoint)
+        if not checkpoint.exists():
+            say(f"left out: {checkpoint} is not there any more")
+            continue
+        loaded = weights.read(checkpoint, f"file {checkpoint.name}")
+        images, source = images_to_check(record.dataset, record.dataset_sha256, data_dir)
+        result = export_onnx(load_trained(loaded), images, folder / f"{record.run_id}.onnx")
+        ties = f" ({result.ties} ties within 1e-4)" if result.ties else ""
+        say(
+            f"{result.file}: agrees with PyTorch on {result.images:,} {source}{ties}, "
+            f"probabilities within {result.difference:.1e}"
+        )

@@ -1,0 +1,65 @@
+"""The record of a run, put together in one place."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from bench.spec import Outcome, Record, Result, Run
+
+
+def assemble(
+    run: Run, outcome: Outcome, *, attempts: int = 1, contended: bool | None = None, git_commit: str | None = None
+) -> Result:
+    """Return a run's record with all that the store keeps of it.
+
+    Args:
+        run: what was asked for.
+        outcome: what its worker measured.
+        attempts: how often it was started, in this command and earlier ones.
+        contended: whether other runs shared the machine meanwhile; None is unknown.
+        git_commit: the commit of this harness.
+    """
+    record = Record(
+        run_id=run.id,
+        job_id=run.job_id,
+        model=run.model,
+        dataset=run.dataset.name,
+        dataset_sha256=run.dataset.sha256,
+        train_images=run.dataset.train_images,
+        test_images=run.dataset.test_images,
+        classes=run.dataset.classes,
+        seed=run.seed,
+        workers=run.workers,
+        weights=run.weights,
+        weights_sha256=run.weights_sha256,
+        plugin_sha256=run.plugin_sha256,
+        judged_on=run.judged_on,
+        sweep_id=run.sweep_id,
+        lr_source=run.lr_source,
+        **run.recipe.model_dump(),
+        **outcome.measured.model_dump(),
+        attempts=attempts,
+        contended=contended,
+        checkpoint=None if outcome.checkpoint is None else f"checkpoints/{run.id}.safetensors",
+        git_commit=git_commit,
+    )
+    return Result(record, outcome.epochs, outcome.predictions, outcome.checkpoint)
+
+
+def git_commit() -> str | None:
+    """Return the commit of this harness, '+' behind it if files were changed; None outside a git checkout."""
+    here = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
+    try:
+        if not git("ls-files", "--", __file__):  # installed into an environment inside somebody's checkout
+            return None
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", str(here)) else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,368 @@
+"""A whole benchmark: plan, train what is missing, store each run as it ends, report."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from bench.cluster.placement import Group, Node, groups_that_fit, place
+from bench.cluster.session import ClusterLostError, Session, connect
+from bench.config.run import Options
+from bench.learning.backends import BACKENDS, check_installed
+from bench.reporting import images, stats
+from bench.reporting.store import Store
+from bench.spec import Begun, Ended, Event, Job, Recipe, Record, Saved, Status
+from bench.workflows.interrupts import INTERRUPTED, interruptible
+from bench.workflows.phases import Phases
+from bench.workflows.plan import Plan, make_plan
+from bench.workflows.progress import ProgressView, labels_of
+from bench.workflows.record import assemble, git_commit
+from bench.workflows.report import prepare_pages, write_pages
+from bench.workflows.tuned import note_sources
+
+RUNS = "runs"
+"""The phase from the beginning of the first run to the end of the last."""
+
+
+def run_benchmark(options: Options, phases: Phases | None = None) -> int:
+    """Do what ``options`` ask for, note in ``phases`` what takes how long, and return the exit code.
+
+    Raises:
+        UserError: wrong usage, before anything is trained; or results that cannot be written.
+    """
+    phases = phases or Phases("starting Python, reading options")
+    phases.enter("finding data and weights")
+    store, plan = prepare(options)
+    if options.lr_from_tune and not options.dry_run:
+        note_sources(store, plan.jobs)
+    return Benchmark(options, plan, store, phases).run()
+
+
+def prepare(options: Options) -> tuple[Store, Plan]:
+    """Return the results folder, made unless this is a dry run, and the plan; print what the user should know.
+
+    Raises:
+        UserError: wrong usage, or results that cannot be written.
+    """
+    check_installed(() if options.no_timing else options.backends)
+    store = Store(options.results)
+    if not options.dry_run:
+        store.prepare()
+    plan = make_plan(options)
+    if plan.dataset.note:
+        print(f"note: {plan.dataset.note}", flush=True)
+    for note in plan.notes:
+        print(f"note: {note}", flush=True)
+    if options.question:
+        print(f"question: {options.question}")
+    if not options.dry_run:  # the test images, so that a report can show what a model got wrong
+        data = plan.dataset
+        images.save(store.root, data.sha256, data.test.images, data.test.labels, data.class_names, dataset=data.name)
+    return store, plan
+
+
+class Benchmark:
+    """A benchmark: the jobs asked for, the runs in the results folder, and those being added to it."""
+
+    def __init__(self, options: Options, plan: Plan, store: Store, phases: Phases | None = None) -> None:
+        self.options = options
+        self.plan = plan
+        self.store = store
+        self.phases = phases or Phases("before")
+        self.stored = {} if options.fresh else read_stored(store)
+        self.ended: dict[str, Record] = {}
+        """The record of each run that this command ended, by run id."""
+        self.jobs = list(plan.jobs)
+        """The jobs asked for, with the seeds that --until-ci adds."""
+        self.labels = labels_of(plan.jobs)
+        """A name for each job, by its id."""
+
+    def run(self, session: Session | None = None) -> int:
+        """Train what is missing, time it, report, and return the exit code; without ``session``, start one."""
+        options = self.options
+        # called once: it adds seeds to the jobs
+        missing = _missing(self.jobs, self.stored, retry_failed=options.retry_failed) or self._too_wide()
+        interrupted = False
+        if missing or options.dry_run or self._to_time():
+            interrupted = self._with_ray(missing, session)
+        else:
+            print("every run that is asked for is already there; --fresh trains them again")
+        if options.dry_run:
+            return 0
+        self.phases.enter("reporting")
+        write_pages(self.store)
+        self.phases.enter("ending")
+        if interrupted:
+            return INTERRUPTED
+        records = self._known()
+        asked_for = [run.id for job in self.jobs for run in job.runs()]
+        return 0 if all(run_id in records and records[run_id].status is Status.OK for run_id in asked_for) else 1
+
+    def _known(self) -> dict[str, Record]:
+        return self.stored | self.ended
+
+    def _with_ray(self, missing: Sequence[Job], connected: Session | None) -> bool:
+        """Train and time with Ray; return whether it was interrupted."""
+        options = self.options
+        self.phases.enter("starting Ray")
+        with (
+            contextlib.nullcontext(connected)
+            if connected is not None
+            else connect(options.address, verbose=options.verbose, meanwhile=prepare_pages)
+        ) as session:
+            groups = self._place(missing, session)
+            if groups or options.dry_run:
+                print(self._describe(groups, session.nodes), flush=True)
+            if options.dry_run:
+                return False
+            try:
+                with interruptible():
+                    if groups:
+                        self._train(session, missing, groups)
+                    while more := self._too_wide():
+                        self._train(session, more, self._place(more, session))
+                    self._time(session)
+            except KeyboardInterrupt:
+                print("interrupted; finished runs are kept, and the same command goes on from here")
+                return True
+            except ClusterLostError as error:
+                print(
+                    f"error: Ray was lost ({error}); finished runs are kept, and the same command goes on from here",
+                    file=sys.stderr,
+                )
+            finally:
+                self.phases.enter("ending Ray")
+        return False
+
+    def _describe(self, groups: Sequence[Group], nodes: Sequence[Node]) -> str:
+        """Return the plan in words; for a dry run also a table of the placement."""
+        info = self.plan.dataset.info
+        runs = sum(len(group.runs) for group in groups)
+        asked_for = [run.id for job in self.jobs for run in job.runs()]
+        there = sum(run_id in self.stored and self.stored[run_id].status is Status.OK for run_id in asked_for)
+        before = f" ({there:,} of {len(asked_for):,} are there already)" if there else ""
+        at_once = min(len(groups), groups_that_fit(groups[0].need, nodes)) if groups else 0
+        cpus, gpus = (sum(getattr(node, kind) for node in nodes) for kind in ("cpus", "gpus"))
+        models = ", ".join(dict.fromkeys(group.runs[0].model for group in groups)) or "nothing"
+        lines = [
+            f"training {models} on {info.name} ({info.train_images:,} training and {info.test_images:,} test images): "
+            f"{runs} run{'s' if runs != 1 else ''}{before}, {at_once} at a time, "
+            f"on {cpus:g} CPUs and {gpus:g} GPUs"
+        ]
+        used = at_once * groups[0].need.workers * groups[0].need.cpus if groups else cpus
+        if gpus == 0 and cpus - used >= 1:
+            lines.append(f"note: {used:g} of {cpus:g} CPUs are used; more --seeds, or --cpus-per-worker, can use more")
+        if self.options.dry_run:
+            rows = [
+                [
+                    self.labels[group.runs[0].job_id],
+                    " ".join(str(run.seed) for run in group.runs),
+                    group.need.workers,
+                    group.need.cpus,
+                    f"{group.need.gpus:g}",
+                    "at once" if number < at_once else "when there is room",
+                    group.runs[0].weights,
+                ]
+                for number, group in enumerate(groups)
+            ]
+            headers = ["model", "seeds", "workers", "CPUs each", "GPUs each", "starts", "initial weights"]
+            lines += [
+                "",
+                tabulate(rows, headers, disable_numparse=True),
+                "",
+                f"recipe: {_recipe(self.plan)}",
+                "dry run: nothing was trained",
+            ]
+        return "\n".join(lines)
+
+    def _place(self, jobs: Sequence[Job], session: Session) -> list[Group]:
+        return place(
+            jobs,
+            session.nodes,
+            cpus_per_worker=self.options.cpus_per_worker,
+            gpus_per_worker=self.options.gpus_per_worker,
+        )
+
+    def _train(self, session: Session, jobs: Sequence[Job], groups: Sequence[Group]) -> None:
+        from bench.cluster.schedule import Limits, Scheduler  # imports ray, which reads settings that connect() made
+
+        options, plan, store = self.options, self.plan, self.store
+        self.phases.enter("starting workers")
+        runs, commit = {run.id: run for job in jobs for run in job.runs()}, git_commit()
+        with ProgressView(jobs, self.labels) as view:
+
+            def handle(event: Event) -> None:
+                if isinstance(event, Begun):
+                    self.phases.enter(RUNS)
+                    view.begun(event.run_id, event.attempt)
+                elif isinstance(event, Saved):
+                    store.save_state(event.run_id, event.state)
+                elif isinstance(event, Ended):
+                    run = runs[event.outcome.run_id]
+                    before = self.stored.get(run.id)
+                    attempts = event.attempts + (before.attempts if before else 0)
+                    result = assemble(
+                        run, event.outcome, attempts=attempts, contended=event.contended, git_commit=commit
+                    )
+                    store.write(result)
+                    self.ended[run.id] = result.record
+                    view.finished(result.record)
+                else:
+                    view.update(event)
+
+            scheduler = Scheduler(
+                session,
+                dataset=plan.dataset,
+                weights=plan.weights,
+                plugin=plan.plugin,
+                states={} if options.fresh else store.states([run.id for job in jobs for run in job.runs()]),
+                limits=Limits(options.max_failures, options.timeout, options.oom_backoff),
+                handle=handle,
+            )
+            scheduler.train(groups)
+
+    def _too_wide(self) -> list[Job]:
+        """Add seeds, and return them as jobs, where --until-ci finds the interval too wide; print where it may not."""
+        width = self.options.until_ci
+        if width is None or self.options.dry_run:
+            return []
+        more = []
+        for number, job in enumerate(self.jobs):
+            by_id = self._known()
+            records = [by_id[run.id] for run in job.runs() if run.id in by_id]
+            accuracies = [record.test_accuracy for record in records if record.test_accuracy is not None]
+            if len(accuracies) < len(job.seeds):
+                continue  # a run failed: another seed would likely fail too
+            interval = stats.mean_interval(accuracies)
+            # below three seeds there is no interval
+            if interval is not None and 100 * (interval.high - interval.low) <= width:
+                print(f"{self._label(job)}: {len(accuracies)} seeds, interval {_points(interval)} wide: narrow enough")
+                continue
+            if len(job.seeds) >= self.options.max_seeds:
+                shown = _points(interval) if interval is not None else "not known"
+                seeds = f"{len(accuracies)} seeds, the most allowed (--max-seeds)"
+                print(f"{self._label(job)}: {seeds}; interval {shown} wide")
+                continue
+            wanted = 3 - len(job.seeds)
+            if interval is not None:  # its width shrinks with the root of the number of seeds
+                missing = len(job.seeds) * ((100 * (interval.high - interval.low) / width) ** 2 - 1)
+                wanted = min(math.ceil(missing), len(job.seeds))
+            wanted = max(1, min(wanted, self.options.max_seeds - len(job.seeds)))
+            new = tuple(itertools.islice((seed for seed in itertools.count() if seed not in job.seeds), wanted))
+            self.jobs[number] = job.model_copy(update={"seeds": (*job.seeds, *new)})
+            more.append(job.model_copy(update={"seeds": new}))
+        return _missing(more, self.stored, retry_failed=False) if more else []
+
+    def _label(self, job: Job) -> str:
+        return self.labels[job.job_id]
+
+    def _to_time(self) -> list[Record]:
+        """Return a finished run of each job that has neither a timing nor a failure of some back end asked for."""
+        if self.options.no_timing or self.options.dry_run:
+            return []
+        asked, wanted, by_id, timed = [], self._backends(), self._known(), self.store.timed()
+        for job in self.jobs:
+            records = [by_id[run.id] for run in job.runs() if run.id in by_id]
+            done = [record for record in records if record.status is Status.OK and self._checkpoint(record).is_file()]
+            # first a run that was timed before, so that all timings of a job are of one run
+            done.sort(key=lambda record: record.run_id not in timed)
+            if done and (self.options.fresh or not any(wanted <= self._timed_with(record.run_id) for record in done)):
+                asked.append(done[0])
+        return asked
+
+    def _backends(self) -> set[str]:
+        """Return the back ends that are asked for, and eager, with which all are compared."""
+        return {"eager", *self.options.backends}
+
+    def _timed_with(self, run_id: str) -> set[str]:
+        """Return the back ends that a run was timed with, or that failed and are not to be tried again."""
+        if not self.store.timings(run_id):
+            return set()
+        rows = self.store.deployments(run_id)
+        return {row.backend for row in rows if row.status == "ok" or not self.options.retry_failed}
+
+    def _checkpoint(self, record: Record) -> Path:
+        return self.store.root / (record.checkpoint or "no checkpoint")
+
+    def _time(self, session: Session) -> None:
+        """Measure speed, one model at a time with the machine to itself."""
+        records = self._to_time()
+        if not records:
+            return
+        from bench.cluster.timing import NotTimedError, time_alone
+
+        backends = [name for name in BACKENDS if name in self._backends()]
+        how = "" if backends == ["eager"] else f", by {', '.join(backends)}"
+        print(f"timing {', '.join(self.labels[record.job_id] for record in records)}, one at a time{how}", flush=True)
+        self.phases.enter("timing")
+        runs = {run.id: run for job in self.jobs for run in job.runs()}
+        trained = [(runs[record.run_id], self._checkpoint(record).read_bytes()) for record in records]
+        plan = self.plan
+        try:
+            measured = time_alone(
+                session,
+                trained,
+                dataset=plan.dataset,
+                weights=plan.weights,
+                plugin=plan.plugin,
+                backends=backends,
+            )
+        except NotTimedError as error:
+            print(f"warning: not timed: {error}", file=sys.stderr)
+            return
+        for record in records:
+            answered = [row for row in measured.deployments if row.run_id == record.run_id]
+            for row in answered:
+                if row.status == "failed":
+                    print(f"warning: {self.labels[record.job_id]} by {row.backend}: {row.reason}", file=sys.stderr)
+            self.store.write_timings(record.run_id, [row for row in measured.timings if row.run_id == record.run_id])
+            self.store.write_deployments(record.run_id, answered)
+
+
+def _points(interval: stats.Interval) -> str:
+    return f"{100 * (interval.high - interval.low):.2f} points"
+
+
+def read_stored(store: Store) -> dict[str, Record]:
+    """Return the records of the results folder by run id; warn of files that are no records."""
+    records, problems = store.records(set_aside=True)
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    return {record.run_id: record for record in records}
+
+
+def _missing(jobs: Sequence[Job], stored: Mapping[str, Record], *, retry_failed: bool) -> list[Job]:
+    """Return the jobs with only the seeds to train: new ones, interrupted ones, and failed ones if asked."""
+    remaining, failed = [], 0
+    for job in jobs:
+        seeds = []
+        for run in job.runs():
+            status = stored[run.id].status if run.id in stored else None
+            if status in (None, Status.INTERRUPTED) or (retry_failed and status is not Status.OK):
+                seeds.append(run.seed)
+            elif status is not Status.OK:
+                failed += 1
+        if seeds:
+            remaining.append(job.model_copy(update={"seeds": tuple(seeds)}))
+    if failed:
+        runs = "1 run" if failed == 1 else f"{failed} runs"
+        print(f"{runs} failed in an earlier command, left as it was; --retry-failed tries again")
+    return remaining
+
+
+def _recipe(plan: Plan) -> str:
+    """Return the recipes in words: the main fields, and all others that differ from the default."""
+    recipes = [job.recipe.model_dump() for job in plan.jobs]
+    shown = ("epochs", "batch_size", "lr", "optimizer", "bn_mode")
+    named = [
+        name
+        for name, field in Recipe.model_fields.items()
+        if name in shown or any(recipe[name] != field.default for recipe in recipes)
+    ]
+    return ", ".join(f"{name} {' or '.join(dict.fromkeys(str(recipe[name]) for recipe in recipes))}" for name in named)

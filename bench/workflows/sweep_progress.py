@@ -1,0 +1,134 @@
+"""The progress of a sweep: a live table on a terminal, a line for each trial anywhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from bench.config.space import Values, describe_values
+from bench.reporting.formats import duration, percent
+from bench.reporting.tuning import Trial, choose
+from bench.spec import Progress, Record, Run, Status
+
+
+@dataclass
+class _UnderWay:
+    """A run that is being trained."""
+
+    run: Run
+    values: Values
+    progress: Progress | None = None
+    accuracies: list[float] = field(default_factory=list)
+
+
+class SweepView:
+    """A view of the search, to use as a context manager around it."""
+
+    def __init__(
+        self, wanted: Mapping[str, int], done: Mapping[str, Sequence[Trial]], console: Console | None = None
+    ) -> None:
+        """Begin with the trials that are done.
+
+        Args:
+            wanted: the number of trials of each model.
+            done: the trials that an earlier command has finished, by model.
+            console: the console to write on.
+        """
+        self._console = console or Console(highlight=False)
+        self._wanted = dict(wanted)
+        self._trials = {model: {trial.job_id: trial for trial in done.get(model, ())} for model in wanted}
+        self._under_way: dict[str, _UnderWay] = {}
+        self._start = time.monotonic()
+        self._live = Live(
+            get_renderable=self._table, console=self._console, refresh_per_second=4, transient=True, screen=False
+        )
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.__exit__(kind, error, trace)
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        self._console.print(line, markup=False, soft_wrap=True)
+
+    def begun(self, run: Run, values: Values, accuracies: Sequence[float], attempt: int) -> None:
+        """Show that a trial begins or, with the accuracies of its earlier epochs, goes on."""
+        self._under_way[run.id] = _UnderWay(run, values, accuracies=list(accuracies))
+        if attempt > 1:
+            self.say(f"{_name(run, values)}: its process was lost; attempt {attempt}")
+        elif accuracies:
+            self.say(f"{_name(run, values)}: goes on after epoch {len(accuracies)}")
+
+    def update(self, progress: Progress) -> None:
+        """Show how far a trial is."""
+        if progress.run_id in self._under_way:
+            self._under_way[progress.run_id].progress = progress
+
+    def epoch(self, run_id: str, accuracies: Sequence[float]) -> None:
+        """Show a trial's validation accuracies so far, after an epoch."""
+        if run_id in self._under_way:
+            self._under_way[run_id].accuracies = list(accuracies)
+
+    def finished(self, record: Record, trial: Trial) -> None:
+        """Show how a run of a trial ended, and the trial as it is now."""
+        self._under_way.pop(record.run_id, None)
+        trials = self._trials.setdefault(record.model, {})
+        trials[trial.job_id] = trial
+        seed = f" seed {record.seed}" if trial.seeds > 1 else ""
+        name = f"{record.model} {describe_values(trial.values)}{seed}"
+        epochs = f"{record.epochs_done} epoch{'' if record.epochs_done == 1 else 's'}"
+        if record.status is Status.OK and record.validation_accuracy is not None:
+            result = f"{percent(record.validation_accuracy)} validation accuracy after {epochs}"
+        elif record.status is Status.STOPPED and record.validation_accuracy is not None:
+            result = f"{percent(record.validation_accuracy)} after {epochs}, stopped early"
+        else:
+            result = f"{record.status}: {record.reason}"
+        self.say(f"{name}: {result}  [{self._state(record.model)}]")
+
+    def _state(self, model: str) -> str:
+        trials = list(self._trials.get(model, {}).values())
+        ended = [trial for trial in trials if trial.status is not Status.INTERRUPTED]
+        state = f"{len(ended)} of {max(self._wanted.get(model, 0), len(trials))} trials"
+        best = choose(trial for trial in trials if trial.status is Status.OK)
+        if best is not None and best.score is not None:
+            state += f", best {percent(best.score)} at {describe_values(best.values)}"
+        return state
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for model in self._wanted:
+            table.add_row(model, self._state(model))
+            for under_way in self._under_way.values():
+                if under_way.run.model == model:
+                    table.add_row("", f"{describe_values(under_way.values)}: {_progress(under_way)}")
+        table.add_row("", f"{duration(time.monotonic() - self._start)} so far")
+        return table
+
+
+def _progress(one: _UnderWay) -> str:
+    progress = one.progress
+    if progress is None:
+        return "starting"
+    if progress.phase == "features":
+        return f"extracting features {100 * progress.phase_share:.0f} %"
+    shown = f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}  "
+    shown += f"{progress.images_per_second:,.0f} images/s"
+    return shown + (f"  validation {percent(one.accuracies[-1])}" if one.accuracies else "")
+
+
+def _name(run: Run, values: Values) -> str:
+    return f"{run.model} {describe_values(values)}"

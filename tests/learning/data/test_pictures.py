@@ -1,0 +1,104 @@
+"""A folder of pictures: which are found, what their labels are, how they become arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.demo.drawing import to_mnist
+from bench.errors import UserError
+from bench.learning.data.pictures import find_pictures, labels_of, read_pictures, redraw_files
+
+
+def picture(file: Path, size: tuple[int, int] = (28, 28), mode: str = "L", colour: object = 0) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(file)  # type: ignore[arg-type]
+    return file
+
+
+def test_labelled_pictures(tmp_path: Path) -> None:
+    for name in ("1/b.png", "1/deep/a.JPG", "0/c.png", ".hidden/x.png", "1/.y.png"):
+        picture(tmp_path / name)
+    (tmp_path / "0" / "notes.txt").write_text("no picture")
+    found = find_pictures(tmp_path)
+    assert found.names == ["0/c.png", "1/b.png", "1/deep/a.JPG"]
+    assert labels_of(found, ("0", "1", "2")).tolist() == [0, 1, 1]
+
+
+def test_classes_by_their_plain_names_or_in_order(tmp_path: Path) -> None:
+    for name in ("t-shirt_top", "Ankle boot"):
+        picture(tmp_path / name / "a.png")
+    found = find_pictures(tmp_path)
+    assert labels_of(found, ("T-shirt/top", "Trouser", "Ankle boot")).tolist() == [2, 0]
+    assert labels_of(found, ("x", "y")).tolist() == [0, 1]  # as ImageFolder has it
+    with pytest.raises(UserError, match="is no class of this model"):
+        labels_of(found, ("x", "y", "z"))
+    with pytest.raises(UserError, match="'Ankle boot' is no class"):
+        labels_of(found, ("T-shirt/top", "y"))
+
+
+def test_folders_that_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a folder"):
+        find_pictures(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds no pictures"):
+        find_pictures(tmp_path)
+    picture(tmp_path / "a.png")
+    assert find_pictures(tmp_path).folders is None
+    with pytest.raises(UserError, match="have no labels"):
+        labels_of(find_pictures(tmp_path), ("0",))
+    picture(tmp_path / "1" / "b.png")
+    with pytest.raises(UserError, match="some beside them"):
+        find_pictures(tmp_path)
+
+
+def test_pictures_of_one_size_keep_it_and_others_are_resized(tmp_path: Path) -> None:
+    same = [picture(tmp_path / f"{k}.png", (20, 10)) for k in range(2)]
+    assert read_pictures(same, channels=1, input_size=28).shape == (2, 1, 10, 20)
+    different = [*same, picture(tmp_path / "x.png", (50, 60))]
+    assert read_pictures(different, channels=1, input_size=28).shape == (3, 1, 28, 28)
+
+
+def test_colour_is_kept_where_the_model_sees_it(tmp_path: Path) -> None:
+    red = picture(tmp_path / "red.png", mode="RGB", colour=(255, 0, 0))
+    grey = picture(tmp_path / "grey.png", colour=100)
+    clear = picture(tmp_path / "clear.png", mode="RGBA", colour=(0, 0, 0, 0))
+    images = read_pictures([red, grey, clear], channels=3, input_size=28)
+    assert images.shape == (3, 3, 28, 28)
+    assert images[:, :, 0, 0].tolist() == [[255, 0, 0], [100] * 3, [255] * 3]
+    images = read_pictures([red, grey, clear], channels=1, input_size=28)
+    assert images[:, 0, 0, 0].tolist() == [76, 100, 255]  # luma of ITU-R BT.601
+    assert read_pictures([grey], channels=3, input_size=28).shape == (1, 1, 28, 28)
+
+
+def test_as_drawings(tmp_path: Path) -> None:
+    blank = picture(tmp_path / "blank.png", (300, 200), colour=255)
+    drawn = tmp_path / "drawn.png"
+    paper = np.full((200, 300), 255, np.uint8)
+    paper[50:150, 200:204] = 0
+    Image.fromarray(paper).save(drawn)
+    images, empty = redraw_files([blank, drawn], to_mnist, input_size=28)
+    assert images.shape == (2, 1, 28, 28)
+    assert empty == 1
+    assert images[0].max() == 0
+    assert images[1].max() == 255
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"x" * 50])
+def test_a_file_that_is_no_picture(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "broken.png"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"broken\.png"):
+        read_pictures([file], channels=1, input_size=28)
+    with pytest.raises(UserError, match=r"broken\.png"):
+        redraw_files([file], to_mnist, input_size=28)
+
+
+def test_a_truncated_picture(tmp_path: Path) -> None:
+    file = tmp_path / "broken.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99), dtype=np.uint8)).save(file)
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"broken\.png"):
+        read_pictures([file], channels=1, input_size=28)

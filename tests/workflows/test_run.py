@@ -1,0 +1,121 @@
+"""What a benchmark decides between trainings: variants to jobs, and how many seeds --until-ci still needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from factories import DIGITS, job_of, record_of, result_of, stored_in
+
+from bench.config.run import Options
+from bench.errors import UserError
+from bench.learning.data import datasets
+from bench.reporting.store import Store
+from bench.spec import Job
+from bench.workflows.plan import Plan, make_plan
+from bench.workflows.progress import labels_of
+from bench.workflows.run import Benchmark
+
+
+def test_each_variant_is_a_job_that_differs_in_what_it_says(tmp_path: Path) -> None:
+    options = Options(
+        models=("cnn",),
+        dataset="synthetic",
+        weights=("none",),
+        epochs=7,
+        variants=({"train_size": 100}, {"models": ["mobilenet"], "image_size": 64, "epochs": 1}),
+    )
+
+    jobs = make_plan(options).jobs
+
+    assert [(job.model, job.recipe.epochs, job.recipe.train_size, job.recipe.image_size) for job in jobs] == [
+        ("cnn", 7, 100, None),
+        ("mobilenet", 1, None, 64),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variant", "words"),
+    [
+        ({"batchsize": 3}, ["number 1", "'batchsize'", "batch_size"]),
+        ({"epochs": 0}, ["number 1", "epochs", "greater than or equal to 1"]),
+        ({"dataset": "mnist"}, ["number 1", "'dataset'"]),
+        ({"train_size": 5000}, ["--train-size", "5,000"]),
+    ],
+)
+def test_a_variant_that_cannot_be_is_refused(variant: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(UserError) as refused:
+        make_plan(Options(models=("cnn",), dataset="synthetic", variants=(variant,)))
+
+    assert all(word in str(refused.value) for word in words)
+
+
+def test_a_target_is_judged_on_a_tenth_unless_another_size_is_asked_for() -> None:
+    assert Options().recipe(4000).validation_size == 0
+    assert Options(target_accuracy=0.9).recipe(4000).validation_size == 400
+    assert Options(target_accuracy=0.9, validation_size=50).recipe(4000).validation_size == 50
+
+
+def test_jobs_of_one_model_are_told_apart_while_they_train() -> None:
+    recipe = job_of().recipe
+    jobs = [job_of(), job_of(recipe=recipe.model_copy(update={"lr": 0.5})), job_of("mobilenet")]
+
+    assert list(labels_of(jobs).values()) == ["cnn (lr 0.001)", "cnn (lr 0.5)", "mobilenet"]
+
+
+def benchmark_of(tmp_path: Path, job: Job, **options: object) -> Benchmark:
+    store = Store(tmp_path)
+    store.prepare()
+    plan = Plan([job], datasets.load("synthetic"), {"cnn": None}, None)
+    return Benchmark(Options(models=("cnn",), **options), plan, store)
+
+
+def finish(benchmark: Benchmark, accuracies: list[float]) -> None:
+    for run, accuracy in zip(benchmark.jobs[0].runs(), accuracies, strict=True):
+        outcome = result_of(record_of(seed=run.seed, test_accuracy=accuracy))
+        benchmark.ended[run.id] = stored_in(benchmark.store, outcome)
+
+
+def test_seeds_are_added_until_the_interval_is_narrow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = benchmark_of(tmp_path, job_of(dataset=DIGITS, seeds=(0,)), until_ci=0.5, max_seeds=50)
+
+    finish(benchmark, [0.98])
+    (more,) = benchmark._too_wide()
+    assert more.seeds == (1, 2)  # below three seeds there is no interval
+
+    finish(benchmark, [0.98, 0.985, 0.982])
+    (more,) = benchmark._too_wide()
+    assert more.seeds[0] == 3
+    assert len(more.seeds) <= 3  # at most twice as many as there were
+
+    count = len(benchmark.jobs[0].seeds)
+    finish(benchmark, [0.981 + 0.0001 * (seed % 3) for seed in range(count)])
+    assert benchmark._too_wide() == []
+    assert f"{count} seeds" in capsys.readouterr().out
+
+
+def test_seeds_are_added_to_runs_that_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"until_ci": 0.01, "max_seeds": 4, "no_timing": True}
+    earlier = benchmark_of(tmp_path, job_of(dataset=DIGITS, seeds=(0, 1, 2)), **options)
+    finish(earlier, [0.9, 0.95, 0.99])
+    benchmark = benchmark_of(tmp_path, job_of(dataset=DIGITS, seeds=(0, 1, 2)), **options)
+    asked_for: list[Job] = []
+    monkeypatch.setattr(benchmark, "_with_ray", lambda missing, session: asked_for.extend(missing))
+
+    benchmark.run()
+
+    assert [job.seeds for job in asked_for] == [(3,)]
+
+
+def test_seeds_end_at_the_most_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = benchmark_of(tmp_path, job_of(dataset=DIGITS, seeds=(0, 1, 2)), until_ci=0.01, max_seeds=4)
+
+    finish(benchmark, [0.9, 0.95, 0.99])
+    (more,) = benchmark._too_wide()
+    assert more.seeds == (3,)
+    finish(benchmark, [0.9, 0.95, 0.99, 0.93])
+    assert benchmark._too_wide() == []
+
+    said = capsys.readouterr().out
+    assert "--max-seeds" in said
+    assert "4 seeds" in said
