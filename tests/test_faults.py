@@ -232,7 +232,7 @@ def test_driver_killed_in_the_middle_of_a_run(folder: Path, start: Callable[...,
     assert "epoch 2/5" not in ran.out
     resumed = ok(folder, ran, 1).iloc[0]
     whole = execute(only_run(folder, "slow", epochs=5), inputs(folder), LocalContext()).measured
-    assert resumed.name == whole.run_id
+    assert resumed.name == only_run(folder, "slow", epochs=5).id
     assert resumed.model_sha256 == whole.model_sha256
     assert resumed.predictions_sha256 == whole.predictions_sha256
 
@@ -313,7 +313,7 @@ def test_a_batch_that_does_not_fit_is_halved_when_asked(folder: Path) -> None:
     run, given = only_run(folder, "halving", epochs=1), inputs(folder)
     assert execute(run, given, LocalContext()).measured.status == "oom"
     record = execute(run, given, LocalContext(), oom_backoff=True).measured
-    assert (record.status, record.batch_size, record.batch_size_used) == ("ok", 64, 16)
+    assert (record.status, run.recipe.batch_size, record.batch_size_used) == ("ok", 64, 16)
 
 
 @pytest.mark.slow
