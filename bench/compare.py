@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         parser = build_parser(CompareOptions, "python -m bench.compare", _DESCRIPTION, _EPILOG, presets=False)
         options = parse(parser, CompareOptions, arguments)
-        from bench.workflows.compare import FORMATS, compare, read_limits
+        from bench.reporting.comparison import FORMATS
+        from bench.workflows.compare import compare, read_limits
 
         limits = read_limits(options.fail) if options.fail is not None else []
         result = compare(options.first, options.second, options.results, limits)

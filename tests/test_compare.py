@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from bench.compare import main
 from bench.errors import UserError
 from bench.reporting import stats, verdicts
+from bench.reporting.comparison import Pair
 from bench.reporting.entries import Entry
 from bench.reporting.speed import summarise
 from bench.reporting.store import Store
 from bench.reporting.verdicts import Side
 from bench.spec import DatasetInfo, Predictions, Recipe, Record, Result, Timing
-from bench.workflows.compare import Pair, check, read_limits
+from bench.workflows.compare import check, read_limits
 
 IMAGES = 1000
 DATA = DatasetInfo(name="data", sha256="a" * 64, train_images=100, test_images=IMAGES, classes=10)

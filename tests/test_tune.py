@@ -20,7 +20,7 @@ from bench.config.run import Options
 from bench.config.space import Range, Space
 from bench.errors import UserError
 from bench.reporting.store import Store
-from bench.reporting.tuning import Sweep, read_sweeps, write_sweep
+from bench.reporting.sweeps import Sweep, read_sweeps, write_sweep
 from bench.spec import DatasetInfo, Job, Recipe, Record, Result, Status
 from bench.workflows.tuned import note_sources, with_tuned_values
 

@@ -11,9 +11,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,15 +63,12 @@ class Session:
 
 
 @contextlib.contextmanager
-def connect(
-    address: str | None, *, verbose: bool = False, meanwhile: Callable[[], None] = lambda: None
-) -> Iterator[Session]:
+def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
     """Connect to the cluster at ``address``, or start one on this machine.
 
     Args:
         address: 'HOST:PORT' or 'auto'; None starts one.
         verbose: show what Ray prints.
-        meanwhile: called in a thread while Ray starts, for work that would disturb runs later.
 
     Raises:
         UserError: nothing answers at ``address``, or Ray cannot be started.
@@ -87,7 +83,6 @@ def connect(
         _use_token(address)
     import ray
 
-    threading.Thread(target=meanwhile, daemon=True).start()
     _quieten(verbose)
     options = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.CRITICAL}
     with contextlib.ExitStack() as until_the_end:

@@ -14,8 +14,8 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +26,15 @@ from ray.tune.search import Searcher
 
 from bench.cluster.coordinator import Report
 from bench.cluster.placement import Need
+from bench.cluster.proposals import OptunaProposals
 from bench.cluster.schedule import Driver, kill
 from bench.cluster.session import ClusterLostError, Session
-from bench.cluster.tasks import OUT_OF_MEMORY, RayContext, SharedInputs, first_line, gpu_or_cpu
-from bench.config.space import Space, Values
-from bench.spec import EpochRecord, Event, Job, Progress, Status
+from bench.cluster.tasks import OUT_OF_MEMORY, first_line
+from bench.cluster.trials import train_trial
+from bench.spec import EpochRecord, Event, Job, Status
 
 if TYPE_CHECKING:
-    from ray.actor import ActorHandle
+    pass
 
 # Read by Tune when it starts.
 _SETTINGS = {
@@ -81,164 +82,6 @@ class ModelSweep:
     """The source of further trials; None if all of them are in ``waiting``."""
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """The trials of an earlier command by job id: validation accuracies after each epoch of the judged seed."""
-
-
-class OptunaProposals:
-    """Trials that Optuna proposes from the scores so far (tree-structured Parzen estimator)."""
-
-    def __init__(
-        self,
-        space: Space,
-        job_of: Callable[[Values], Job],
-        *,
-        known: Sequence[tuple[Values, float]],
-        taken: Iterable[str],
-        left: int,
-        seed: int,
-    ) -> None:
-        """Give Optuna the space and the scores of an earlier command.
-
-        Args:
-            space: the space to search.
-            job_of: returns the trial of a point.
-            known: points with their scores, from an earlier command.
-            taken: job ids of trials that exist already.
-            left: the number of trials to propose.
-            seed: the seed of the sampler.
-        """
-        import optuna
-        from ray.tune.search.optuna import OptunaSearch
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        whole = {name: isinstance(space.fitting(name, limits.high), int) for name, limits in space.ranges.items()}
-        distributions: dict[str, Any] = {
-            name: (
-                optuna.distributions.IntDistribution(round(limits.low), round(limits.high), log=limits.log)
-                if whole[name]
-                else optuna.distributions.FloatDistribution(limits.low, limits.high, log=limits.log)
-            )
-            for name, limits in space.ranges.items()
-        }
-        for name, listed in space.lists.items():
-            distributions[name] = optuna.distributions.CategoricalDistribution(listed)
-        startup = min(10, max(3, (len(known) + left) // 3))
-        sampler = optuna.samplers.TPESampler(seed=seed + len(known), n_startup_trials=startup, constant_liar=True)
-        self._search = OptunaSearch(distributions, metric="score", mode="max", sampler=sampler)
-        for values, score in known:
-            self._search.add_evaluated_point(values, score)
-        self._space, self._job_of = space, job_of
-        self._taken = set(taken)
-        self.left = left
-        self._asked: dict[str, str] = {}
-
-    def propose(self) -> Job | None:
-        """Return a new trial, unlike all others; None when there is none."""
-        if self.left <= 0:
-            return None
-        for _ in range(100):
-            name = f"{len(self._asked)}"
-            self._asked[name] = ""
-            suggestion = self._search.suggest(name)
-            point: Values = {
-                key: self._space.fitting(key, suggestion[key]) if key in self._space.ranges else suggestion[key]
-                for key in self._space.names
-            }
-            job = self._job_of(point)
-            job_id = job.job_id
-            if job_id not in self._taken:
-                self._taken.add(job_id)
-                self._asked[name] = job_id
-                self.left -= 1
-                return job
-            self._search.on_trial_complete(name, error=True)
-        self.left = 0
-        return None
-
-    def told(self, job_id: str, score: float | None) -> None:
-        """Tell Optuna the score of a proposed trial; None if it has none."""
-        for name, proposed in self._asked.items():
-            if proposed == job_id:
-                valid = score is not None and math.isfinite(score)
-                self._search.on_trial_complete(name, {"score": score} if valid else None, error=not valid)
-
-
-# --- in the trial's process ------------------------------------------------------------------------------------------
-
-
-class TuneContext(RayContext):
-    """The context of a run in a Tune trial: each epoch is reported to Tune, which may stop the trial after it."""
-
-    def __init__(self, coordinator: ActorHandle, *, judged: bool, device: str, threads: int) -> None:
-        super().__init__(coordinator, rank=0, world_size=1, device=device, threads=threads)
-        self.stopped_after: int | None = None
-        """The epoch after which the trial was stopped, as others were better; None if it was not."""
-        self._judged = judged
-        self._latest: Progress | None = None
-
-    def report(self, progress: Progress) -> None:
-        """Send the progress without waiting for an answer."""
-        self._latest = progress
-        super().report(progress)
-
-    def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
-        """Report the epoch to Tune; return False if it stopped the trial."""
-        latest = self._latest
-        row = EpochRecord(
-            run_id=run_id,
-            epoch=epoch,
-            train_loss=latest.loss if latest else math.nan,
-            train_accuracy=latest.accuracy if latest else math.nan,
-            seconds=_seconds(latest) if latest else math.nan,
-            images_per_second=latest.images_per_second if latest else math.nan,
-            validation_accuracy=validation_accuracy,
-        )
-        tune.report({"row": row.model_dump_json(), "judged": self._judged})
-        # The report returns when Tune has judged it. Tune would end a trial before it can send its outcome, so a stop
-        # goes through the coordinator and the trial ends by itself.
-        if ray.get(self.coordinator.should_continue.remote(run_id)):
-            return True
-        self.stopped_after = epoch
-        return False
-
-
-def _seconds(progress: Progress) -> float:
-    images = progress.images_total / progress.epochs
-    return images / progress.images_per_second if progress.images_per_second else math.nan
-
-
-def _train_trial(
-    config: dict[str, Any],
-    inputs: dict[str, SharedInputs],
-    coordinator: ActorHandle,
-    threads: int,
-    oom_backoff: bool,
-) -> None:
-    """Train one trial: the runs of a job, one after the other, until one is not ok."""
-    from bench.learning.execute import execute
-
-    job = Job.model_validate_json(config["job"])
-    read = inputs[job.model].read()
-    node_id = ray.get_runtime_context().get_node_id()
-    scores = []
-    runs = job.runs()
-    for run in runs:
-        if not ray.get(coordinator.begin.remote(run, node_id, os.getpid())):
-            if ray.get(coordinator.status.remote(run.id)) is Status.OK:  # trained in a process that was lost
-                continue
-            break
-        judged = run.seed == config["judged_seed"]
-        context = TuneContext(coordinator, judged=judged, device=gpu_or_cpu(), threads=threads)
-        outcome = execute(run, read, context, oom_backoff=oom_backoff)
-        measured = outcome.measured
-        if measured.status is Status.OK and context.stopped_after is not None:
-            reason = f"others were better after epoch {context.stopped_after}"
-            measured = measured.model_copy(update={"status": Status.STOPPED, "reason": reason})
-        ray.get(coordinator.put.remote(replace(outcome, measured=measured)))
-        scores.append(0.0 if measured.status is Status.DIVERGED else measured.validation_accuracy)
-        if measured.status is not Status.OK:
-            break
-    valid = [score for score in scores if score is not None]
-    tune.report({"score": sum(valid) / len(valid) if valid else math.nan})
 
 
 # --- in the driver ---------------------------------------------------------------------------------------------------
@@ -463,7 +306,7 @@ class SweepRunner(Driver):
     def _tuner(self, sweeps: Sequence[ModelSweep], switch: _Switch, storage: str) -> tune.Tuner:
         trainable = tune.with_resources(
             tune.with_parameters(
-                _train_trial,
+                train_trial,
                 inputs=self._inputs,
                 coordinator=self._coordinator,
                 threads=self._need.cpus,

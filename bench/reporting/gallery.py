@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.errors import UserError
-from bench.reporting import images, plots
+from bench.reporting import images, plots, style
 from bench.reporting.entries import Comparison, DataKey, Entry, comparisons, data_key
+from bench.reporting.files import write_whole
 from bench.reporting.images import KeptImages
-from bench.reporting.plots import Look
-from bench.reporting.store import Store, write_whole
-from bench.reporting.tuning import Swept, choose, read_sweeps, trials_of
+from bench.reporting.store import Store
+from bench.reporting.style import Look
+from bench.reporting.sweeps import Swept, choose, read_sweeps, trials_of
 from bench.spec import Predictions, Recipe, Record, slug
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def draw(store: Store, records: Sequence[Record], compared: Sequence[Comparison]
     Raises:
         UserError: the results folder cannot be written.
     """
-    looks = plots.looks(record.model for record in records)
+    looks = style.looks(record.model for record in records)
     by_data: dict[DataKey, list[Record]] = {}
     for record in records:
         by_data.setdefault(data_key(record), []).append(record)
@@ -93,9 +94,9 @@ def draw(store: Store, records: Sequence[Record], compared: Sequence[Comparison]
             prefixes.add(prefix)
             gallery = galleries[key] = Gallery()
             for ending, figure in _figures(store, group, entries.get(key, []), looks, gallery.notes):
-                name, svg = f"{prefix}-{ending}", plots.svg(figure)
+                name, svg = f"{prefix}-{ending}", style.svg(figure)
                 write_whole(folder / f"{name}.svg", svg.encode())
-                write_whole(folder / f"{name}.png", plots.png(figure))
+                write_whole(folder / f"{name}.png", style.png(figure))
                 written |= {f"{name}.svg", f"{name}.png"}
                 gallery.plots.append(Plot(name, figure.get_suptitle().replace("\n", " "), svg))
         for file in folder.iterdir():
@@ -131,7 +132,7 @@ def _figures(
     """Yield (name, figure) for each plot of one data set; add to ``notes`` what cannot be drawn."""
     dataset = records[0].dataset
     entries = [entry for entry in jobs if entry.accuracies]
-    known = plots.with_jobs(known, entries)
+    known = style.with_jobs(known, entries)
     if entries:
         shown = _in_order(best_jobs(entries, MOST_JOBS), entries)
         if len(shown) < len(entries):
@@ -197,7 +198,7 @@ def _train_sizes(entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterato
     for comparison in comparisons(curves):
         dataset = records[0].dataset
         shown = _in_order(best_jobs(comparison.entries, MOST_JOBS), comparison.entries)
-        looks = plots.with_jobs(known, comparison.entries)
+        looks = style.with_jobs(known, comparison.entries)
         yield "accuracy-train-size", plots.accuracy_against_train_size(shown, looks, dataset=dataset)
 
 

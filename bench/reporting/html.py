@@ -11,11 +11,12 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.reporting import plots, tuning
+from bench.reporting import style, sweeps, tuning
 from bench.reporting.entries import Comparison, DataKey, data_key, tested
 from bench.reporting.gallery import Gallery, draw
 from bench.reporting.store import Store
 from bench.reporting.summary import MOST_FAILED, Found, look
+from bench.reporting.sweeps import Swept
 from bench.reporting.table import Table
 from bench.reporting.tables import (
     backend_notes,
@@ -25,7 +26,6 @@ from bench.reporting.tables import (
     footnotes,
     runs_table,
 )
-from bench.reporting.tuning import Swept
 from bench.spec import Record, Status
 
 if TYPE_CHECKING:
@@ -81,14 +81,14 @@ def write_report(store: Store, found: Found | None = None, swept: Sequence[Swept
     Args:
         store: the results folder.
         found: the result of :func:`bench.reporting.summary.look`; None calls it.
-        swept: the result of :func:`bench.reporting.tuning.read_swept`; None calls it.
+        swept: the result of :func:`bench.reporting.sweeps.read_swept`; None calls it.
 
     Raises:
         UserError: a file cannot be written.
     """
     found = found or look(store)
     if swept is None:
-        swept = tuning.read_swept(store, found.records)
+        swept = sweeps.read_swept(store, found.records)
     return store.write_text(NAME, render(found, draw(store, found.records, found.comparisons), swept))
 
 
@@ -108,8 +108,8 @@ def render(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequence[S
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     environment.tests["unbreakable"] = lambda text: max(map(len, re.split(r"[\s-]", text))) > WIDEST
-    environment.filters["plain"] = lambda text: plots.plain(str(text), 2000)
-    style, script = (
+    environment.filters["plain"] = lambda text: style.plain(str(text), 2000)
+    css, script = (
         Markup(loader.get_source(environment, name)[0].strip())  # noqa: S704 - ours
         for name in ("report.css", "report.js")
     )
@@ -120,7 +120,7 @@ def render(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequence[S
         if sentences
     ]
     page: str = environment.get_template("report.html.j2").render(
-        style=style,
+        style=css,
         script=script,
         script_sha256=base64.b64encode(digest).decode(),
         lead=_lead(found.records),
@@ -189,7 +189,7 @@ def _data(section_id: str, key: DataKey, comparison: Comparison | None, gallery:
             section.notes.extend(backend_notes(comparison))
     section.notes.extend(gallery.notes)
     for number, plot in enumerate(gallery.plots):
-        inset = plots.inline(plot.svg, name=f"{section_id}-{number}", title=escape(plots.plain(plot.title)))
+        inset = style.inline(plot.svg, name=f"{section_id}-{number}", title=escape(style.plain(plot.title)))
         section.plots.append(Markup(inset))  # noqa: S704 - ours
     return section
 

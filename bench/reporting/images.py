@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UserError
-from bench.reporting.store import write_whole
+from bench.reporting.files import write_whole
 from bench.spec import slug
 
 MOST_MB = 100

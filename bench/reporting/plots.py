@@ -1,283 +1,40 @@
-"""Plots: pure functions from what is stored to matplotlib figures; saved as SVG and PNG, the same bytes every time.
-
-The SVGs have no background, and their text takes the colour of what surrounds them or of the reader's theme; the
-PNGs are dark on white. matplotlib is imported when the first plot is drawn, not with this module.
-"""
+"""Plots: pure functions from what is stored to matplotlib figures."""
 
 from __future__ import annotations
 
-import io
-import logging
-import re
 import statistics
-import textwrap
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.reporting.entries import Entry
-from bench.reporting.formats import one_line
 from bench.reporting.speed import EAGER
 from bench.reporting.stats import confusion, mean_interval
+from bench.reporting.style import (
+    WIDTH,
+    Look,
+    figure_of,
+    legend_of,
+    line_of,
+    log_axis,
+    look_of,
+    note_below,
+    plain,
+    styled,
+    wrapped,
+)
 from bench.spec import EpochRecord, Predictions, Record, Status
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
-    from bench.reporting.tuning import Swept, Trial
+    from bench.reporting.sweeps import Swept, Trial
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#D074A8", "#8C564B", "#3A9BDC")
-"""Colours after Okabe and Ito (https://jfly.uni-koeln.de/color/), each at least 3:1 on white and on the dark page."""
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
-INK = "#1f2328"
-"""The colour of text and axes; in the SVGs it becomes currentColor."""
-INK_IN_THE_DARK = "#e6edf3"
-WIDTH = 5.2
-"""The width of a figure in inches: that of a phone's screen at the size of its text."""
-
-LEFT = 0.012
-"""The left edge of a figure's title and note, as a share of its width."""
-NOTE = "note"
 MOST_DOTS = 100
 """The most seeds of a job that are drawn one by one."""
-
-Values = ParamSpec("Values")
-
-
-@dataclass(frozen=True)
-class Look:
-    """The colour and marker of a model in every plot of a report."""
-
-    colour: str
-    marker: str
-
-
-def looks(models: Iterable[str]) -> dict[str, Look]:
-    """Return a colour and a marker for each model, whatever the order in which they are named."""
-    return {
-        model: Look(PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)])
-        for number, model in enumerate(sorted(set(models)))
-    }
-
-
-def with_jobs(known: Mapping[str, Look], entries: Iterable[Entry]) -> dict[str, Look]:
-    """Return ``known`` with a look for each job, by its id: the colour of its model, each job with the next marker."""
-    extended = dict(known)
-    places: dict[str, int] = {}
-    for entry in entries:
-        model = entry.records[0].model
-        place = places.setdefault(model, 0)
-        places[model] += 1
-        marker = MARKERS[(MARKERS.index(known[model].marker) + place) % len(MARKERS)]
-        extended[entry.records[0].job_id] = Look(known[model].colour, marker)
-    return extended
-
-
-# --- style and files -------------------------------------------------------------------------------------------------
-
-STYLE: Any = {
-    "svg.hashsalt": "image-classifier-bench",
-    "svg.fonttype": "none",
-    "text.hinting": "none",  # at 150 pixels an inch it only costs time, and an SVG has none
-    "figure.dpi": 150,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "text.parse_math": False,
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.titley": 1.0,  # spares a search for a place: no ticks are above the axes
-    "figure.titlesize": 11,
-    "figure.titleweight": "bold",
-    "legend.fontsize": 9.5,
-    "legend.frameon": False,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": INK,
-    "grid.alpha": 0.15,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 6,
-    "errorbar.capsize": 3,
-}
-
-
-logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no message about its font cache
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Apply our settings and no others: a user's matplotlibrc changes nothing."""
-    import matplotlib
-
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names may be in any script
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield
-
-
-def _styled(draw: Callable[Values, Figure]) -> Callable[Values, Figure]:
-    @wraps(draw)
-    def inside(*arguments: Values.args, **named: Values.kwargs) -> Figure:
-        with _style():
-            figure = draw(*arguments, **named)
-            engine = figure.get_layout_engine()
-            if engine is not None:
-                engine.execute(figure)
-            figure.set_layout_engine("none")  # or every saving would lay it out again, and differently
-            first = figure.axes[0]
-            first.apply_aspect()
-            for note in figure.findobj(lambda artist: artist.get_gid() == NOTE):
-                left, _ = first.transAxes.inverted().transform(figure.transFigure.transform((LEFT, 0)))
-                note.set(x=left)
-            return figure
-
-    return inside
-
-
-def svg(figure: Figure) -> str:
-    """Return the figure as an SVG file with a transparent background, readable on light and dark."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG  # savefig would draw twice
-
-    buffer = io.StringIO()
-    original, resolution = figure.canvas, figure.dpi
-    with _style():
-        canvas: Any = FigureCanvasSVG(figure)
-        canvas.print_svg(buffer, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    figure.set_canvas(original)
-    figure.set_dpi(resolution)  # printing has changed both
-    text = buffer.getvalue().replace(INK, "currentColor")
-    themes = f"svg{{color:{INK}}}@media(prefers-color-scheme:dark){{svg{{color:{INK_IN_THE_DARK}}}}}"
-    return text.replace('<style type="text/css">', f'<style type="text/css">{themes}', 1)
-
-
-def png(figure: Figure) -> bytes:
-    """Return the figure as a PNG file: dark on white."""
-    from PIL import Image
-
-    canvas: Any = figure.canvas
-    with _style():
-        canvas.draw()
-        drawn = Image.fromarray(np.asarray(canvas.buffer_rgba()))
-    picture = Image.new("RGB", drawn.size, "white")
-    picture.paste(drawn, mask=drawn)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", dpi=(150, 150))
-    return buffer.getvalue()
-
-
-def inline(svg_file: str, *, name: str, title: str) -> str:
-    """Return an SVG file of :func:`svg` as a part of an HTML page: in the page's colour, and with ids of its own.
-
-    Args:
-        svg_file: the result of :func:`svg`.
-        name: the prefix of every id; letters, digits, '-' and '_'.
-        title: the text for readers who see no picture; escaped by the caller.
-    """
-    body = svg_file[svg_file.index("<svg ") :]
-    body = re.sub(r"<style.*?</style>", "", body, count=1, flags=re.DOTALL)
-    referenced = set(re.findall(r'href="#([^"]+)"', body)) | set(re.findall(r"url\(#([^)]+)\)", body))
-
-    def rename(match: re.Match[str]) -> str:
-        return f' id="{name}-{match[1]}"' if match[1] in referenced else ""
-
-    body = re.sub(r' id="([^"]*)"', rename, body)
-    body = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', body)
-    body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
-    end = body.index(">")
-    viewbox = "".join(re.findall(r'viewBox="[^"]*"', body[:end]))
-    opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {viewbox} role="img" aria-label="{title}"'
-    return re.sub(r">\s+<", ">\n<", opening + body[end:]).strip()
-
-
-# --- parts of figures ------------------------------------------------------------------------------------------------
-
-
-def plain(text: str, most: int = 200) -> str:
-    """Return the text on one line, without characters that an SVG cannot hold, cut to ``most`` characters."""
-    kept = "".join(letter if letter.isprintable() else " " for letter in one_line(text))
-    return kept if len(kept) <= most else f"{kept[: most - 3]}..."
-
-
-def _wrapped(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(plain(text), width)) or "-"
-
-
-def _figure(title: str, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # not pyplot: no window, no global state
-
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    FigureCanvasAgg(figure)  # laid out for the PNG, so that SVG and PNG measure each text once
-    figure.suptitle(_wrapped(title, 56), x=LEFT, ha="left")
-    return figure
-
-
-def _note(axis: Axes, text: str) -> None:
-    """Put a note under the title; :func:`_styled` moves it to the figure's edge once the axes have their place."""
-    axis.set_title(_wrapped(text, 78), gid=NOTE)
-
-
-def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Draw the legend below the axes, since labels may be long, and make the figure higher by what it takes."""
-    labels = [_wrapped(str(handle.get_label()), 56) for handle in handles]
-    columns = 2 if max(map(len, labels), default=0) <= 24 else 1
-    if not labels:
-        return
-    lines = -(-len(labels) // columns) if columns > 1 else sum(label.count("\n") + 1 for label in labels)
-    figure.set_figheight(figure.get_figheight() + 0.2 * lines + 0.1)
-    figure.legend(handles, labels, loc="outside lower left", ncols=columns)
-
-
-def _line(label: str, look: Look, **how: Any) -> Line2D:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=look.colour, marker=look.marker, label=label, **how)
-
-
-def _look(entry: Entry, known: Mapping[str, Look]) -> Look:
-    """Return the job's own look or, if there is none, its model's."""
-    first = entry.records[0]
-    return known.get(first.job_id) or known[first.model]
-
-
-def _log(axis: Axis, values: Sequence[float], *, at_values: bool = False) -> None:
-    """Make an axis logarithmic, with plain numbers at its ticks: the ``values``, or round ones over their range."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
-
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]  # missing in its annotations
-    decades = np.log10(max(values) / min(values))
-    steps = (1, 2, 3, 5, 7) if decades < 0.5 else (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 2.4 else (1,)
-    axis.set_major_locator(FixedLocator(values) if at_values else LogLocator(subs=steps, numticks=10))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
-
-
-def short_number(value: float) -> str:
-    """Return 250000 as '250k', 2.4e6 as '2.4M', 0.001 as '0.001'."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:g}"
 
 
 def _accuracies(records: Iterable[Record]) -> list[float]:
@@ -288,7 +45,7 @@ def _accuracies(records: Iterable[Record]) -> list[float]:
 # --- learning curves -------------------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def learning_curves(
     entries: Sequence[Entry], epochs: Mapping[str, Sequence[EpochRecord]], known: Mapping[str, Look], *, dataset: str
 ) -> Figure:
@@ -302,14 +59,14 @@ def learning_curves(
     """
     held_out = any(epoch.validation_accuracy is not None for run in epochs.values() for epoch in run)
     several = any(len(entry.records) > 1 for entry in entries)
-    figure = _figure(f"Learning curves: training images of {dataset}", 5.6)
+    figure = figure_of(f"Learning curves: training images of {dataset}", 5.6)
     above, below = figure.subplots(2, 1, sharex=True)
     handles = []
     losses: list[float] = []
     for entry in entries:
-        look = _look(entry, known)
+        look = look_of(entry, known)
         runs = [epochs[record.run_id] for record in entry.records if epochs.get(record.run_id)]
-        handles.append(_line(entry.label, look))
+        handles.append(line_of(entry.label, look))
         for axis, field, factor, dashes in (
             (above, "train_accuracy", 100, "-"),
             (above, "validation_accuracy", 100, "--"),
@@ -325,13 +82,13 @@ def learning_curves(
     )
     if any(record.label_smoothing for entry in entries for record in entry.records):
         note += " Training loss with label smoothing."
-    _note(above, f"{note} Mean of the seeds; band: lowest to highest." if several else note)
+    note_below(above, f"{note} Mean of the seeds; band: lowest to highest." if several else note)
     above.set_ylabel("accuracy (%)")
     below.set(xlabel="epoch", ylabel="cross-entropy (nats)")
     below.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if losses and min(losses) > 0 and max(losses) / min(losses) > 10:
-        _log(below.yaxis, losses)
-    _legend(figure, handles)
+        log_axis(below.yaxis, losses)
+    legend_of(figure, handles)
     return figure
 
 
@@ -358,16 +115,16 @@ def _band(
 # --- accuracy, and what it costs -------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def accuracy_over_seeds(entries: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
     """Draw each job's test accuracies and their mean, from three seeds on with its 95 % t-interval over the seeds."""
-    labels = [_wrapped(f"{entry.label}, {_seeds(len(_accuracies(entry.records)))}", 58) for entry in entries]
+    labels = [wrapped(f"{entry.label}, {_seeds(len(_accuracies(entry.records)))}", 58) for entry in entries]
     lines = max(label.count("\n") + 1 for label in labels)
-    figure = _figure(f"Test accuracy on {dataset}, seed by seed", 1.4 + (0.36 + 0.16 * lines) * len(entries))
+    figure = figure_of(f"Test accuracy on {dataset}, seed by seed", 1.4 + (0.36 + 0.16 * lines) * len(entries))
     axis = figure.subplots()
     above = 0.32 / (0.36 + 0.16 * lines)  # the seeds' dots stay clear of the next label
     for row, entry in enumerate(entries):
-        look = _look(entry, known)
+        look = look_of(entry, known)
         values = _accuracies(entry.records)
         small: dict[str, Any] = {"color": look.colour, "alpha": 0.45, "markersize": 4, "markeredgewidth": 0}
         dots = values[:MOST_DOTS]
@@ -379,7 +136,7 @@ def accuracy_over_seeds(entries: Sequence[Entry], known: Mapping[str, Look], *, 
     axis.spines["left"].set_visible(False)
     axis.grid(axis="y", visible=False)
     each = "each seed" if all(len(entry.records) <= MOST_DOTS for entry in entries) else f"{MOST_DOTS} seeds"
-    _note(axis, f"Small: {each}. Large: mean, and 95 % t-interval (from 3 seeds on).")
+    note_below(axis, f"Small: {each}. Large: mean, and 95 % t-interval (from 3 seeds on).")
     return figure
 
 
@@ -399,23 +156,23 @@ def _mean(axis: Axes, values: Sequence[float], at: float, look: Look, *, horizon
         axis.errorbar([at], [mean], yerr=spread, **style)
 
 
-@_styled
+@styled
 def accuracy_against_parameters(entries: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
     """Draw mean test accuracy against all parameters of the model, with its t-interval over the seeds."""
     sizes = {entry.label: entry.records[0].total_parameters for entry in entries}
     there = [entry for entry in entries if sizes[entry.label] is not None]
-    figure = _figure(f"Test accuracy on {dataset} against model size", 3.4)
+    figure = figure_of(f"Test accuracy on {dataset} against model size", 3.4)
     axis = figure.subplots()
     handles = []
     for entry in there:
-        look = _look(entry, known)
+        look = look_of(entry, known)
         _mean(axis, _accuracies(entry.records), float(sizes[entry.label] or 0), look)
-        handles.append(_line(entry.label, look, linestyle="none"))
+        handles.append(line_of(entry.label, look, linestyle="none"))
     axis.set(xlabel="parameters, trained and frozen", ylabel="test accuracy (%)")
-    _log(axis.xaxis, [size for size in sizes.values() if size])
+    log_axis(axis.xaxis, [size for size in sizes.values() if size])
     axis.margins(x=0.15)
-    _note(axis, "Mean of the seeds, with 95 % t-interval (from 3 seeds on).")
-    _legend(figure, handles)
+    note_below(axis, "Mean of the seeds, with 95 % t-interval (from 3 seeds on).")
+    legend_of(figure, handles)
     return figure
 
 
@@ -429,7 +186,7 @@ def timed_on(entry: Entry) -> str | None:
     return (f"{cpu}, {single.machine}" if cpu else single.machine) + how
 
 
-@_styled
+@styled
 def accuracy_against_latency(entries: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
     """Draw mean test accuracy against the median time for one image.
 
@@ -438,13 +195,13 @@ def accuracy_against_latency(entries: Sequence[Entry], known: Mapping[str, Look]
         known: from :func:`looks`, and :func:`with_jobs` where jobs of one model are to be told apart.
         dataset: its name, for the title.
     """
-    figure = _figure(f"Test accuracy on {dataset} against latency", 3.4)
+    figure = figure_of(f"Test accuracy on {dataset} against latency", 3.4)
     axis = figure.subplots()
     handles = []
     medians = []
     machines = set()
     for entry in entries:
-        look = _look(entry, known)
+        look = look_of(entry, known)
         single, machine = entry.speeds.single, timed_on(entry)
         if single is None or machine is None:
             continue
@@ -454,21 +211,21 @@ def accuracy_against_latency(entries: Sequence[Entry], known: Mapping[str, Look]
         values = _accuracies(entry.records)
         _mean(axis, values, median, look)
         axis.plot([median, slow], [statistics.fmean(values)] * 2, color=look.colour, linewidth=1, linestyle=":")
-        handles.append(_line(entry.label, look, linestyle="none"))
+        handles.append(line_of(entry.label, look, linestyle="none"))
     axis.set(xlabel="milliseconds for one image, median", ylabel="test accuracy (%)")
     if medians:
-        _log(axis.xaxis, medians)
+        log_axis(axis.xaxis, medians)
     axis.margins(x=0.15)
     where = "; ".join(sorted(machines))
-    _note(axis, f"One image at a time, exclusive ({where}). Dotted: up to p95. Bar: 95 % t-interval.")
-    _legend(figure, handles)
+    note_below(axis, f"One image at a time, exclusive ({where}). Dotted: up to p95. Bar: 95 % t-interval.")
+    legend_of(figure, handles)
     return figure
 
 
 # --- what models take for what ---------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def confusion_matrix(
     labels: NDArray[np.int16],
     predicted: NDArray[np.int16],
@@ -494,7 +251,7 @@ def confusion_matrix(
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     shades = ListedColormap(colormaps["Blues"](np.linspace(0.2, 1, 32)))
     norm = PowerNorm(0.5, 0, 1)  # errors are few: on a linear scale they would all be white
-    figure = _figure(title, 5.4)
+    figure = figure_of(title, 5.4)
     axis = figure.subplots()
     edges = np.arange(classes + 1) - 0.5
     hidden = np.ma.masked_equal(shares, 0)
@@ -519,7 +276,7 @@ def confusion_matrix(
     else:
         figure.colorbar(shown, ax=axis, label="share of the true class", location="bottom", shrink=0.7)
         axis.set_anchor("N")
-    _note(axis, note.strip())
+    note_below(axis, note.strip())
     return figure
 
 
@@ -529,7 +286,7 @@ def only_wrong(one: Predictions, other: Predictions) -> NDArray[np.int64]:
     return positions[np.argsort(-one.probability[positions], kind="stable")]
 
 
-@_styled
+@styled
 def wrong_answers(
     images: NDArray[np.uint8],
     truth: Sequence[str],
@@ -559,7 +316,7 @@ def wrong_answers(
     sheet = np.zeros((rows * (height + below), columns * (width + gap) - gap, 4), dtype=np.uint8)
     size = (WIDTH - 0.2) / columns
     size_of_text = 7.5 if max(map(len, (*truth, *said))) <= 8 else 6.3
-    figure = _figure(title, rows * size * (height + below) / (width + gap) + 0.75)
+    figure = figure_of(title, rows * size * (height + below) / (width + gap) + 0.75)
     axis = figure.subplots()
     for number, (picture, true, answer) in enumerate(zip(pixels, truth, said, strict=True)):
         top, left = (number // columns) * (height + below), (number % columns) * (width + gap)
@@ -569,21 +326,21 @@ def wrong_answers(
         axis.text(left + width / 2, top + height + 0.05 * width, caption, ha="center", va="top", fontsize=size_of_text)
     axis.imshow(sheet, interpolation="none", aspect="equal")
     axis.axis("off")
-    _note(axis, note)
+    note_below(axis, note)
     return figure
 
 
 # --- sweeps and training set sizes -----------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def accuracy_against_lr(sweeps: Sequence[Swept], known: Mapping[str, Look], *, dataset: str) -> Figure:
     """Draw validation accuracy of the trials of sweeps against their learning rate, on a log axis.
 
     The finished trials of a sweep of the learning rate alone are joined by a line. A ring marks the winner; trials
     that were stopped early are hollow; those without a score are left out.
     """
-    figure = _figure(f"Validation accuracy on {dataset} against learning rate", 3.6)
+    figure = figure_of(f"Validation accuracy on {dataset} against learning rate", 3.6)
     axis = figure.subplots()
     handles = []
     models = [swept.sweep.model for swept in sweeps]
@@ -603,11 +360,11 @@ def accuracy_against_lr(sweeps: Sequence[Swept], known: Mapping[str, Look], *, d
             ring: dict[str, Any] = {"fillstyle": "none", "markersize": 14, "markeredgewidth": 1.6}
             axis.plot(*_scores([swept.best]), "o", color=look.colour, **ring)
             name += f": best at {_lr(swept.best):.3g}"
-        handles.append(_line(name, look, linestyle=curve))
+        handles.append(line_of(name, look, linestyle=curve))
     axis.set(xlabel="learning rate", ylabel="validation accuracy (%)")
-    _log(axis.xaxis, rates)
-    _note(axis, "Held-out training images. Ring: best of its sweep. Hollow: stopped early.")
-    _legend(figure, handles)
+    log_axis(axis.xaxis, rates)
+    note_below(axis, "Held-out training images. Ring: best of its sweep. Hollow: stopped early.")
+    legend_of(figure, handles)
     return figure
 
 
@@ -625,7 +382,7 @@ def trained_on(record: Record) -> int:
     return record.images_per_epoch or (available if record.train_size is None else min(available, record.train_size))
 
 
-@_styled
+@styled
 def accuracy_against_train_size(curves: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
     """Draw mean test accuracy against the number of training images, on a log axis, with t-intervals over the seeds.
 
@@ -634,12 +391,12 @@ def accuracy_against_train_size(curves: Sequence[Entry], known: Mapping[str, Loo
         known: from :func:`looks`, and :func:`with_jobs` where jobs of one model are to be told apart.
         dataset: its name, for the title.
     """
-    figure = _figure(f"Test accuracy on {dataset} against training images", 3.6)
+    figure = figure_of(f"Test accuracy on {dataset} against training images", 3.6)
     axis = figure.subplots()
     handles = []
     sizes = sorted({trained_on(record) for curve in curves for record in curve.records})
     for curve in curves:
-        look = _look(curve, known)
+        look = look_of(curve, known)
         points: dict[int, list[float]] = {}
         for record in curve.records:
             if record.test_accuracy is not None:
@@ -648,9 +405,9 @@ def accuracy_against_train_size(curves: Sequence[Entry], known: Mapping[str, Loo
         axis.plot(*zip(*means, strict=True), color=look.colour, linewidth=1)
         for size, values in sorted(points.items()):
             _mean(axis, values, size, look)
-        handles.append(_line(curve.label, look))
+        handles.append(line_of(curve.label, look))
     axis.set(xlabel="training images", ylabel="test accuracy (%)")
-    _log(axis.xaxis, sizes, at_values=len(sizes) <= 8)
-    _note(axis, "Mean of the seeds, with 95 % t-interval (from 3 seeds on).")
-    _legend(figure, handles)
+    log_axis(axis.xaxis, sizes, at_values=len(sizes) <= 8)
+    note_below(axis, "Mean of the seeds, with 95 % t-interval (from 3 seeds on).")
+    legend_of(figure, handles)
     return figure

@@ -22,8 +22,8 @@ import os
 import tempfile
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from bench.errors import UserError
+from bench.reporting.files import disk_errors, write_whole
 from bench.spec import (
     BEFORE_BACKENDS,
     SCHEMA_VERSION,
@@ -146,7 +147,7 @@ class Store:
         record = result.record
         if record.status is not Status.OK and self._has_result(record.run_id):
             return
-        with _disk_errors(self.root):
+        with disk_errors(self.root):
             if result.epochs:
                 rows = [epoch.model_dump() for epoch in result.epochs]
                 self._write_table(self._file("epochs", record.run_id), pa.Table.from_pylist(rows, EPOCHS_SCHEMA))
@@ -266,7 +267,7 @@ class Store:
             UserError: the page cannot be written.
         """
         file = self.root / name
-        with _disk_errors(self.root):
+        with disk_errors(self.root):
             write_whole(file, text.encode())
         return file
 
@@ -307,7 +308,7 @@ class Store:
 
     def _write_rows(self, kind: str, run_id: str, rows: Sequence[BaseModel], schema: pa.Schema) -> None:
         file = self._file(kind, run_id)
-        with _disk_errors(self.root):
+        with disk_errors(self.root):
             file.parent.mkdir(exist_ok=True)
             self._write_table(file, pa.Table.from_pylist([row.model_dump() for row in rows], schema))
 
@@ -334,7 +335,7 @@ class Store:
 
     def save_state(self, run_id: str, state: bytes) -> None:
         """Keep the state that an interrupted run goes on from."""
-        with _disk_errors(self.root):
+        with disk_errors(self.root):
             file = self._file("unfinished", run_id, "state")
             file.parent.mkdir(exist_ok=True)
             write_whole(file, state)
@@ -404,40 +405,3 @@ def _read_record(file: Path) -> tuple[Record, bool]:
 
 def _short(error: Exception) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-
-
-def write_whole(file: Path, content: bytes) -> os.stat_result:
-    """Write a file through a temporary one and a rename: readers see the old content or the new, never a part.
-
-    Return the status of the file written, with its size and time of change.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-            written = os.fstat(out.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return written
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-@contextmanager
-def _disk_errors(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {root}: {error.strerror or error}; what was stored before is untouched"
-        ) from error

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.reporting.backends import backend_sentences
 from bench.reporting.entries import Comparison, comparisons, tested
 from bench.reporting.formats import count, one_line
 from bench.reporting.store import Store
@@ -18,7 +19,7 @@ from bench.reporting.tables import (
     footnotes,
     runs_table,
 )
-from bench.reporting.verdicts import backend_sentences, findings, sentences
+from bench.reporting.verdicts import findings, sentences
 from bench.spec import Record, Status
 
 MOST_RUNS = 200

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-
-from tabulate import tabulate
 
 from bench.errors import UserError, nearest, unknown
 from bench.reporting import circumstances, verdicts
+from bench.reporting.comparison import Checked, Pair, Result, metric_name
 from bench.reporting.entries import Comparison, Entry, comparisons, data_key
-from bench.reporting.formats import MISSING, one_line
 from bench.reporting.store import Store
-from bench.reporting.verdicts import Metric, Side, Verdict, Word, sentences, with_holm
+from bench.reporting.verdicts import Metric, Side, Verdict, Word, with_holm
 from bench.spec import Recipe
 
 REFERENCE = "results/reference"
@@ -64,46 +61,6 @@ class Limit:
         return difference.value < self.allowed if verdict.metric.higher_is_better else difference.value > self.allowed
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two jobs that were compared."""
-
-    name: str
-    title: str
-    """The name and the data set."""
-    verdicts: list[Verdict]
-    notes: list[str] = field(default_factory=list)
-    """Circumstances in which the two differ, in sentences."""
-
-
-@dataclass(frozen=True)
-class Checked:
-    """The limits checked against the findings, in sentences."""
-
-    broken: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    not_checked: list[str] = field(default_factory=list)
-    """The limits that could not be checked for one model and metric."""
-    useless: list[str] = field(default_factory=list)
-    """The limits or models for which nothing at all is known."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """The result of a comparison."""
-
-    first: str
-    """The name of the first in the sentences."""
-    second: str
-    """The name of the second in the sentences."""
-    meaning: list[str]
-    """Notes on what these names mean, and on what could not be compared."""
-    pairs: list[Pair]
-    limits: Checked = field(default_factory=Checked)
-    lost: list[str] = field(default_factory=list)
-    """The jobs that the first has and the second lacks."""
-
-
 # --- limits --------------------------------------------------------------------------------------------------------
 
 
@@ -142,7 +99,7 @@ def check(pairs: Sequence[Pair], limits: Sequence[Limit]) -> Checked:
     reasons: dict[str, dict[str, None]] = {}
     decided = set()
     for (limit, pair, _), verdict in zip(asked, judged, strict=True):
-        what = f"{pair.name}, {_name(verdict.metric)}"
+        what = f"{pair.name}, {metric_name(verdict.metric)}"
         if verdict.word is Word.UNKNOWN:
             checked.not_checked.append(f"{what}, limit {limit.name}: {verdict.why_unknown}")
             reasons.setdefault(limit.name, {})[verdict.why_unknown] = None
@@ -165,10 +122,6 @@ def _judged(pair: Pair, metric: Metric) -> Verdict:
     if metric is verdicts.RECIPES and by_metric[metric].difference is None:
         return by_metric[verdicts.CHECKPOINTS]
     return by_metric[metric]
-
-
-def _name(metric: Metric) -> str:
-    return f"accuracy of the {metric.name}" if metric.in_points else metric.name
 
 
 # --- what to compare -----------------------------------------------------------------------------------------------
@@ -366,107 +319,3 @@ def _matched(old: Iterable[Entry], new: Iterable[Entry]) -> tuple[list[tuple[Ent
 
 def _model(entry: Entry) -> str:
     return entry.records[0].model
-
-
-# --- how to print it -----------------------------------------------------------------------------------------------
-
-_HEADERS = ("Metric", "Difference", "95 % interval", "p", "Finding")
-
-
-def _rows(pair: Pair) -> tuple[list[str], list[list[str]]]:
-    metric, *others = _HEADERS
-    first = pair.verdicts[-1]
-    rows = []
-    for verdict in pair.verdicts:
-        values = [
-            MISSING if value is None else verdict.metric.show(value)
-            for value in (verdict.first_value, verdict.second_value)
-        ]
-        figures = [figure or MISSING for figure in (verdict.change, verdict.interval, verdict.p)]
-        rows.append([_name(verdict.metric), *values, *figures, verdict.word])
-    return [metric, first.first, first.second, *others], rows
-
-
-def _table(pair: Pair, style: str) -> str:
-    headers, rows = _rows(pair)
-    if style == "github":
-        headers = [one_line(cell).replace("|", "\\|") for cell in headers]
-        rows = [[one_line(cell).replace("|", "\\|") for cell in row] for row in rows]
-    align = ["left", "right", "right", "right", "right", "right", "left"]
-    return tabulate(rows, headers, tablefmt=style, colalign=align, disable_numparse=True)
-
-
-def _notes(pair: Pair, bullet: str = "") -> list[str]:
-    """Return the notes as one paragraph, if there are any."""
-    return ["\n".join(bullet + one_line(note) for note in pair.notes)] if pair.notes else []
-
-
-def as_text(result: Result) -> str:
-    """Return the comparison for a terminal."""
-    parts = ["\n".join(result.meaning)] if result.meaning else []
-    for pair in result.pairs:
-        parts += [pair.title, *_notes(pair), _table(pair, "simple")]
-        parts.append("\n".join(f"- {one_line(sentence)}" for sentence in sentences(pair.verdicts)))
-    lines = [f"FAILED: {line}" for line in result.limits.broken]
-    lines += [f"kept: {line}" for line in result.limits.kept]
-    lines += [f"not checked: {line}" for line in result.limits.not_checked]
-    if lines:
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
-
-
-def as_markdown(result: Result) -> str:
-    """Return the comparison for a page or a pull request's comment."""
-    parts = ["\n".join(f"- {one_line(line)}" for line in result.meaning)] if result.meaning else []
-    for pair in result.pairs:
-        parts += [f"### {one_line(pair.title)}", *_notes(pair, "- "), _table(pair, "github")]
-        parts.append("\n".join(f"- {one_line(sentence)}" for sentence in sentences(pair.verdicts)))
-    lines = [f"- **Failed**: {one_line(line)}" for line in result.limits.broken]
-    lines += [f"- Kept: {one_line(line)}" for line in result.limits.kept]
-    lines += [f"- Not checked: {one_line(line)}" for line in result.limits.not_checked]
-    if lines:
-        parts += ["### Limits", "\n".join(lines)]
-    return "\n\n".join(parts)
-
-
-def as_json(result: Result) -> str:
-    """Return JSON: accuracies and their differences are shares, other differences relative, latencies seconds."""
-
-    def described(verdict: Verdict) -> dict[str, object]:
-        difference = verdict.difference
-        interval = difference.interval if difference is not None else None
-        needed = difference.needed if difference is not None else None
-        return {
-            "metric": verdict.metric.key,
-            "first": verdict.first,
-            "second": verdict.second,
-            "first_value": verdict.first_value,
-            "second_value": verdict.second_value,
-            "difference": None if difference is None else difference.value,
-            "low": None if interval is None else interval.low,
-            "high": None if interval is None else interval.high,
-            "p": None if difference is None else difference.p,
-            "method": None if difference is None else difference.method,
-            "needed": None if needed is None else {"number": needed.number, "of": needed.of},
-            "finding": str(verdict.word),
-            "sentence": verdict.sentence,
-        }
-
-    pairs = [
-        {"title": pair.title, "notes": pair.notes, "metrics": [described(verdict) for verdict in pair.verdicts]}
-        for pair in result.pairs
-    ]
-    whole = {
-        "first": result.first,
-        "second": result.second,
-        "notes": result.meaning,
-        "pairs": pairs,
-        "failed": result.limits.broken,
-        "kept": result.limits.kept,
-        "not_checked": result.limits.not_checked,
-    }
-    return json.dumps(whole, indent=2, allow_nan=False)
-
-
-FORMATS: dict[str, Callable[[Result], str]] = {"text": as_text, "markdown": as_markdown, "json": as_json}
-"""The functions that show a result, by the name that --format takes."""

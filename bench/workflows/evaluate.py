@@ -22,7 +22,7 @@ from bench.learning.models.registry import MODELS
 from bench.learning.models.weights import FILE_ENDINGS
 from bench.reporting import stats
 from bench.reporting.evaluation import Assessment, answers_table, assessment_text
-from bench.reporting.store import write_whole
+from bench.reporting.files import write_whole
 
 if TYPE_CHECKING:
     from bench.learning.checkpoint import Trained

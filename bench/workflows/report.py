@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import importlib
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,27 +10,10 @@ from bench.config.report import ReportOptions
 from bench.errors import UserError
 from bench.reporting.store import Store
 from bench.reporting.summary import look, write_summary
+from bench.reporting.sweeps import read_swept
 from bench.reporting.terminal import print_results
-from bench.reporting.tuning import read_swept, sections, write_tuning
+from bench.reporting.tuning import sections, write_tuning
 from bench.spec import Record
-
-NEEDED = (
-    *("bench.reporting.html", "scipy.stats", "statsmodels.stats.power", "statsmodels.stats.weightstats"),
-    *("matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg"),
-)
-"""The modules that pages and verdicts import when they are first made."""
-
-
-@functools.cache
-def prepare_pages() -> None:
-    """Begin to import what pages need, in a thread: it saves 2 s while the caller waits, nothing while it computes."""
-
-    def bring() -> None:
-        with contextlib.suppress(ImportError):  # the code that needs the module reports it
-            for module in NEEDED:
-                importlib.import_module(module)
-
-    threading.Thread(target=bring, name="imports for the pages", daemon=True).start()
 
 
 def report(options: ReportOptions) -> None:

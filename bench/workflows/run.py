@@ -23,7 +23,7 @@ from bench.workflows.phases import Phases
 from bench.workflows.plan import Plan, make_plan
 from bench.workflows.progress import ProgressView, labels_of
 from bench.workflows.record import assemble, git_commit
-from bench.workflows.report import prepare_pages, write_pages
+from bench.workflows.report import write_pages
 from bench.workflows.tuned import note_sources
 
 RUNS = "runs"
@@ -114,7 +114,7 @@ class Benchmark:
         with (
             contextlib.nullcontext(connected)
             if connected is not None
-            else connect(options.address, verbose=options.verbose, meanwhile=prepare_pages)
+            else connect(options.address, verbose=options.verbose)
         ) as session:
             groups = self._place(missing, session)
             if groups or options.dry_run:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bench.config.space import Values, describe_values
 from bench.reporting.formats import duration, percent
-from bench.reporting.tuning import Trial, choose
+from bench.reporting.sweeps import Trial, choose
 from bench.spec import Progress, Record, Run, Status
 
 

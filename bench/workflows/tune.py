@@ -7,8 +7,8 @@ import importlib.util
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -21,47 +21,34 @@ from bench.config.tune import TuneOptions
 from bench.errors import UserError
 from bench.learning.models.registry import MODELS
 from bench.reporting.store import Store
-from bench.reporting.table import as_text
-from bench.reporting.tuning import (
+from bench.reporting.sweeps import (
     Sweep,
     Swept,
     Trial,
     at_the_edge,
     choose,
     counted,
-    found_table,
     read_sweeps,
     read_swept,
-    trials_of,
     write_sweep,
 )
+from bench.reporting.table import as_text
+from bench.reporting.tuning import found_table
 from bench.spec import (
-    Begun,
-    Ended,
-    EpochRecord,
-    Event,
     Job,
-    Measured,
-    Outcome,
-    Progress,
     Recipe,
-    Record,
-    Run,
-    Saved,
     Status,
 )
 from bench.workflows.interrupts import INTERRUPTED, interruptible
 from bench.workflows.plan import Plan, check_sizes
-from bench.workflows.record import assemble, git_commit
 from bench.workflows.report import write_pages
 from bench.workflows.run import Benchmark, prepare, read_stored
+from bench.workflows.sweep import FAILED, StoredSweep, SweepNotes
 from bench.workflows.sweep_progress import SweepView
 from bench.workflows.tuned import note_sources
 
 if TYPE_CHECKING:
     from bench.cluster.tune import ModelSweep
-
-_FAILED = (Status.FAILED, Status.OOM, Status.TIMEOUT)
 
 
 def run_tuning(options: TuneOptions) -> int:
@@ -77,48 +64,6 @@ def run_tuning(options: TuneOptions) -> int:
     return Search(options, plan, store, space, fixed).run()
 
 
-@dataclass
-class _Own:
-    """The sweep of one model, with its stored records and epochs."""
-
-    sweep: Sweep
-    base: Job
-    """A trial without the values of the swept fields."""
-    records: dict[str, Record] = field(default_factory=dict)
-    """The stored records, by run id."""
-    epochs: dict[str, list[EpochRecord]] = field(default_factory=dict)
-    """The epochs, by run id."""
-
-    def job_of(self, values: Values) -> Job:
-        """Return the trial at a point of the space."""
-        recipe = Recipe.model_validate({**self.base.recipe.model_dump(), **values})
-        return self.base.model_copy(update={"recipe": recipe})
-
-    def trials(self) -> list[Trial]:
-        """Return the trials that have records."""
-        return trials_of(self.sweep, self.records.values(), self.epochs)
-
-    def trial(self, job_id: str) -> Trial:
-        """Return the trial with this job id."""
-        return next(trial for trial in self.trials() if trial.job_id == job_id)
-
-    def accuracies(self, run_id: str) -> list[float]:
-        """Return the validation accuracy after each epoch of a run."""
-        measured = [epoch.validation_accuracy for epoch in self.epochs.get(run_id, ())]
-        return [accuracy for accuracy in measured if accuracy is not None]
-
-    def left_of(self, job: Job, *, retry_failed: bool) -> Job | None:
-        """Return the trial with the seeds that it still lacks; None if it is done."""
-        seeds = []
-        for run in job.runs():
-            status = self.records[run.id].status if run.id in self.records else Status.INTERRUPTED
-            if status is Status.INTERRUPTED or (retry_failed and status in _FAILED):
-                seeds.append(run.seed)
-            elif status is not Status.OK:
-                return None
-        return job.model_copy(update={"seeds": tuple(seeds)}) if seeds else None
-
-
 class Search:
     """A search: the trials asked for, those in the results folder, and those being added to it."""
 
@@ -132,7 +77,7 @@ class Search:
                 f"{info.name} has {info.train_images} training images, too few to hold a tenth out; "
                 "--validation-size says how many"
             )
-        self.owns: dict[str, _Own] = {}
+        self.owns: dict[str, StoredSweep] = {}
         for job in plan.jobs:
             recipe = Recipe.model_validate({**job.recipe.model_dump(), **fixed, **held_out})
             self.owns[job.model] = self._own(job.model_copy(update={"recipe": recipe}))
@@ -140,7 +85,7 @@ class Search:
             self._check(own)
         self._load()
 
-    def _own(self, job: Job) -> _Own:
+    def _own(self, job: Job) -> StoredSweep:
         options = self.options
         defaults = {name: Recipe.model_fields[name].default for name in self.space.names}
         base = job.model_copy(
@@ -180,9 +125,9 @@ class Search:
                 "finished_at": None,
             }
         )
-        return _Own(sweep, base.model_copy(update={"sweep_id": sweep_id}))
+        return StoredSweep(sweep, base.model_copy(update={"sweep_id": sweep_id}))
 
-    def _check(self, own: _Own) -> None:
+    def _check(self, own: StoredSweep) -> None:
         """Refuse a space with values that the data set or the model does not allow."""
         spec = MODELS.find(own.base.model)
         check_sizes(own.base, spec)
@@ -214,19 +159,19 @@ class Search:
 
     # --- what is to be trained ---------------------------------------------------------------------------------------
 
-    def _drawn(self, own: _Own) -> list[Job]:
+    def _drawn(self, own: StoredSweep) -> list[Job]:
         """Return the trials that are asked for: all that were drawn or, with Optuna, those from earlier."""
         if own.sweep.search == "optuna":
             return [own.job_of(trial.values) for trial in own.trials()][: self.wanted]
         return [own.job_of(values) for values in itertools.islice(self.space.draw(own.sweep.search_seed), self.wanted)]
 
-    def _waiting(self, own: _Own) -> list[Job]:
+    def _waiting(self, own: StoredSweep) -> list[Job]:
         """Return the trials that are asked for and not done: first those begun, since they were drawn first."""
         unfinished = [own.left_of(job, retry_failed=self.options.retry_failed) for job in self._drawn(own)]
         waiting = [job for job in unfinished if job is not None]
         return sorted(waiting, key=lambda job: not any(run.id in own.records for run in job.runs()))
 
-    def _to_propose(self, own: _Own) -> int:
+    def _to_propose(self, own: StoredSweep) -> int:
         return max(0, self.wanted - len(own.trials())) if own.sweep.search == "optuna" else 0
 
     def run(self) -> int:
@@ -259,7 +204,7 @@ class Search:
         return sum(len(self._waiting(own)) + self._to_propose(own) for own in self.owns.values())
 
     def _tell_of_failed(self) -> None:
-        failed = [trial for own in self.owns.values() for trial in own.trials() if trial.status in _FAILED]
+        failed = [trial for own in self.owns.values() for trial in own.trials() if trial.status in FAILED]
         if failed and not self.options.retry_failed:
             print(f"{counted(len(failed), 'trial')} failed in an earlier command; --retry-failed tries again")
 
@@ -317,7 +262,7 @@ class Search:
             write_sweep(store, own.sweep)
         done = {model: [trial for trial in own.trials() if _is_done(trial)] for model, own in self.owns.items()}
         with SweepView(dict.fromkeys(self.owns, self.wanted), done) as view:
-            notes = _Notes(self.owns, store, view, self.space)
+            notes = SweepNotes(self.owns, store, view, self.space)
             runner = SweepRunner(
                 session,
                 dataset=plan.dataset,
@@ -333,8 +278,9 @@ class Search:
             if runner.search(sweeps, seconds=options.time_budget):
                 view.say(f"the {options.time_budget:g} s of --time-budget are over; the best so far is taken")
 
-    def _as_model_sweep(self, own: _Own) -> ModelSweep:
-        from bench.cluster.tune import Halving, ModelSweep, OptunaProposals
+    def _as_model_sweep(self, own: StoredSweep) -> ModelSweep:
+        from bench.cluster.proposals import OptunaProposals
+        from bench.cluster.tune import Halving, ModelSweep
 
         sweep, trials = own.sweep, own.trials()
         proposals = None
@@ -395,7 +341,7 @@ class Search:
     def _ids(self) -> set[str]:
         return {own.sweep.sweep_id for own in self.owns.values()}
 
-    def _winner(self, own: _Own, best: Trial, source: str) -> Job:
+    def _winner(self, own: StoredSweep, best: Trial, source: str) -> Job:
         planned = next(job for job in self.plan.jobs if job.model == own.base.model)
         recipe = own.base.recipe.model_dump() | best.values | {"validation_size": 0}
         return planned.model_copy(
@@ -405,78 +351,6 @@ class Search:
                 "seeds": self.options.final_seeds,
             }
         )
-
-
-class _Notes:
-    """A receiver of the events of a search, which stores and shows them."""
-
-    def __init__(self, owns: Mapping[str, _Own], store: Store, view: SweepView, space: Space) -> None:
-        self._owns, self._store, self._view, self._space = owns, store, view, space
-        self._runs: dict[str, Run] = {}
-        self._before = {run_id: record.attempts for own in owns.values() for run_id, record in own.records.items()}
-        self._begun: dict[str, Begun] = {}
-        self._commit = git_commit()
-
-    def take(self, event: Event | EpochRecord | Job) -> None:
-        """Store and show an event; of a job, note the runs."""
-        if isinstance(event, Job):
-            self._runs.update({run.id: run for run in event.runs()})
-        elif isinstance(event, Begun):
-            self._begun[event.run_id] = event
-            own, run = self._own(event.run_id)
-            values = {name: getattr(run.recipe, name) for name in self._space.names}
-            self._view.begun(run, values, own.accuracies(run.id), event.attempt)
-            self._keep(run.id)
-        elif isinstance(event, EpochRecord):
-            own, _ = self._own(event.run_id)
-            earlier = [epoch for epoch in own.epochs.get(event.run_id, []) if epoch.epoch < event.epoch]
-            own.epochs[event.run_id] = [*earlier, event]
-            self._view.epoch(event.run_id, own.accuracies(event.run_id))
-            self._keep(event.run_id)
-        elif isinstance(event, Saved):
-            self._store.save_state(event.run_id, event.state)
-        elif isinstance(event, Progress):
-            self._view.update(event)
-        else:
-            self._finished(event)
-
-    def _own(self, run_id: str) -> tuple[_Own, Run]:
-        run = self._runs[run_id]
-        return self._owns[run.model], run
-
-    def _keep(self, run_id: str) -> None:
-        """Store an unfinished trial with its epochs, so that they are kept if this process is killed."""
-        own, run = self._own(run_id)
-        begun = self._begun.get(run_id)
-        if begun is None:
-            return
-        epochs = own.epochs.get(run_id, [])
-        measured = Measured(
-            status=Status.INTERRUPTED,
-            reason="not finished",
-            started_at=begun.at,
-            ended_at=datetime.now(UTC),
-            epochs_done=len(epochs) or None,
-        )
-        self._write(own, run, Outcome(run_id, measured, epochs), begun.attempt)
-
-    def _finished(self, ended: Ended) -> None:
-        outcome = ended.outcome
-        own, run = self._own(outcome.run_id)
-        epochs = outcome.epochs or own.epochs.get(run.id, [])
-        own.epochs[run.id] = list(epochs)
-        measured = outcome.measured
-        if measured.epochs_done is None and epochs:
-            measured = measured.model_copy(update={"epochs_done": len(epochs)})
-        record = self._write(own, run, Outcome(run.id, measured, list(epochs)), ended.attempts, ended.contended)
-        self._view.finished(record, own.trial(record.job_id))
-
-    def _write(self, own: _Own, run: Run, outcome: Outcome, attempts: int, contended: bool | None = None) -> Record:
-        attempts += self._before.get(run.id, 0)
-        result = assemble(run, outcome, attempts=attempts, contended=contended, git_commit=self._commit)
-        self._store.write(result)
-        own.records[run.id] = result.record
-        return result.record
 
 
 def _forget(store: Store, run_ids: Iterable[str]) -> None:
@@ -490,7 +364,7 @@ def _is_done(trial: Trial) -> bool:
     return trial.status is not Status.INTERRUPTED
 
 
-def _longest(own: _Own) -> int:
+def _longest(own: StoredSweep) -> int:
     """Return the epochs of the longest trial."""
     space = own.sweep.space
     if "epochs" in space.ranges:

@@ -10,7 +10,7 @@ from bench.config.run import Options
 from bench.config.space import describe_values
 from bench.errors import UserError
 from bench.reporting.store import Store
-from bench.reporting.tuning import Swept, choose, read_sweeps, trials_of
+from bench.reporting.sweeps import Swept, choose, read_sweeps, trials_of
 from bench.spec import Job, Recipe, Result, Status
 
 _MAY_DIFFER = ("validation_size", "target_accuracy", "stop_at_target")

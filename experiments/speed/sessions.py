@@ -33,11 +33,12 @@ from bench.learning.models.registry import MODELS
 from bench.learning.models.weights import find
 from bench.learning.timing import Subject, time_models
 from bench.reporting import stats, verdicts
+from bench.reporting.comparison import Pair
 from bench.reporting.entries import Entry
 from bench.reporting.speed import Speeds, summarise
 from bench.reporting.store import Store
 from bench.spec import Job, Measured, Outcome, Recipe, Record, Status, Timing
-from bench.workflows.compare import Pair, check, read_limits
+from bench.workflows.compare import check, read_limits
 from bench.workflows.record import assemble
 
 NAMES = ("cnn", "mobilenet")

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from ray.tune.search import Searcher
 
+from bench.cluster.proposals import OptunaProposals
 from bench.cluster.session import Session, connect
-from bench.cluster.tune import Halving, ModelSweep, OptunaProposals, _Judge, _SideBySide
+from bench.cluster.tune import Halving, ModelSweep, _Judge, _SideBySide
 from bench.config.space import Range, Space, Values
 from bench.config.tune import TuneOptions
 from bench.learning.data.datasets import Dataset
 from bench.reporting.store import Store
-from bench.reporting.tuning import read_swept
+from bench.reporting.sweeps import read_swept
 from bench.spec import Job, Recipe, Record, Status
 from bench.workflows.plan import Plan
 from bench.workflows.sweep_progress import SweepView

@@ -12,11 +12,11 @@ import pytest
 from factories import recorded, stored_in
 
 from bench.config.space import Range, Space
-from bench.reporting import gallery, images, plots
+from bench.reporting import gallery, images, style
 from bench.reporting.entries import Entry, comparisons
 from bench.reporting.gallery import Gallery, best_jobs, data_key, draw
 from bench.reporting.store import Store
-from bench.reporting.tuning import Sweep, write_sweep
+from bench.reporting.sweeps import Sweep, write_sweep
 from bench.spec import EpochRecord, Job, Predictions, Recipe, Record, Result, Status, Timing
 
 Make = Callable[..., Record]
@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(autouse=True)
 def no_pngs(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time and say nothing here."""
-    monkeypatch.setattr(plots, "png", lambda figure: b"a picture")
+    monkeypatch.setattr(style, "png", lambda figure: b"a picture")
 
 
 def answers(wrong: slice) -> Predictions:

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bench.reporting import plots
+from bench.reporting import plots, style
 from bench.reporting.entries import Entry
-from bench.reporting.plots import Look, looks, png, svg
 from bench.reporting.speed import summarise
+from bench.reporting.style import Look, looks, png, svg
 from bench.spec import EpochRecord, Predictions, Recipe, Record, Timing
 
 Make = Callable[..., Record]
@@ -129,16 +129,16 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("background", ["#ffffff", "#14171c"])
 def test_every_colour_stands_out_from_light_and_dark(background: str) -> None:
-    for colour in plots.PALETTE:
+    for colour in style.PALETTE:
         lighter, darker = sorted((luminance(colour), luminance(background)), reverse=True)
         assert (lighter + 0.05) / (darker + 0.05) >= 3, colour
 
 
 def test_no_two_colours_are_alike_and_neighbours_differ_in_hue() -> None:
     hues = [
-        colorsys.rgb_to_hsv(*(int(colour[place : place + 2], 16) for place in (1, 3, 5)))[0] for colour in plots.PALETTE
+        colorsys.rgb_to_hsv(*(int(colour[place : place + 2], 16) for place in (1, 3, 5)))[0] for colour in style.PALETTE
     ]
-    assert len(set(plots.PALETTE)) == len(plots.PALETTE)
+    assert len(set(style.PALETTE)) == len(style.PALETTE)
     assert all(abs(one - other) > 0.05 for one, other in itertools.pairwise(hues))
 
 
@@ -168,21 +168,21 @@ def test_svgs_name_no_time_and_no_version_and_take_the_readers_colours(gallery: 
         assert not re.search(r"20\d\d-\d\d", text)
         assert "currentColor" in text and "prefers-color-scheme:dark" in text
         body = text.split("</style>", 1)[1]
-        assert plots.INK not in body
+        assert style.INK not in body
         if name != "confusion":
             assert "fill: #000000" not in body and "fill: #ffffff" not in body
 
 
 def test_pngs_are_dark_on_white_and_as_large_as_a_screen_shows_them(gallery: dict[str, Figure]) -> None:
     picture = Image.open(io.BytesIO(png(gallery["parameters"])))
-    assert picture.width == 150 * plots.WIDTH
+    assert picture.width == 150 * style.WIDTH
     assert picture.convert("RGB").getpixel((2, picture.height - 2)) == (255, 255, 255)
     assert "Software" not in picture.info
 
 
 def test_parts_of_a_page_have_ids_of_their_own_and_all_references_lead_somewhere(gallery: dict[str, Figure]) -> None:
     parts = [
-        plots.inline(svg(figure), name=f"p{number}", title="a title") for number, figure in enumerate(gallery.values())
+        style.inline(svg(figure), name=f"p{number}", title="a title") for number, figure in enumerate(gallery.values())
     ]
     ids = [found for part in parts for found in re.findall(r' id="([^"]+)"', part)]
     assert len(ids) == len(set(ids))
@@ -290,10 +290,10 @@ def test_jobs_of_one_model_share_its_colour_and_differ_in_their_marks(make_recor
     entries = [Entry(f"cnn (lr {lr})", [make_record(recipe=Recipe(lr=lr))]) for lr in (0.1, 0.01)]
     entries.append(Entry("mobilenet", [make_record("mobilenet")]))
 
-    figure = plots.accuracy_against_parameters(entries, plots.with_jobs(KNOWN, entries), dataset="mnist")
+    figure = plots.accuracy_against_parameters(entries, style.with_jobs(KNOWN, entries), dataset="mnist")
 
     drawn = [
-        (line.get_color(), line.get_marker()) for line in figure.axes[0].lines if line.get_marker() in plots.MARKERS
+        (line.get_color(), line.get_marker()) for line in figure.axes[0].lines if line.get_marker() in style.MARKERS
     ]
     assert [colour for colour, _ in drawn] == [KNOWN["cnn"].colour] * 2 + [KNOWN["mobilenet"].colour]
     assert drawn[0][1] != drawn[1][1]
@@ -402,8 +402,8 @@ def test_training_set_sizes_lie_where_they_belong(make_record: Make) -> None:
     ],
 )
 def test_numbers_at_ticks(value: float, shown: str) -> None:
-    assert plots.short_number(value) == shown
+    assert style.short_number(value) == shown
 
 
 def test_looks_are_plain_data() -> None:
-    assert looks(["b", "a"]) == {"a": Look(plots.PALETTE[0], "o"), "b": Look(plots.PALETTE[1], "s")}
+    assert looks(["b", "a"]) == {"a": Look(style.PALETTE[0], "o"), "b": Look(style.PALETTE[1], "s")}

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 
 from bench.errors import UserError
 from bench.reporting import store as store_module
-from bench.reporting.store import Store, write_whole
+from bench.reporting.files import write_whole
+from bench.reporting.store import Store
 from bench.spec import SCHEMA_VERSION, Deployment, Record, Result, Status, Timing
 
 EVERYTHING_ELSE: dict[str, Any] = {

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bench.config.space import Range, Space
 from bench.reporting.store import Store
-from bench.reporting.tuning import (
+from bench.reporting.sweeps import (
     Sweep,
     Swept,
     Trial,
@@ -26,13 +26,11 @@ from bench.reporting.tuning import (
     expected_best,
     read_sweeps,
     read_swept,
-    render_tuning,
     scores_of,
-    sections,
     trials_of,
     write_sweep,
-    write_tuning,
 )
+from bench.reporting.tuning import render_tuning, sections, write_tuning
 from bench.spec import EpochRecord, Recipe, Record, Result, Status
 
 SCORES = st.lists(st.floats(min_value=0, max_value=1), min_size=1, max_size=8)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bench.reporting.backends import fastest_backend
 from bench.reporting.entries import Comparison, Entry, comparisons
 from bench.reporting.speed import Speeds, summarise
 from bench.reporting.stats import Difference, Interval, Needed
@@ -32,7 +33,6 @@ from bench.reporting.verdicts import (
     Word,
     checkpoints,
     compare,
-    fastest_backend,
     findings,
     recipes,
     sentences,

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Iterator
 
 from bench.reporting.entries import Entry
-from bench.reporting.plots import confusion_matrix, learning_curves, looks, png
+from bench.reporting.plots import confusion_matrix, learning_curves
 from bench.reporting.store import Store
+from bench.reporting.style import looks, png
 from bench.spec import PARAMETERS, RecipeFields, Record
 
 IDENTITY = ("run_id", "job_id", "status", "reason", "started_at", "ended_at", "schema_version", "checkpoint")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.reporting.store import write_whole
+from bench.reporting.files import write_whole
 from bench.spec import Record
 
 

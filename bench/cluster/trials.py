@@ -1,0 +1,93 @@
+"""A trial of a sweep, in its process: the same code trains it as a benchmark run, and Ray Tune hears of each epoch."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import tune
+
+from bench.cluster.tasks import RayContext, SharedInputs, gpu_or_cpu
+from bench.spec import EpochRecord, Job, Progress, Status
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+
+class TuneContext(RayContext):
+    """The context of a run in a Tune trial: each epoch is reported to Tune, which may stop the trial after it."""
+
+    def __init__(self, coordinator: ActorHandle, *, judged: bool, device: str, threads: int) -> None:
+        super().__init__(coordinator, rank=0, world_size=1, device=device, threads=threads)
+        self.stopped_after: int | None = None
+        """The epoch after which the trial was stopped, as others were better; None if it was not."""
+        self._judged = judged
+        self._latest: Progress | None = None
+
+    def report(self, progress: Progress) -> None:
+        """Send the progress without waiting for an answer."""
+        self._latest = progress
+        super().report(progress)
+
+    def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
+        """Report the epoch to Tune; return False if it stopped the trial."""
+        latest = self._latest
+        row = EpochRecord(
+            run_id=run_id,
+            epoch=epoch,
+            train_loss=latest.loss if latest else math.nan,
+            train_accuracy=latest.accuracy if latest else math.nan,
+            seconds=_seconds(latest) if latest else math.nan,
+            images_per_second=latest.images_per_second if latest else math.nan,
+            validation_accuracy=validation_accuracy,
+        )
+        tune.report({"row": row.model_dump_json(), "judged": self._judged})
+        # The report returns when Tune has judged it. Tune would end a trial before it can send its outcome, so a stop
+        # goes through the coordinator and the trial ends by itself.
+        if ray.get(self.coordinator.should_continue.remote(run_id)):
+            return True
+        self.stopped_after = epoch
+        return False
+
+
+def _seconds(progress: Progress) -> float:
+    images = progress.images_total / progress.epochs
+    return images / progress.images_per_second if progress.images_per_second else math.nan
+
+
+def train_trial(
+    config: dict[str, Any],
+    inputs: dict[str, SharedInputs],
+    coordinator: ActorHandle,
+    threads: int,
+    oom_backoff: bool,
+) -> None:
+    """Train one trial: the runs of a job, one after the other, until one is not ok."""
+    from bench.learning.execute import execute
+
+    job = Job.model_validate_json(config["job"])
+    read = inputs[job.model].read()
+    node_id = ray.get_runtime_context().get_node_id()
+    scores = []
+    runs = job.runs()
+    for run in runs:
+        if not ray.get(coordinator.begin.remote(run, node_id, os.getpid())):
+            if ray.get(coordinator.status.remote(run.id)) is Status.OK:  # trained in a process that was lost
+                continue
+            break
+        judged = run.seed == config["judged_seed"]
+        context = TuneContext(coordinator, judged=judged, device=gpu_or_cpu(), threads=threads)
+        outcome = execute(run, read, context, oom_backoff=oom_backoff)
+        measured = outcome.measured
+        if measured.status is Status.OK and context.stopped_after is not None:
+            reason = f"others were better after epoch {context.stopped_after}"
+            measured = measured.model_copy(update={"status": Status.STOPPED, "reason": reason})
+        ray.get(coordinator.put.remote(replace(outcome, measured=measured)))
+        scores.append(0.0 if measured.status is Status.DIVERGED else measured.validation_accuracy)
+        if measured.status is not Status.OK:
+            break
+    valid = [score for score in scores if score is not None]
+    tune.report({"score": sum(valid) / len(valid) if valid else math.nan})

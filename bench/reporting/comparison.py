@@ -1,0 +1,156 @@
+"""What bench.compare found, as text, Markdown or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bench.reporting.formats import MISSING, one_line
+from bench.reporting.table import Cell, Column, Table, as_markdown, as_text, cell_of, table_of, text_column
+from bench.reporting.verdicts import Metric, Verdict, sentences
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two jobs that were compared."""
+
+    name: str
+    title: str
+    """The name and the data set."""
+    verdicts: list[Verdict]
+    notes: list[str] = field(default_factory=list)
+    """Circumstances in which the two differ, in sentences."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The limits checked against the findings, in sentences."""
+
+    broken: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
+    """The limits that could not be checked for one model and metric."""
+    useless: list[str] = field(default_factory=list)
+    """The limits or models for which nothing at all is known."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a comparison."""
+
+    first: str
+    """The name of the first in the sentences."""
+    second: str
+    """The name of the second in the sentences."""
+    meaning: list[str]
+    """Notes on what these names mean, and on what could not be compared."""
+    pairs: list[Pair]
+    limits: Checked = field(default_factory=Checked)
+    lost: list[str] = field(default_factory=list)
+    """The jobs that the first has and the second lacks."""
+
+
+def metric_name(metric: Metric) -> str:
+    """Return what a table and a limit call a metric."""
+    return f"accuracy of the {metric.name}" if metric.in_points else metric.name
+
+
+def _table(pair: Pair) -> Table:
+    last = pair.verdicts[-1]
+
+    def value(verdict: Verdict, known: float | None) -> Cell:
+        return cell_of(known, verdict.metric.show)
+
+    return table_of(
+        [
+            text_column("Metric", lambda verdict: metric_name(verdict.metric)),
+            Column(last.first, lambda verdict: value(verdict, verdict.first_value)),
+            Column(last.second, lambda verdict: value(verdict, verdict.second_value)),
+            Column("Difference", lambda verdict: Cell(verdict.change or MISSING)),
+            Column("95 % interval", lambda verdict: Cell(verdict.interval or MISSING)),
+            Column("p", lambda verdict: Cell(verdict.p or MISSING)),
+            text_column("Finding", lambda verdict: verdict.word),
+        ],
+        pair.verdicts,
+    )
+
+
+def _notes(pair: Pair, bullet: str = "") -> list[str]:
+    """Return the notes as one paragraph, if there are any."""
+    return ["\n".join(bullet + one_line(note) for note in pair.notes)] if pair.notes else []
+
+
+def comparison_as_text(result: Result) -> str:
+    """Return the comparison for a terminal."""
+    parts = ["\n".join(result.meaning)] if result.meaning else []
+    for pair in result.pairs:
+        parts += [pair.title, *_notes(pair), as_text(_table(pair))]
+        parts.append("\n".join(f"- {one_line(sentence)}" for sentence in sentences(pair.verdicts)))
+    lines = [f"FAILED: {line}" for line in result.limits.broken]
+    lines += [f"kept: {line}" for line in result.limits.kept]
+    lines += [f"not checked: {line}" for line in result.limits.not_checked]
+    if lines:
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def comparison_as_markdown(result: Result) -> str:
+    """Return the comparison for a page or a pull request's comment."""
+    parts = ["\n".join(f"- {one_line(line)}" for line in result.meaning)] if result.meaning else []
+    for pair in result.pairs:
+        parts += [f"### {one_line(pair.title)}", *_notes(pair, "- "), as_markdown(_table(pair))]
+        parts.append("\n".join(f"- {one_line(sentence)}" for sentence in sentences(pair.verdicts)))
+    lines = [f"- **Failed**: {one_line(line)}" for line in result.limits.broken]
+    lines += [f"- Kept: {one_line(line)}" for line in result.limits.kept]
+    lines += [f"- Not checked: {one_line(line)}" for line in result.limits.not_checked]
+    if lines:
+        parts += ["### Limits", "\n".join(lines)]
+    return "\n\n".join(parts)
+
+
+def comparison_as_json(result: Result) -> str:
+    """Return JSON: accuracies and their differences are shares, other differences relative, latencies seconds."""
+
+    def described(verdict: Verdict) -> dict[str, object]:
+        difference = verdict.difference
+        interval = difference.interval if difference is not None else None
+        needed = difference.needed if difference is not None else None
+        return {
+            "metric": verdict.metric.key,
+            "first": verdict.first,
+            "second": verdict.second,
+            "first_value": verdict.first_value,
+            "second_value": verdict.second_value,
+            "difference": None if difference is None else difference.value,
+            "low": None if interval is None else interval.low,
+            "high": None if interval is None else interval.high,
+            "p": None if difference is None else difference.p,
+            "method": None if difference is None else difference.method,
+            "needed": None if needed is None else {"number": needed.number, "of": needed.of},
+            "finding": str(verdict.word),
+            "sentence": verdict.sentence,
+        }
+
+    pairs = [
+        {"title": pair.title, "notes": pair.notes, "metrics": [described(verdict) for verdict in pair.verdicts]}
+        for pair in result.pairs
+    ]
+    whole = {
+        "first": result.first,
+        "second": result.second,
+        "notes": result.meaning,
+        "pairs": pairs,
+        "failed": result.limits.broken,
+        "kept": result.limits.kept,
+        "not_checked": result.limits.not_checked,
+    }
+    return json.dumps(whole, indent=2, allow_nan=False)
+
+
+FORMATS: dict[str, Callable[[Result], str]] = {
+    "text": comparison_as_text,
+    "markdown": comparison_as_markdown,
+    "json": comparison_as_json,
+}
+"""The functions that show a result, by the name that --format takes."""
