@@ -5,6 +5,7 @@ import torchvision
 from torch import nn
 
 from bench.learning.models import register
+from bench.learning.models.registry import MODELS
 
 
 class Net(nn.Module):
@@ -46,4 +47,5 @@ register(
     std=(0.229, 0.224, 0.225),
     backbone="features",
     head="classifier",
+    sources=MODELS["mobilenet"].sources,
 )(Transfer)
