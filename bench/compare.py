@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from bench.config.command_line import build_parser, parse
+from bench.config.command_line import run_command
 from bench.config.compare import CompareOptions
-from bench.errors import UserError, exit_code_of
+from bench.errors import UserError
 
 _DESCRIPTION = """Compare two models of a results folder, or two results folders, or the reference results of two git
 revisions: each metric with its difference, interval, p, and whether the second is better, worse, or not
@@ -28,23 +28,23 @@ exit codes: 0 no limit is broken, 1 one is, 2 wrong usage, or nothing to check a
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    return run_command(
+        _act, CompareOptions, arguments, prog="python -m bench.compare", description=_DESCRIPTION, epilog=_EPILOG
+    )
 
-    def command() -> int:
-        parser = build_parser(CompareOptions, "python -m bench.compare", _DESCRIPTION, _EPILOG, presets=False)
-        options = parse(parser, CompareOptions, arguments)
-        from bench.reporting.comparison import FORMATS
-        from bench.workflows.compare import compare, read_limits
 
-        limits = read_limits(options.fail) if options.fail is not None else []
-        result = compare(options.first, options.second, options.results, limits)
-        print(FORMATS[options.format](result))
-        if result.limits.broken:
-            return 1
-        if result.limits.useless:
-            raise UserError(f"--fail: {', and '.join(result.limits.useless)}")
-        return 0
+def _act(options: CompareOptions) -> int:
+    from bench.reporting.comparison import FORMATS
+    from bench.workflows.compare import compare, read_limits
 
-    return exit_code_of(command)
+    limits = read_limits(options.fail) if options.fail is not None else []
+    result = compare(options.first, options.second, options.results, limits)
+    print(FORMATS[options.format](result))
+    if result.limits.broken:
+        return 1
+    if result.limits.useless:
+        raise UserError(f"--fail: {', and '.join(result.limits.useless)}")
+    return 0
 
 
 if __name__ == "__main__":

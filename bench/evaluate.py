@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from bench.config.command_line import build_parser, parse
+from bench.config.command_line import run_command
 from bench.config.evaluate import EvaluateOptions
-from bench.errors import exit_code_of
+
+if TYPE_CHECKING:
+    from bench.learning.data.pictures import Redraw
 
 _DESCRIPTION = """Measure a trained model: accuracy with its 95 % interval, accuracy of each class, what is taken for
 what, calibration (ECE) and latency. Pictures without labels are classified instead. Trains nothing."""
@@ -23,21 +26,21 @@ exit codes: 0 done, 2 wrong usage"""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    return run_command(
+        _act, EvaluateOptions, arguments, prog="python -m bench.evaluate", description=_DESCRIPTION, epilog=_EPILOG
+    )
 
-    def command() -> int:
-        parser = build_parser(EvaluateOptions, "python -m bench.evaluate", _DESCRIPTION, _EPILOG, presets=False)
-        options = parse(parser, EvaluateOptions, arguments)
-        from bench.workflows.evaluate import evaluate_file
 
-        if not options.as_drawing:
-            print(evaluate_file(options))
-            return 0
+def _act(options: EvaluateOptions) -> int:
+    from bench.workflows.evaluate import evaluate_file
+
+    redraw: Redraw | None = None
+    if options.as_drawing:
         from bench.demo.drawing import to_mnist
 
-        print(evaluate_file(options, to_mnist))
-        return 0
-
-    return exit_code_of(command)
+        redraw = to_mnist
+    print(evaluate_file(options, redraw))
+    return 0
 
 
 if __name__ == "__main__":

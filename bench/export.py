@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from bench.config.command_line import build_parser, parse
+from bench.config.command_line import run_command
 from bench.config.export import ExportOptions
-from bench.errors import exit_code_of
 
 _DESCRIPTION = """Hand stored runs to other tools: parameters, figures, epochs and plots to MLflow or TensorBoard, the
 table of runs to CSV, trained models to ONNX. The same command again changes nothing; it only adds what is new."""
@@ -25,16 +24,16 @@ exit codes: 0 done, 2 wrong usage or a server that cannot be reached"""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    return run_command(
+        _act, ExportOptions, arguments, prog="python -m bench.export", description=_DESCRIPTION, epilog=_EPILOG
+    )
 
-    def command() -> int:
-        parser = build_parser(ExportOptions, "python -m bench.export", _DESCRIPTION, _EPILOG, presets=False)
-        options = parse(parser, ExportOptions, arguments)
-        from bench.workflows.export import export
 
-        export(options)
-        return 0
+def _act(options: ExportOptions) -> int:
+    from bench.workflows.export import export
 
-    return exit_code_of(command)
+    export(options)
+    return 0
 
 
 if __name__ == "__main__":

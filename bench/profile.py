@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from bench.config.command_line import build_parser, parse
+from bench.config.command_line import run_command
 from bench.config.run import Options
-from bench.errors import exit_code_of
 
 _DESCRIPTION = """Do what python -m bench.run does with the same options, then say where the time of the whole command
 went, phase by phase. Where runs go on side by side each counts for its part, so the sum is the time on the clock."""
@@ -15,18 +14,16 @@ went, phase by phase. Where runs go on side by side each counts for its part, so
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    return run_command(_act, Options, arguments, prog="python -m bench.profile", description=_DESCRIPTION, presets=True)
 
-    def command() -> int:
-        parser = build_parser(Options, "python -m bench.profile", _DESCRIPTION)
-        options = parse(parser, Options, arguments)
-        from bench.workflows.phases import Phases
 
-        phases = Phases("starting Python, reading options")
-        from bench.workflows.profile import profile_benchmark
+def _act(options: Options) -> int:
+    from bench.workflows.phases import Phases
 
-        return profile_benchmark(options, phases)
+    phases = Phases("starting Python, reading options")
+    from bench.workflows.profile import profile_benchmark
 
-    return exit_code_of(command)
+    return profile_benchmark(options, phases)
 
 
 if __name__ == "__main__":

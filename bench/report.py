@@ -5,25 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from bench.config.command_line import build_parser, parse
+from bench.config.command_line import run_command
 from bench.config.report import ReportOptions
-from bench.errors import exit_code_of
 
 _DESCRIPTION = "Make summary.md and report.html again from the stored records; trains nothing."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    return run_command(_act, ReportOptions, arguments, prog="python -m bench.report", description=_DESCRIPTION)
 
-    def command() -> int:
-        parser = build_parser(ReportOptions, "python -m bench.report", _DESCRIPTION, presets=False)
-        options = parse(parser, ReportOptions, arguments)
-        from bench.workflows.report import report
 
-        report(options)
-        return 0
+def _act(options: ReportOptions) -> int:
+    from bench.workflows.report import report
 
-    return exit_code_of(command)
+    report(options)
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from bench.config.command_line import build_parser, parse
+from bench.config.command_line import run_command
 from bench.config.run import Options
-from bench.errors import exit_code_of
 
 _DESCRIPTION = """Train image classifiers at the same time with Ray Train, over the GPUs or CPUs there are, and
 compare accuracy, size and speed. The result is a table on the screen and in results/summary.md."""
@@ -22,15 +21,15 @@ exit codes: 0 all runs finished, 1 a run failed, 2 wrong usage, 3 the machine is
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    return run_command(
+        _act, Options, arguments, prog="python -m bench.run", description=_DESCRIPTION, epilog=_EPILOG, presets=True
+    )
 
-    def command() -> int:
-        parser = build_parser(Options, "python -m bench.run", _DESCRIPTION, _EPILOG)
-        options = parse(parser, Options, arguments)
-        from bench.workflows.run import run_benchmark
 
-        return run_benchmark(options)
+def _act(options: Options) -> int:
+    from bench.workflows.run import run_benchmark
 
-    return exit_code_of(command)
+    return run_benchmark(options)
 
 
 if __name__ == "__main__":

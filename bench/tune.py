@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from bench.config.command_line import build_parser, parse
+from bench.config.command_line import run_command
 from bench.config.tune import TuneOptions
-from bench.errors import exit_code_of
 
 _DESCRIPTION = """Find a learning rate (or more) for each model with Ray Tune, all models at the same time. Trials are
 judged on held-out training images; then each winner is retrained on all of them and tested, once."""
@@ -24,15 +23,21 @@ exit codes: 0 all winners found and retrained, 1 not, 2 wrong usage, 3 the machi
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    return run_command(
+        _act,
+        TuneOptions,
+        arguments,
+        prog="python -m bench.tune",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        presets=True,
+    )
 
-    def command() -> int:
-        parser = build_parser(TuneOptions, "python -m bench.tune", _DESCRIPTION, _EPILOG)
-        options = parse(parser, TuneOptions, arguments)
-        from bench.workflows.tune import run_tuning
 
-        return run_tuning(options)
+def _act(options: TuneOptions) -> int:
+    from bench.workflows.tune import run_tuning
 
-    return exit_code_of(command)
+    return run_tuning(options)
 
 
 if __name__ == "__main__":

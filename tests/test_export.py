@@ -22,7 +22,7 @@ from bench.learning.models import weights
 from bench.learning.models.registry import MODELS
 from bench.learning.onnx import TIE, export_onnx, run_onnx
 from bench.reporting.store import Store
-from bench.spec import Record, Result, Status
+from bench.spec import Recipe, Record, Result, Status
 
 Make = Callable[..., Record]
 
@@ -67,6 +67,8 @@ def test_mlflow_shows_the_runs(stored: Store, capsys: pytest.CaptureFixture[str]
         record = records[run_id]
         assert run.info.status == ("FINISHED" if record.status is Status.OK else "FAILED")
         assert run.info.start_time == int(record.started_at.timestamp() * 1000)
+        assert set(Recipe.model_fields) <= set(run.data.params)
+        assert not set(Recipe.model_fields) & set(run.data.metrics)
         assert run.data.params["model"] == "cnn"
         assert run.data.params["epochs"] == "5"
         assert run.data.params["seed"] == str(record.seed)
@@ -150,6 +152,7 @@ def test_a_uri_that_is_none(uri: str, stored: Store, capsys: pytest.CaptureFixtu
 
 def test_tensorboard_shows_the_runs(stored: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     boards = tmp_path / "boards"
     for line in ("4 added, 0 replaced, 0 there already", "0 added, 0 replaced, 4 there already"):
@@ -168,7 +171,11 @@ def test_tensorboard_shows_the_runs(stored: Store, tmp_path: Path, capsys: pytes
             assert accuracy.value == pytest.approx(record.test_accuracy)
             accumulator = shown.GetAccumulator(run_id)
             assert accumulator.Tags()["images"] == ["plot/training", "plot/confusion"]
-            assert "_hparams_/session_start_info" in accumulator.summary_metadata
+            start = accumulator.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+            chosen = set(HParamsPluginData.FromString(start).session_start_info.hparams)
+            assert set(Recipe.model_fields) <= chosen
+            scalars = {tag.removeprefix("run/") for tag in accumulator.Tags()["scalars"]}
+            assert not set(Recipe.model_fields) & scalars
 
 
 def test_tensorboard_replaces_a_run_that_was_trained_again(

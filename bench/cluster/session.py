@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,6 @@ _SETTINGS = {
     # Workers run in this Python already; under `uv run` Ray would make an environment for each.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
-_ALLOCATOR = {
-    # For glibc (man mallopt) and PyTorch: memory that a training step frees stays with the process, which needs as
-    # much in the next step. It saves a third to a half of the training time. Timing does without it, as users do.
-    "MALLOC_TRIM_THRESHOLD_": "4000000000",
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "THP_MEM_ALLOC_ENABLE": "1",
-}
 _QUIET = {
     # Ray's daemons tell the driver of each worker that died, whatever log_to_driver says; records have the reason.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
@@ -58,8 +51,6 @@ class Session:
     """A connection to Ray."""
 
     nodes: list[Node]
-    for_training: tuple[str, ...]
-    """Names of the environment variables that workers have for training only."""
 
 
 @contextlib.contextmanager
@@ -75,7 +66,6 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
     """
     for name, value in (_SETTINGS if verbose else _SETTINGS | _QUIET).items():
         os.environ.setdefault(name, value)
-    allocator = {name: value for name, value in _ALLOCATOR.items() if name not in os.environ}
     if address is None:
         ask_for_own_token()
     else:
@@ -88,15 +78,14 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
     with contextlib.ExitStack() as until_the_end:
         if address is None:
             until_the_end.enter_context(_own_folder())
-            until_the_end.enter_context(_environment(allocator))
             until_the_end.callback(ray.shutdown)
             _start(**options)
         else:
             until_the_end.callback(ray.shutdown)
-            _join(address, allocator, **options)
+            _join(address, **options)
         resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         nodes = [Node(cpus=each.get("CPU", 0.0), gpus=each.get("GPU", 0.0)) for each in resources]
-        yield Session(nodes, tuple(allocator))
+        yield Session(nodes)
 
 
 @functools.cache
@@ -117,37 +106,25 @@ def _own_folder() -> Iterator[None]:
     The path of a socket is 70 characters longer than the folder's, and may have 107 in all.
     """
     short = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108
-    with (
-        tempfile.TemporaryDirectory(prefix="ray-", dir=short, ignore_cleanup_errors=True) as folder,
-        _environment({"RAY_TMPDIR": folder}),
-    ):
-        yield
+    before = os.environ.get("RAY_TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="ray-", dir=short, ignore_cleanup_errors=True) as folder:
+        os.environ["RAY_TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["RAY_TMPDIR"]
+            os.environ.update({} if before is None else {"RAY_TMPDIR": before})
 
 
 _LONGEST_FOLDER = 20
 
 
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set these variables for processes that are started in this context."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _join(address: str, variables: dict[str, str], **options: Any) -> None:
+def _join(address: str, **options: Any) -> None:
     import ray
 
     package = str(Path(__file__).parents[1])
     try:
-        ray.init(address=address, runtime_env={"py_modules": [package], "env_vars": variables}, **options)
+        ray.init(address=address, runtime_env={"py_modules": [package]}, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

@@ -61,7 +61,7 @@ def time_alone(
     threads = max(1, int(largest.cpus))
     task = ray.remote(num_cpus=threads, num_gpus=1 if largest.gpus >= 1 else 0, max_retries=0)(_time_models)
     used = {run.model: weights[run.model] for run, _ in trained}
-    answer = task.remote(list(trained), part, used, plugin, tuple(backends), threads, session.for_training)
+    answer = task.remote(list(trained), part, used, plugin, tuple(backends), threads)
     seconds = WAIT_SECONDS + PREPARE_SECONDS * len(trained) * len(backends)
     try:
         measured: Measured = ray.get(answer, timeout=seconds)
@@ -80,7 +80,6 @@ def _time_models(
     plugin: Plugin | None,
     backends: Sequence[str],
     threads: int,
-    for_training: Sequence[str],
 ) -> Measured:
     from bench.learning.execute import Inputs
     from bench.learning.timing import Subject
@@ -88,4 +87,4 @@ def _time_models(
 
     subjects = [Subject(run, content, Inputs(dataset, weights[run.model], plugin)) for run, content in trained]
     device = gpu_or_cpu()
-    return time_in_a_process(subjects, backends=backends, device=device, threads=threads, leave_out=for_training)
+    return time_in_a_process(subjects, backends=backends, device=device, threads=threads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
-from bench.errors import UserError, nearest
+from bench.errors import UserError, exit_code_of, nearest
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -127,6 +127,24 @@ def build_parser(
             help=text,
         )
     return parser
+
+
+def run_command(
+    act: Callable[[T], int],
+    schema: type[T],
+    arguments: Sequence[str] | None,
+    *,
+    prog: str,
+    description: str,
+    epilog: str = "",
+    presets: bool = False,
+) -> int:
+    """Read the options of a command, act on them, and return the exit code; an error is one line on stderr."""
+
+    def command() -> int:
+        return act(parse(build_parser(schema, prog, description, epilog, presets=presets), schema, arguments))
+
+    return exit_code_of(command)
 
 
 def parse(parser: argparse.ArgumentParser, schema: type[T], arguments: Sequence[str] | None) -> T:

@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from bench.config.command_line import build_parser, parse
+from bench.config.command_line import run_command
 from bench.config.demo import DemoOptions
-from bench.errors import UserError, exit_code_of
+from bench.errors import UserError
 
 _DESCRIPTION = """Open a page on which you draw a digit with mouse, pen or finger, or drop a picture of one; every
 trained model in the results folder answers at once. The page is reachable from this machine only. Ctrl-C ends it."""
@@ -23,26 +23,26 @@ QUIETLY = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "DO_NOT_T
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    return run_command(
+        _act, DemoOptions, arguments, prog="python -m bench.demo", description=_DESCRIPTION, epilog=_EPILOG
+    )
 
-    def command() -> int:
-        parser = build_parser(DemoOptions, "python -m bench.demo", _DESCRIPTION, _EPILOG, presets=False)
-        options = parse(parser, DemoOptions, arguments)
-        if options.plugin:
-            from bench.learning import plugins
 
-            plugins.read(options.plugin)
-        for name, value in QUIETLY.items():
-            os.environ[name] = value  # read when gradio is imported
-        try:
-            import gradio  # noqa: F401 - only to see that it is installed
-        except ImportError:
-            raise UserError("the page needs Gradio: pip install 'image-classifier-bench[demo]'") from None
-        from bench.demo.page import serve
+def _act(options: DemoOptions) -> int:
+    if options.plugin:
+        from bench.learning import plugins
 
-        serve(options.results, port=options.port, browser=not options.no_browser)
-        return 0
+        plugins.read(options.plugin)
+    for name, value in QUIETLY.items():
+        os.environ[name] = value  # read when gradio is imported
+    try:
+        import gradio  # noqa: F401 - only to see that it is installed
+    except ImportError:
+        raise UserError("the page needs Gradio: pip install 'image-classifier-bench[demo]'") from None
+    from bench.demo.page import serve
 
-    return exit_code_of(command)
+    serve(options.results, port=options.port, browser=not options.no_browser)
+    return 0
 
 
 if __name__ == "__main__":

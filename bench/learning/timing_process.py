@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from bench.learning.timing import Measured, Subject, time_models
 
@@ -23,7 +23,6 @@ def time_in_a_process(
     backends: Sequence[str],
     device: str,
     threads: int,
-    leave_out: Collection[str] = (),
 ) -> Measured:
     """Run :func:`bench.learning.timing.time_models` in a new process.
 
@@ -32,13 +31,11 @@ def time_in_a_process(
         backends: as for ``time_models``.
         device: as for ``time_models``.
         threads: as for ``time_models``.
-        leave_out: names of environment variables that the new process does not get.
 
     Raises:
         RuntimeError: the new process failed; the message is the last line of its standard error, or its exit code.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in leave_out}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
         [sys.executable, "-m", "bench.learning.timing_process"],
         input=pickle.dumps((list(subjects), tuple(backends), device, threads)),

@@ -116,8 +116,10 @@ def _measured(trained: Trained, images: _Images, labels: NDArray[np.int64]) -> t
     """Return (the page of figures, one row per image) of images with labels."""
     from bench.learning.data.preprocessing import DeviceSplit
     from bench.learning.evaluation import evaluate
+    from bench.learning.process import settle_allocator
     from bench.learning.timing import time_one_image
 
+    settle_allocator()
     result = evaluate(trained.module, trained.spec, DeviceSplit.of(Split(images.pixels, labels), "cpu"))
     predictions = result.predictions
     table = stats.confusion(predictions.labels, predictions.predicted, len(trained.class_names))
