@@ -226,6 +226,7 @@ def test_a_dry_run_says_what_is_there_already_and_tells_variants_apart(main_job:
     assert "cnn (lr 0.001)" not in ran.out
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_predictions(main_job: tuple[Ran, Path], tmp_path: Path) -> None:
     ran = command("bench.run", *("--models", "cnn", "mobilenet", "--dataset", "mnist-5k"), cwd=tmp_path)
     assert ran.code == 0, ran
@@ -383,6 +384,7 @@ def test_a_terminal_shows_live_lines(tmp_path: Path) -> None:
     assert re.search(r"all\s.*of 2 runs done", done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.mnist
 def test_two_workers_count_each_of_the_10000_test_images_once(tmp_path: Path, mnist_dir: Path) -> None:
     ran = command(
