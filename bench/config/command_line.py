@@ -51,11 +51,17 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def _count_of(field: FieldInfo) -> int | str | None:
-    """Return the ``nargs`` of a flag for argparse: None for one value, '+' for a list, else a number."""
+def _without_none(field: FieldInfo) -> Any:
+    """Return the type of a field; of ``X | None``, X."""
     annotation: Any = field.annotation
     if typing.get_origin(annotation) is types.UnionType:
-        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+        return next(part for part in typing.get_args(annotation) if part is not type(None))
+    return annotation
+
+
+def _count_of(field: FieldInfo) -> int | str | None:
+    """Return the ``nargs`` of a flag for argparse: None for one value, '+' for a list, else a number."""
+    annotation = _without_none(field)
     if typing.get_origin(annotation) is not tuple:
         return None
     parts = typing.get_args(annotation)
@@ -63,9 +69,7 @@ def _count_of(field: FieldInfo) -> int | str | None:
 
 
 def _choices(field: FieldInfo) -> tuple[str, ...] | None:
-    annotation: Any = field.annotation
-    if typing.get_origin(annotation) is types.UnionType:
-        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+    annotation = _without_none(field)
     return typing.get_args(annotation) if typing.get_origin(annotation) is Literal else None
 
 
@@ -166,18 +170,27 @@ def parse(parser: argparse.ArgumentParser, schema: type[T], arguments: Sequence[
     return validate(schema, {**preset, **given}, given_as_flags=set(given), preset_file=preset_file)
 
 
+def read_yaml(file: Path, option: str) -> Any:
+    """Return the content of a YAML file that ``option`` names.
+
+    Raises:
+        UserError: the file cannot be read, or is not YAML.
+    """
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{option}: cannot read {file}: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        raise UserError(f"{option}: {file} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
 def read_preset(file: Path, schema: type[BaseModel]) -> dict[str, Any]:
     """Read the keys and values of a YAML preset; hyphens in keys become underscores.
 
     Raises:
         UserError: the file cannot be read, is not YAML, or has a key that is no option.
     """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--experiment: cannot read {file}: {error}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        raise UserError(f"--experiment: {file} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(file, "--experiment")
     if not isinstance(content, dict):
         raise UserError(f"--experiment: {file} must hold 'option: value' lines, as in 'epochs: 5'")
     preset = {str(key).replace("-", "_"): value for key, value in content.items()}

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bench.config.command_line import read_yaml
 from bench.errors import UserError, nearest
 from bench.spec import Recipe
 
@@ -187,12 +187,7 @@ def read_space(file: Path) -> tuple[Space, Values]:
     Raises:
         UserError: the file cannot be read, names no field of the recipe, or has an empty range or a wrong value.
     """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--space: cannot read {file}: {error}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"--space: {file} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(file, "--space")
     if not isinstance(content, dict) or not content:
         raise UserError(
             f"--space: {file} must hold fields of the recipe, as in 'lr: {{low: 0.0001, high: 0.1, log: true}}' "
