@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.reporting.speed import Speeds, speeds_of
 from bench.spec import DISTINGUISHING, Deployment, Record, Status, describe_choice
@@ -104,30 +104,25 @@ def _entries(records: Sequence[Record]) -> list[Entry]:
     jobs: dict[str, list[Record]] = {}
     for record in records:
         jobs.setdefault(record.job_id, []).append(record)
-    by_model: dict[str, list[Record]] = {}
-    for runs in jobs.values():
-        by_model.setdefault(runs[0].model, []).append(runs[0])
-    differing = {model: _differing(siblings) for model, siblings in by_model.items()}
-    labels = {job: _label(runs[0], differing[runs[0].model]) for job, runs in jobs.items()}
-    counts = Counter(labels.values())
-    entries = [
-        Entry(labels[job] if counts[labels[job]] == 1 else f"{labels[job]} [{job}]", sorted(runs, key=_seed))
-        for job, runs in jobs.items()
-    ]
+    labels = labels_of({job_id: vars(runs[0]) for job_id, runs in jobs.items()})
+    entries = [Entry(labels[job_id], sorted(runs, key=lambda run: run.seed)) for job_id, runs in jobs.items()]
     return sorted(entries, key=lambda entry: natural(entry.label))
 
 
-def _seed(record: Record) -> int:
-    return record.seed
+def labels_of(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return a label for each job by its id: the model, and the choices that differ among that model's jobs.
 
-
-def _differing(siblings: Sequence[Record]) -> list[str]:
-    """Return the names of the fields in which the jobs of one model differ."""
-    names = [name for name in DISTINGUISHING if len({getattr(other, name) for other in siblings}) > 1]
-    # the digest is named only where the words for the weights are the same
-    return [name for name in names if name != "weights_sha256" or "weights" not in names]
-
-
-def _label(record: Record, differing: Sequence[str]) -> str:
-    details = ", ".join(describe_choice(name, getattr(record, name)) for name in differing)
-    return f"{record.model} ({details})" if details else record.model
+    Args:
+        jobs: by job id, the values of the columns 'model' and :data:`bench.spec.DISTINGUISHING`.
+    """
+    labels: dict[str, str] = {}
+    for model in dict.fromkeys(columns["model"] for columns in jobs.values()):
+        siblings = {job_id: columns for job_id, columns in jobs.items() if columns["model"] == model}
+        differing = [name for name in DISTINGUISHING if len({columns[name] for columns in siblings.values()}) > 1]
+        if "weights" in differing and "weights_sha256" in differing:  # the words for the weights say enough
+            differing.remove("weights_sha256")
+        for job_id, columns in siblings.items():
+            details = ", ".join(describe_choice(name, columns[name]) for name in differing)
+            labels[job_id] = f"{model} ({details})" if details else model
+    counts = Counter(labels.values())
+    return {job_id: label if counts[label] == 1 else f"{label} [{job_id}]" for job_id, label in labels.items()}

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
-from bench.spec import Job, Progress, Record, Run, Status, describe_choice
+from bench.spec import Job, Progress, Record, Run, Status
 
 
 class ProgressView:
@@ -144,18 +144,6 @@ class ProgressView:
         if 0 < share < 1:
             status += f", {_clock(elapsed * (1 - share) / share)} left"
         return status
-
-
-def labels_of(jobs: Sequence[Job]) -> dict[str, str]:
-    """Return a name for each job, by its id: its model, and what tells it apart from the model's other jobs."""
-    labels = {}
-    for job in jobs:
-        siblings = [other.recipe.model_dump() for other in jobs if other.model == job.model]
-        recipe = job.recipe.model_dump()
-        differing = [name for name in recipe if any(other[name] != recipe[name] for other in siblings)]
-        details = ", ".join(describe_choice(name, recipe[name]) for name in differing[:3])
-        labels[job.job_id] = f"{job.model} ({details})" if details else job.model
-    return labels
 
 
 def _clock(seconds: float | None) -> str:

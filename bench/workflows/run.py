@@ -16,12 +16,13 @@ from bench.cluster.session import ClusterLostError, Session, connect
 from bench.config.run import Options
 from bench.learning.backends import BACKENDS, check_installed
 from bench.reporting import images, stats
+from bench.reporting.entries import labels_of
 from bench.reporting.store import Store
 from bench.spec import Begun, Ended, Event, Job, Recipe, Record, Saved, Status
 from bench.workflows.interrupts import INTERRUPTED, interruptible
 from bench.workflows.phases import Phases
 from bench.workflows.plan import Plan, make_plan
-from bench.workflows.progress import ProgressView, labels_of
+from bench.workflows.progress import ProgressView
 from bench.workflows.record import assemble, git_commit
 from bench.workflows.report import write_pages
 from bench.workflows.tuned import note_sources
@@ -80,7 +81,7 @@ class Benchmark:
         """The record of each run that this command ended, by run id."""
         self.jobs = list(plan.jobs)
         """The jobs asked for, with the seeds that --until-ci adds."""
-        self.labels = labels_of(plan.jobs)
+        self.labels = labels_of({job.job_id: vars(job) | vars(job.recipe) for job in plan.jobs})
         """A name for each job, by its id."""
 
     def run(self, session: Session | None = None) -> int:

@@ -10,10 +10,10 @@ from factories import DIGITS, job_of, record_of, result_of, stored_in
 from bench.config.run import Options
 from bench.errors import UserError
 from bench.learning.data import datasets
+from bench.reporting.entries import labels_of
 from bench.reporting.store import Store
 from bench.spec import Job
 from bench.workflows.plan import Plan, make_plan
-from bench.workflows.progress import labels_of
 from bench.workflows.run import Benchmark
 
 
@@ -60,7 +60,9 @@ def test_jobs_of_one_model_are_told_apart_while_they_train() -> None:
     recipe = job_of().recipe
     jobs = [job_of(), job_of(recipe=recipe.model_copy(update={"lr": 0.5})), job_of("mobilenet")]
 
-    assert list(labels_of(jobs).values()) == ["cnn (lr 0.001)", "cnn (lr 0.5)", "mobilenet"]
+    labels = labels_of({job.job_id: vars(job) | vars(job.recipe) for job in jobs})
+
+    assert list(labels.values()) == ["cnn (lr 0.001)", "cnn (lr 0.5)", "mobilenet"]
 
 
 def benchmark_of(tmp_path: Path, job: Job, **options: object) -> Benchmark:
