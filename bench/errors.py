@@ -31,6 +31,14 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} {name!r}; valid: {', '.join(names)}{nearest(name, names)}")
 
 
+def first_line(error: BaseException) -> str:
+    """Return the most telling line of an error's message: the last of a remote traceback, else the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[-1] if "Traceback (most recent call last)" in str(error) else lines[0]
+
+
 def exit_code_of(command: Callable[[], int]) -> int:
     """Run a command; turn a :class:`UserError` into one line on stderr and its exit code."""
     try:

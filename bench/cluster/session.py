@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cluster.placement import Node
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 
 # Ray reads these when it is imported or starts processes, so they are set before.
 _SETTINGS = {
@@ -126,9 +126,8 @@ def _join(address: str, **options: Any) -> None:
     try:
         ray.init(address=address, runtime_env={"py_modules": [package]}, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"--address {address}: no Ray cluster to connect to ({reason}); if it asks for a token, "
+            f"--address {address}: no Ray cluster to connect to ({first_line(error)}); if it asks for a token, "
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from None
 
@@ -147,8 +146,7 @@ def _start(**options: Any) -> None:
         except Exception as error:
             ray.shutdown()
             if last:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise UserError(f"Ray could not be started on this machine ({reason})") from None
+                raise UserError(f"Ray could not be started on this machine ({first_line(error)})") from None
         else:
             return
 

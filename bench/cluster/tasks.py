@@ -17,6 +17,7 @@ import ray
 
 from bench.cluster.placement import Group
 from bench.cluster.shared import Shared, answer_of
+from bench.errors import first_line
 from bench.learning.plugins import Plugin
 from bench.spec import Progress, Saved, Status
 
@@ -139,7 +140,8 @@ def train_group(work: Work) -> None:
         except TrainingFailedError as error:
             if need.workers == 1:
                 raise
-            causes = [getattr(cause, "health_check_failure", cause) for cause in _causes(error)]
+            lost = getattr(error, "worker_failures", {0: error}).values()  # ray.train.WorkerGroupError has them
+            causes = [getattr(cause, "health_check_failure", cause) for cause in lost]
             if any(isinstance(cause, ray.exceptions.OutOfMemoryError) for cause in causes):
                 ray.get(work.coordinator.end_active.remote(runs, Status.OOM, OUT_OF_MEMORY))
             if ray.get(work.coordinator.unfinished.remote(runs)):
@@ -147,18 +149,6 @@ def train_group(work: Work) -> None:
 
 
 OUT_OF_MEMORY = "ended by Ray because the machine ran out of memory"
-
-
-def _causes(error: Exception) -> list[Exception]:
-    return list(getattr(error, "worker_failures", {0: error}).values())  # ray.train.WorkerGroupError has them
-
-
-def first_line(error: BaseException) -> str:
-    """Return the most telling line of an error's message: the last of a remote traceback, else the first."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return lines[-1] if "Traceback (most recent call last)" in str(error) else lines[0]
 
 
 def _train_loop(config: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import ray
 
 from bench.cluster.session import Session
-from bench.cluster.tasks import first_line, gpu_or_cpu
+from bench.cluster.tasks import gpu_or_cpu
+from bench.errors import first_line
 from bench.learning.data.datasets import Dataset, Split
 from bench.learning.models.weights import Weights
 from bench.learning.plugins import Plugin
@@ -38,7 +39,7 @@ def time_alone(
     dataset: Dataset,
     weights: Mapping[str, Weights | None],
     plugin: Plugin | None,
-    backends: Sequence[str] = (),
+    backends: Sequence[str],
 ) -> Measured:
     """Time trained models in turns; nothing else of this session may be running.
 
