@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -15,7 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from bench.cluster.coordinator import Report, start_coordinator
 from bench.cluster.placement import Group, groups_that_fit
 from bench.cluster.session import ClusterLostError, Session
-from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, Work, first_line, submit
+from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, Work, submit
+from bench.errors import first_line
 from bench.learning.data.datasets import Dataset
 from bench.learning.models.weights import Weights
 from bench.learning.plugins import Plugin
@@ -77,8 +80,48 @@ class Driver:
     def _active(self) -> list[Run]:
         return [self._runs[run_id] for run_id in self._begun if run_id not in self._finished]
 
+    @contextlib.contextmanager
+    def _until_the_end(self) -> Iterator[None]:
+        """Give the runs under way their outcomes if the command is interrupted, or Ray is lost, in this context.
+
+        Raises:
+            KeyboardInterrupt: passed on.
+            ClusterLostError: Ray ended or cannot be reached.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._interrupt("interrupted from the keyboard")
+            raise
+        except ray.exceptions.RayError as error:
+            self._fail("Ray was lost")
+            raise ClusterLostError(first_line(error)) from None
+
+    def _interrupt(self, reason: str) -> None:
+        """End the runs under way. Their workers end with the session."""
+        # ray.cancel would abort the driver if a task ends at the same time: Ray 2.60
+        self._coordinator.close.remote()
+        self._fail(reason)
+
+    def _fail(self, reason: str) -> None:
+        """End the runs under way as interrupted, without the coordinator."""
+        for run in self._active():
+            started_at, now = self._begun[run.id].at, datetime.now(UTC)
+            measured = Measured(status=Status.INTERRUPTED, started_at=started_at, ended_at=now, reason=reason)
+            self._finish(Outcome(run.id, measured))
+
+    def _wait(self) -> None:
+        """Pass on the events of the next moment, and end the runs that take too long."""
+        self._take(_POLL_SECONDS)
+        limit = self._limits.timeout_seconds or math.inf
+        for run in self._active():
+            begun = self._begun[run.id]
+            if (datetime.now(UTC) - begun.at).total_seconds() > limit:
+                self._end(run, Status.TIMEOUT, f"not done after {limit:g} s (--timeout)")
+                kill(begun)  # Ray starts its task or trial again, which finds this run ended
+
     def _take(self, wait_seconds: float) -> None:
-        """Pass on the events since the last call."""
+        """Pass on the events since the last call; wait up to ``wait_seconds`` for the first."""
         self._pass_on(ray.get(self._coordinator.take.remote(wait_seconds)))
 
     def _pass_on(self, events: Sequence[Report]) -> None:
@@ -102,14 +145,6 @@ class Driver:
     def _end(self, run: Run, status: Status, reason: str) -> None:
         ray.get(self._coordinator.end.remote(run, status, reason))
 
-    def _end_what_takes_too_long(self) -> None:
-        limit = self._limits.timeout_seconds
-        for run in self._active() if limit is not None else []:
-            begun = self._begun[run.id]
-            if limit is not None and (datetime.now(UTC) - begun.at).total_seconds() > limit:
-                self._end(run, Status.TIMEOUT, f"not done after {limit:g} s (--timeout)")
-                kill(begun)  # Ray starts its task or trial again, which finds this run ended
-
 
 class Scheduler(Driver):
     """A driver that trains groups, as many at the same time as Ray has room for."""
@@ -124,26 +159,19 @@ class Scheduler(Driver):
         self._runs = {run.id: run for group in groups for run in group.runs}
         waiting = list(groups)
         submitted: dict[ray.ObjectRef, Group] = {}
-        try:
+        with self._until_the_end():
             while not self._runs.keys() <= self._finished:
                 while waiting and len(submitted) < self._most_at_once(waiting[0]):
                     group = waiting.pop(0)
-                    submitted[self._submit(group)] = group
-                self._take(_POLL_SECONDS)
-                self._end_what_takes_too_long()
-                for reference in self._ended(submitted):
+                    work = Work(group, self._inputs[group.runs[0].model], self._coordinator, self._limits.oom_backoff)
+                    submitted[submit(work, max_failures=self._limits.max_failures)] = group
+                self._wait()
+                ended, _ = ray.wait(list(submitted), num_returns=len(submitted), timeout=0)
+                for reference in ended:
                     again = self._after(reference, submitted.pop(reference))
                     waiting[:0] = [again] if again else []
-            # Every run has its outcome, so their tasks are about to end.
-            self._ended(submitted, wait_seconds=_GRACE_SECONDS)
-        except KeyboardInterrupt:
-            # The workers end with the session. (ray.cancel would abort the driver if a task ends meanwhile: Ray 2.60.)
-            self._coordinator.close.remote()
-            self._fail(Status.INTERRUPTED, "interrupted from the keyboard")
-            raise
-        except ray.exceptions.RayError as error:
-            self._fail(Status.INTERRUPTED, "Ray was lost")
-            raise ClusterLostError(first_line(error)) from None
+            # every run has its outcome, so their tasks are about to end
+            ray.wait(list(submitted), num_returns=len(submitted), timeout=_GRACE_SECONDS)
 
     def _most_at_once(self, group: Group) -> float:
         """Return how many groups may be submitted at once; with several workers per group, only as many as fit.
@@ -151,31 +179,15 @@ class Scheduler(Driver):
         With one worker all are submitted, so that Ray and an autoscaler see the whole demand. A task of several workers
         reserves nothing itself: all would start at once, and wait for their workers until they time out.
         """
-        return float("inf") if group.need.workers == 1 else max(1, groups_that_fit(group.need, self._session.nodes))
-
-    def _submit(self, group: Group) -> ray.ObjectRef:
-        inputs = self._inputs[group.runs[0].model]
-        work = Work(group, inputs, self._coordinator, self._limits.oom_backoff)
-        return submit(work, max_failures=self._limits.max_failures)
-
-    @staticmethod
-    def _ended(submitted: Mapping[ray.ObjectRef, Group], wait_seconds: float = 0) -> list[ray.ObjectRef]:
-        if not submitted:
-            return []
-        ended, _ = ray.wait(list(submitted), num_returns=len(submitted), timeout=wait_seconds)
-        return list(ended)
+        return math.inf if group.need.workers == 1 else max(1, groups_that_fit(group.need, self._session.nodes))
 
     def _after(self, reference: ray.ObjectRef, group: Group) -> Group | None:
         """End the runs that a task left without an outcome; return the group of those to try again, if any."""
-        reason, status = "its task ended without a result", Status.FAILED
+        status, reason = Status.FAILED, "its task ended without a result"
         try:
             ray.get(reference)
-        except ray.exceptions.OutOfMemoryError:
-            reason, status = OUT_OF_MEMORY, Status.OOM
-        except ray.exceptions.RayTaskError as error:  # an exception of ours, or of the user's file
-            reason = f"{type(error.cause).__name__}: {first_line(error.cause)}"
-        except ray.exceptions.RayError as error:  # Ray has given up
-            reason = f"its worker was lost: {first_line(error)}"
+        except ray.exceptions.RayError as error:  # of another kind than to_blame() knows: Ray has given up
+            status, reason = to_blame(error) or (Status.FAILED, f"its worker was lost: {first_line(error)}")
         unfinished: list[Run] = ray.get(self._coordinator.unfinished.remote(group.runs))
         if status is Status.OOM:
             ray.get(self._coordinator.end_active.remote(unfinished, status, reason))
@@ -187,13 +199,17 @@ class Scheduler(Driver):
         self._take(0)
         return replace(group, runs=tuple(unfinished)) if unfinished else None
 
-    def _fail(self, status: Status, reason: str) -> None:
-        """End the runs under way without the coordinator."""
-        now = datetime.now(UTC)
-        for run in self._active():
-            started_at = self._begun[run.id].at
-            measured = Measured(status=status, started_at=started_at, ended_at=now, reason=reason)
-            self._finish(Outcome(run.id, measured))
+
+def to_blame(error: object) -> tuple[Status, str] | None:
+    """Return (status, reason) of the run that was being trained when its task or trial ended with ``error``.
+
+    None means that the run is not to blame, since its process was lost: it may be tried again.
+    """
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return Status.OOM, OUT_OF_MEMORY
+    if isinstance(error, ray.exceptions.RayTaskError):  # an exception of ours, or of the user's file
+        return Status.FAILED, f"{type(error.cause).__name__}: {first_line(error.cause)}"
+    return None
 
 
 def kill(begun: Begun) -> None:

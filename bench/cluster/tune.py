@@ -7,7 +7,6 @@ coordinator, as in a benchmark.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import queue
@@ -17,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray import tune
@@ -27,14 +26,10 @@ from ray.tune.search import Searcher
 from bench.cluster.coordinator import Report
 from bench.cluster.placement import Need
 from bench.cluster.proposals import OptunaProposals
-from bench.cluster.schedule import Driver, kill
-from bench.cluster.session import ClusterLostError, Session
-from bench.cluster.tasks import OUT_OF_MEMORY, first_line
+from bench.cluster.schedule import Driver, kill, to_blame
+from bench.cluster.session import Session
 from bench.cluster.trials import train_trial
 from bench.spec import EpochRecord, Event, Job, Status
-
-if TYPE_CHECKING:
-    pass
 
 # Read by Tune when it starts.
 _SETTINGS = {
@@ -45,7 +40,6 @@ _SETTINGS = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a table whatever the verbosity
 }
-_POLL_SECONDS = 0.25
 _GRACE_SECONDS = 10.0
 
 Handler = Callable[[Event | EpochRecord | Job], None]
@@ -139,7 +133,7 @@ class _Judge(_NotKept, FIFOScheduler):  # type: ignore[misc]
         *,
         stop: Callable[[str], None],
         tell: Callable[[EpochRecord], None],
-        lost: Callable[[_Lost], None],
+        lost: Callable[[Any, bool], None],
     ) -> None:
         super().__init__()
         self._stop, self._tell, self._lost = stop, tell, lost
@@ -177,7 +171,7 @@ class _Judge(_NotKept, FIFOScheduler):  # type: ignore[misc]
         if "row" in result:
             row = EpochRecord.model_validate_json(result["row"])
             self._tell(row)
-            job = Job.model_validate_json(trial.config["job"])
+            job = _job_of(trial)
             accuracy = row.validation_accuracy
             asked = result["judged"] and accuracy is not None and row.epoch < job.recipe.epochs
             if asked and not self.judge(job.model, job.job_id, row.epoch, accuracy or 0.0):
@@ -186,43 +180,22 @@ class _Judge(_NotKept, FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Note that the process of a trial was lost; Tune may start it again."""
-        self._lost(_Lost.of(trial, for_good=False))
+        self._lost(trial, False)
 
 
-@dataclass(frozen=True)
-class _Lost:
-    """The loss of a trial's process before its function ended."""
-
-    job: Job
-    error: Exception | None
-    for_good: bool
-    """True if Tune will not start the trial again."""
-
-    @classmethod
-    def of(cls, trial: Any, *, for_good: bool) -> _Lost:
-        error = trial.get_pickled_error() or trial.get_error()
-        return cls(Job.model_validate_json(trial.config["job"]), error, for_good)
-
-
-def _to_blame(error: Any) -> tuple[Status | None, str]:
-    """Return (the status of the run that was being trained, None to try it again; the reason in one line)."""
-    if isinstance(error, ray.exceptions.OutOfMemoryError):
-        return Status.OOM, OUT_OF_MEMORY
-    if isinstance(error, ray.exceptions.RayTaskError):  # an exception of ours, or of the user's file
-        cause: Exception = error.cause
-        return Status.FAILED, f"{type(cause).__name__}: {first_line(cause)}"
-    return None, "its process was lost"
+def _job_of(trial: Any) -> Job:
+    return Job.model_validate_json(trial.config["job"])
 
 
 class _GivenUp(_NotKept, tune.Callback):  # type: ignore[misc]
     """The callback for trials that Tune will not start again."""
 
-    def __init__(self, lost: Callable[[_Lost], None]) -> None:
+    def __init__(self, lost: Callable[[Any, bool], None]) -> None:
         self._lost = lost
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note the loss of a trial; Tune tells the scheduler first."""
-        self._lost(_Lost.of(trial, for_good=True))
+        self._lost(trial, True)
 
 
 class _Switch(_NotKept, tune.Stopper):  # type: ignore[misc]
@@ -244,7 +217,7 @@ class _Switch(_NotKept, tune.Stopper):  # type: ignore[misc]
 
 
 class SweepRunner(Driver):
-    """A driver that trains the trials of all models with one Tuner."""
+    """A driver that trains the trials of all models with one Tuner, which works in a thread of its own."""
 
     _handle: Handler
 
@@ -259,42 +232,38 @@ class SweepRunner(Driver):
         """
         super().__init__(session, **shared)
         self._need, self._verbose = need, verbose
-        self._from_tune: queue.SimpleQueue[EpochRecord | Job | _Lost] = queue.SimpleQueue()
+        self._switch = _Switch()
+        self._from_tune: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        """What Tune's thread leaves for the driver's to do."""
 
     def search(self, sweeps: Sequence[ModelSweep], *, seconds: float | None = None) -> bool:
         """Train all trials; return whether ``seconds`` were over before that.
 
         Raises:
             KeyboardInterrupt: passed on, after the trials that were being trained got their outcomes.
-            ClusterLostError: Ray ended or cannot be reached.
+            ClusterLostError: Ray ended or cannot be reached; the trials that were being trained got their outcomes.
             Exception: Tune itself failed.
         """
-        os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
-        switch = _Switch()
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
         errors: list[Exception] = []
 
         def work() -> None:
             try:
                 with tempfile.TemporaryDirectory(prefix="bench-tune-", ignore_cleanup_errors=True) as storage:
-                    self._tuner(sweeps, switch, storage).fit()
+                    self._tuner(sweeps, storage).fit()
             except Exception as error:
                 errors.append(error)
 
-        thread = threading.Thread(target=work, daemon=True, name="tune")
-        thread.start()
+        self._thread = threading.Thread(target=work, daemon=True, name="tune")
+        self._thread.start()
         end = math.inf if seconds is None else time.monotonic() + seconds
-        try:
-            while thread.is_alive() and time.monotonic() < end:
-                self._take(_POLL_SECONDS)
-                self._end_what_takes_too_long()
-            over = thread.is_alive()
+        with self._until_the_end():
+            while self._thread.is_alive() and time.monotonic() < end:
+                self._wait()
+            over = self._thread.is_alive()
             if over:
-                self._interrupt("the time budget of the search was used up", switch, thread)
-        except KeyboardInterrupt:
-            self._interrupt("interrupted from the keyboard", switch, thread)
-            raise
-        except ray.exceptions.RayError as error:  # trials under way are in the store as interrupted
-            raise ClusterLostError(first_line(error)) from None
+                self._interrupt("the time budget of the search was used up")
         self._take(0)
         for run in self._active():  # Tune ended without an outcome of theirs
             self._end(run, Status.FAILED, "the trial ended without a result")
@@ -303,7 +272,7 @@ class SweepRunner(Driver):
             raise errors[0]
         return over
 
-    def _tuner(self, sweeps: Sequence[ModelSweep], switch: _Switch, storage: str) -> tune.Tuner:
+    def _tuner(self, sweeps: Sequence[ModelSweep], storage: str) -> tune.Tuner:
         trainable = tune.with_resources(
             tune.with_parameters(
                 train_trial,
@@ -317,13 +286,13 @@ class SweepRunner(Driver):
         judge = _Judge(
             sweeps,
             stop=lambda run_id: ray.get(self._coordinator.stop.remote(run_id)),
-            tell=self._from_tune.put,
-            lost=self._from_tune.put,
+            tell=lambda row: self._from_tune.put(lambda: self._handle(row)),
+            lost=self._lost,
         )
         return tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=_SideBySide(sweeps, self._from_tune.put),
+                search_alg=_SideBySide(sweeps, lambda job: self._from_tune.put(lambda: self._announce(job))),
                 scheduler=judge,
                 num_samples=1_000_000,  # the searcher ends the search
                 reuse_actors=True,  # or every trial would import torch
@@ -333,45 +302,45 @@ class SweepRunner(Driver):
             run_config=tune.RunConfig(
                 name="sweep",
                 storage_path=storage,
-                stop=switch,
-                callbacks=[_GivenUp(self._from_tune.put)],
+                stop=self._switch,
+                callbacks=[_GivenUp(self._lost)],
                 failure_config=tune.FailureConfig(max_failures=self._limits.max_failures),
                 verbose=1 if self._verbose else 0,
             ),
         )
 
-    def _take(self, wait_seconds: float) -> None:
-        """Pass on the events since the last call; those of Tune come first, as they are the earlier ones."""
-        events: list[Report] = ray.get(self._coordinator.take.remote(wait_seconds))
-        with contextlib.suppress(queue.Empty):
-            while True:
-                message = self._from_tune.get_nowait()
-                if isinstance(message, _Lost):
-                    self._note_loss(message)
-                    continue
-                if isinstance(message, Job):
-                    self._runs.update({run.id: run for run in message.runs()})
-                self._handle(message)
-        self._pass_on(events)
+    def _pass_on(self, events: Sequence[Report]) -> None:
+        """Pass on events; first do what Tune's thread has left to do, as it is the earlier."""
+        while not self._from_tune.empty():
+            self._from_tune.get()()
+        super()._pass_on(events)
 
-    def _note_loss(self, lost: _Lost) -> None:
+    def _announce(self, job: Job) -> None:
+        self._runs.update({run.id: run for run in job.runs()})
+        self._handle(job)
+
+    def _lost(self, trial: Any, for_good: bool) -> None:
+        """Take from Tune's thread that a trial lost its process; with ``for_good`` Tune will not start it again."""
+        job, error = _job_of(trial), trial.get_pickled_error() or trial.get_error()
+        self._from_tune.put(lambda: self._note_loss(job, error, for_good))
+
+    def _note_loss(self, job: Job, error: Exception | None, for_good: bool) -> None:
         """End the run that was being trained if it is to blame; if Tune gave up the trial, end an unfinished run."""
-        status, reason = _to_blame(lost.error)
-        runs = lost.job.runs()
-        if status is not None:
-            ray.get(self._coordinator.end_active.remote(runs, status, reason))
-        unfinished = [run for run in runs if run.id not in self._finished]
-        if lost.for_good and unfinished:  # one run: the others are never trained, as their trial has failed
-            run = next((run for run in unfinished if run.id in self._begun), unfinished[0])
-            self._end(run, status or Status.FAILED, reason)
+        blame = to_blame(error)
+        status, reason = blame or (Status.FAILED, "its process was lost")
+        if blame is not None:
+            ray.get(self._coordinator.end_active.remote(job.runs(), status, reason))
+        unfinished = [run for run in job.runs() if run.id not in self._finished]
+        if for_good and unfinished:  # one run: the others are never trained, as their trial has failed
+            self._end(next((run for run in unfinished if run.id in self._begun), unfinished[0]), status, reason)
 
-    def _interrupt(self, reason: str, switch: _Switch, thread: threading.Thread) -> None:
-        """End the runs that are being trained; they can resume from their last epoch."""
+    def _interrupt(self, reason: str) -> None:
+        """End the trials under way, which can resume from their last epoch, and the search."""
         ray.get(self._coordinator.close.remote())
-        switch.set()
+        self._switch.set()
         self._take(0)
         for run in self._active():
             self._end(run, Status.INTERRUPTED, reason)
             kill(self._begun[run.id])
         self._take(0)
-        thread.join(_GRACE_SECONDS)
+        self._thread.join(_GRACE_SECONDS)
