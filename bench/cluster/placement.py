@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from bench.errors import DoesNotFitError
 from bench.spec import Job, Run
@@ -19,6 +22,9 @@ class Node:
 
     cpus: float
     gpus: float
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
 
 @dataclass(frozen=True)
@@ -48,22 +54,17 @@ class Group:
         return self.runs[0].id
 
 
-def workers_that_fit(need: Need, nodes: Sequence[Node]) -> int:
-    """Return how many workers of this size the empty cluster has room for; a worker stays on one node."""
-    total = 0
-    for node in nodes:
-        by_cpu = math.floor(node.cpus / need.cpus + 1e-9) if need.cpus else math.inf
-        if need.gpus >= 1:
-            by_gpu: float = math.floor(node.gpus / need.gpus + 1e-9)
-        else:  # a fraction stays on one GPU
-            by_gpu = math.floor(node.gpus) * math.floor(1 / need.gpus + 1e-9) if need.gpus else math.inf
-        total += int(min(by_cpu, by_gpu))
-    return total
-
-
 def groups_that_fit(need: Need, nodes: Sequence[Node]) -> int:
-    """Return how many groups with this need the empty cluster can train at the same time."""
-    return workers_that_fit(need, nodes) // need.workers
+    """Return how many groups with this need the empty cluster can train at the same time; a worker stays on one node."""
+    workers = 0
+    for node in nodes:
+        fitting = math.floor(node.cpus / need.cpus + 1e-9)
+        if need.gpus >= 1:
+            fitting = min(fitting, math.floor(node.gpus / need.gpus + 1e-9))
+        elif need.gpus:  # a fraction stays on one GPU
+            fitting = min(fitting, math.floor(node.gpus) * math.floor(1 / need.gpus + 1e-9))
+        workers += fitting
+    return workers // need.workers
 
 
 def place(
@@ -93,22 +94,17 @@ def place(
     workers = jobs[0].workers
     gpus = gpus_per_worker if gpus_per_worker is not None else (1.0 if any(node.gpus >= 1 for node in nodes) else 0.0)
     need = Need(workers, cpus_per_worker or _default_cpus(nodes, gpus), gpus)
-    slots = groups_that_fit(need, nodes)
-    if slots == 0 and cpus_per_worker is None:  # rather smaller workers than none
+    if not groups_that_fit(need, nodes) and cpus_per_worker is None:  # rather smaller workers than none
         need = Need(workers, 1, gpus)
-        slots = groups_that_fit(need, nodes)
+    slots = groups_that_fit(need, nodes)
     if slots == 0:
         raise DoesNotFitError(
             f"{need} {'is' if workers == 1 else 'are'} asked for, but there {_describe(nodes)}; "
             "lower --workers-per-job, --cpus-per-worker or --gpus-per-worker"
         )
-    alone = workers == 1
-    parts: list[list[tuple[Run, ...]]] = (
-        [[(run,) for run in job.runs()] for job in jobs] if alone else _parts(jobs, slots)
-    )
-    longest = max(map(len, parts))
+    parts = _parts(jobs, slots) if workers > 1 else [[(run,) for run in job.runs()] for job in jobs]
     # jobs take turns, so that the first results cover all of them
-    return [Group(runs[turn], need) for turn in range(longest) for runs in parts if turn < len(runs)]
+    return [Group(runs, need) for turn in itertools.zip_longest(*parts) for runs in turn if runs]
 
 
 def _default_cpus(nodes: Sequence[Node], gpus: float) -> int:
@@ -127,20 +123,16 @@ def _parts(jobs: Sequence[Job], slots: int) -> list[list[tuple[Run, ...]]]:
         if not divisible:
             break
         counts[max(divisible, key=lambda i: len(jobs[i].seeds) / counts[i])] += 1
-    parts = []
+    parts: list[list[tuple[Run, ...]]] = []
     for job, count in zip(jobs, counts, strict=True):
-        runs, (size, longer) = job.runs(), divmod(len(job.seeds), count)
-        ends = [size * (part + 1) + min(part + 1, longer) for part in range(count)]
-        parts.append([tuple(runs[start:end]) for start, end in zip([0, *ends], ends, strict=False)])
+        runs = job.runs()
+        parts.append([tuple(runs[i] for i in part) for part in np.array_split(range(len(runs)), count)])
     return parts
 
 
 def _describe(nodes: Sequence[Node]) -> str:
-    def one(node: Node) -> str:
-        return f"{node.cpus:g} CPUs and {node.gpus:g} GPUs"
-
     if len(nodes) == 1:
-        return f"are {one(nodes[0])}"
+        return f"are {nodes[0]}"
     largest = max(nodes, key=lambda node: (node.gpus, node.cpus), default=Node(0, 0))
     total = Node(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
-    return f"are {one(total)} on {len(nodes)} nodes, {one(largest)} on the largest"
+    return f"are {total} on {len(nodes)} nodes, {largest} on the largest"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -56,25 +57,25 @@ class OptunaProposals:
         self._space, self._job_of = space, job_of
         self._taken = set(taken)
         self.left = left
+        self._names = map(str, itertools.count())
         self._asked: dict[str, str] = {}
+        """The name that Optuna knows a proposed trial by, by job id."""
 
     def propose(self) -> Job | None:
         """Return a new trial, unlike all others; None when there is none."""
         if self.left <= 0:
             return None
         for _ in range(100):
-            name = f"{len(self._asked)}"
-            self._asked[name] = ""
+            name = next(self._names)
             suggestion = self._search.suggest(name)
             point: Values = {
                 key: self._space.fitting(key, suggestion[key]) if key in self._space.ranges else suggestion[key]
                 for key in self._space.names
             }
             job = self._job_of(point)
-            job_id = job.job_id
-            if job_id not in self._taken:
-                self._taken.add(job_id)
-                self._asked[name] = job_id
+            if job.job_id not in self._taken:
+                self._taken.add(job.job_id)
+                self._asked[job.job_id] = name
                 self.left -= 1
                 return job
             self._search.on_trial_complete(name, error=True)
@@ -83,7 +84,6 @@ class OptunaProposals:
 
     def told(self, job_id: str, score: float | None) -> None:
         """Tell Optuna the score of a proposed trial; None if it has none."""
-        for name, proposed in self._asked.items():
-            if proposed == job_id:
-                valid = score is not None and math.isfinite(score)
-                self._search.on_trial_complete(name, {"score": score} if valid else None, error=not valid)
+        if job_id in self._asked:
+            valid = score is not None and math.isfinite(score)
+            self._search.on_trial_complete(self._asked[job_id], {"score": score} if valid else None, error=not valid)

@@ -25,7 +25,7 @@ class TuneContext(RayContext):
         self.stopped_after: int | None = None
         """The epoch after which the trial was stopped, as others were better; None if it was not."""
         self._judged = judged
-        self._latest: Progress | None = None
+        self._latest: Progress
 
     def report(self, progress: Progress) -> None:
         """Send the progress without waiting for an answer."""
@@ -34,14 +34,14 @@ class TuneContext(RayContext):
 
     def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
         """Report the epoch to Tune; return False if it stopped the trial."""
-        latest = self._latest
+        latest, images = self._latest, self._latest.images_total / self._latest.epochs
         row = EpochRecord(
             run_id=run_id,
             epoch=epoch,
-            train_loss=latest.loss if latest else math.nan,
-            train_accuracy=latest.accuracy if latest else math.nan,
-            seconds=_seconds(latest) if latest else math.nan,
-            images_per_second=latest.images_per_second if latest else math.nan,
+            train_loss=latest.loss,
+            train_accuracy=latest.accuracy,
+            seconds=images / latest.images_per_second if latest.images_per_second else math.nan,
+            images_per_second=latest.images_per_second,
             validation_accuracy=validation_accuracy,
         )
         tune.report({"row": row.model_dump_json(), "judged": self._judged})
@@ -51,11 +51,6 @@ class TuneContext(RayContext):
             return True
         self.stopped_after = epoch
         return False
-
-
-def _seconds(progress: Progress) -> float:
-    images = progress.images_total / progress.epochs
-    return images / progress.images_per_second if progress.images_per_second else math.nan
 
 
 def train_trial(
@@ -72,8 +67,7 @@ def train_trial(
     read = inputs[job.model].read()
     node_id = ray.get_runtime_context().get_node_id()
     scores = []
-    runs = job.runs()
-    for run in runs:
+    for run in job.runs():
         if not ray.get(coordinator.begin.remote(run, node_id, os.getpid())):
             if ray.get(coordinator.status.remote(run.id)) is Status.OK:  # trained in a process that was lost
                 continue
