@@ -55,7 +55,7 @@ class Group:
 
 
 def groups_that_fit(need: Need, nodes: Sequence[Node]) -> int:
-    """Return how many groups with this need the empty cluster can train at the same time; a worker stays on one node."""
+    """Return how many groups with this need the empty cluster can train at once; a worker stays on one node."""
     workers = 0
     for node in nodes:
         fitting = math.floor(node.cpus / need.cpus + 1e-9)

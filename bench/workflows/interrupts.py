@@ -1,12 +1,15 @@
-"""Interrupts: the first Ctrl-C stops a command in good order, the second at once."""
+"""Early ends of a command: the first Ctrl-C stops it in good order, the second at once; or Ray is lost."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+from bench.cluster.session import ClusterLostError
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, by the convention of shells: 128 + SIGINT."""
@@ -35,3 +38,23 @@ def interruptible() -> Iterator[None]:
         if not seen:  # after an interrupt a second one still ends the process while it tidies up
             for signum, handler in zip(signals, before, strict=True):
                 signal.signal(signum, handler)
+
+
+def exit_code_of_training(train: Callable[[], None], what: str) -> int:
+    """Call ``train``; return 0, or the exit code after Ctrl-C or the loss of Ray, which are told to the user.
+
+    Args:
+        train: stores what it trains as it goes, so that the same command can go on from there.
+        what: what it trains, in the plural.
+    """
+    kept = f"finished {what} are kept, and the same command goes on from here"
+    try:
+        with interruptible():
+            train()
+    except KeyboardInterrupt:
+        print(f"interrupted; {kept}")
+        return INTERRUPTED
+    except ClusterLostError as error:
+        print(f"error: Ray was lost ({error}); {kept}", file=sys.stderr)
+        return 1
+    return 0

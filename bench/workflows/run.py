@@ -12,14 +12,15 @@ from pathlib import Path
 from tabulate import tabulate
 
 from bench.cluster.placement import Group, Node, groups_that_fit, place
-from bench.cluster.session import ClusterLostError, Session, connect
+from bench.cluster.session import Session, connect
 from bench.config.run import Options
 from bench.learning.backends import BACKENDS, check_installed
 from bench.reporting import images, stats
 from bench.reporting.entries import labels_of
 from bench.reporting.store import Store
-from bench.spec import Begun, Ended, Event, Job, Recipe, Record, Saved, Status
-from bench.workflows.interrupts import INTERRUPTED, interruptible
+from bench.reporting.sweeps import counted
+from bench.spec import Begun, Ended, Event, Job, Recipe, Record, Run, Saved, Status
+from bench.workflows.interrupts import INTERRUPTED, exit_code_of_training
 from bench.workflows.phases import Phases
 from bench.workflows.plan import Plan, make_plan
 from bench.workflows.progress import ProgressView
@@ -86,12 +87,11 @@ class Benchmark:
 
     def run(self, session: Session | None = None) -> int:
         """Train what is missing, time it, report, and return the exit code; without ``session``, start one."""
-        options = self.options
+        options, code = self.options, 0
         # called once: it adds seeds to the jobs
         missing = _missing(self.jobs, self.stored, retry_failed=options.retry_failed) or self._too_wide()
-        interrupted = False
         if missing or options.dry_run or self._to_time():
-            interrupted = self._with_ray(missing, session)
+            code = self._with_ray(missing, session)
         else:
             print("every run that is asked for is already there; --fresh trains them again")
         if options.dry_run:
@@ -99,17 +99,23 @@ class Benchmark:
         self.phases.enter("reporting")
         write_pages(self.store)
         self.phases.enter("ending")
-        if interrupted:
-            return INTERRUPTED
-        records = self._known()
-        asked_for = [run.id for job in self.jobs for run in job.runs()]
-        return 0 if all(run_id in records and records[run_id].status is Status.OK for run_id in asked_for) else 1
+        if code == INTERRUPTED:
+            return code
+        records = self._records()
+        return 0 if all(run_id in records and records[run_id].status is Status.OK for run_id in self._runs()) else 1
 
-    def _known(self) -> dict[str, Record]:
+    def _records(self) -> dict[str, Record]:
         return self.stored | self.ended
 
-    def _with_ray(self, missing: Sequence[Job], connected: Session | None) -> bool:
-        """Train and time with Ray; return whether it was interrupted."""
+    def _records_of(self, job: Job) -> list[Record]:
+        records = self._records()
+        return [records[run.id] for run in job.runs() if run.id in records]
+
+    def _runs(self) -> dict[str, Run]:
+        return {run.id: run for job in self.jobs for run in job.runs()}
+
+    def _with_ray(self, missing: Sequence[Job], connected: Session | None) -> int:
+        """Train and time with Ray; return 0, or the exit code if that ended early."""
         options = self.options
         self.phases.enter("starting Ray")
         with (
@@ -121,31 +127,24 @@ class Benchmark:
             if groups or options.dry_run:
                 print(self._describe(groups, session.nodes), flush=True)
             if options.dry_run:
-                return False
+                return 0
+
+            def train() -> None:
+                if groups:
+                    self._train(session, missing, groups)
+                while more := self._too_wide():
+                    self._train(session, more, self._place(more, session))
+                self._time(session)
+
             try:
-                with interruptible():
-                    if groups:
-                        self._train(session, missing, groups)
-                    while more := self._too_wide():
-                        self._train(session, more, self._place(more, session))
-                    self._time(session)
-            except KeyboardInterrupt:
-                print("interrupted; finished runs are kept, and the same command goes on from here")
-                return True
-            except ClusterLostError as error:
-                print(
-                    f"error: Ray was lost ({error}); finished runs are kept, and the same command goes on from here",
-                    file=sys.stderr,
-                )
+                return exit_code_of_training(train, "runs")
             finally:
                 self.phases.enter("ending Ray")
-        return False
 
     def _describe(self, groups: Sequence[Group], nodes: Sequence[Node]) -> str:
         """Return the plan in words; for a dry run also a table of the placement."""
         info = self.plan.dataset.info
-        runs = sum(len(group.runs) for group in groups)
-        asked_for = [run.id for job in self.jobs for run in job.runs()]
+        asked_for = self._runs()
         there = sum(run_id in self.stored and self.stored[run_id].status is Status.OK for run_id in asked_for)
         before = f" ({there:,} of {len(asked_for):,} are there already)" if there else ""
         at_once = min(len(groups), groups_that_fit(groups[0].need, nodes)) if groups else 0
@@ -153,7 +152,7 @@ class Benchmark:
         models = ", ".join(dict.fromkeys(group.runs[0].model for group in groups)) or "nothing"
         lines = [
             f"training {models} on {info.name} ({info.train_images:,} training and {info.test_images:,} test images): "
-            f"{runs} run{'s' if runs != 1 else ''}{before}, {at_once} at a time, "
+            f"{counted(sum(len(group.runs) for group in groups), 'run')}{before}, {at_once} at a time, "
             f"on {cpus:g} CPUs and {gpus:g} GPUs"
         ]
         used = at_once * groups[0].need.workers * groups[0].need.cpus if groups else cpus
@@ -222,7 +221,7 @@ class Benchmark:
                 dataset=plan.dataset,
                 weights=plan.weights,
                 plugin=plan.plugin,
-                states={} if options.fresh else store.states([run.id for job in jobs for run in job.runs()]),
+                states={} if options.fresh else store.states(list(runs)),
                 limits=Limits(options.max_failures, options.timeout, options.oom_backoff),
                 handle=handle,
             )
@@ -235,41 +234,34 @@ class Benchmark:
             return []
         more = []
         for number, job in enumerate(self.jobs):
-            by_id = self._known()
-            records = [by_id[run.id] for run in job.runs() if run.id in by_id]
-            accuracies = [record.test_accuracy for record in records if record.test_accuracy is not None]
-            if len(accuracies) < len(job.seeds):
+            accuracies = [record.test_accuracy for record in self._records_of(job) if record.test_accuracy is not None]
+            label, seeds = self.labels[job.job_id], len(job.seeds)
+            if len(accuracies) < seeds:
                 continue  # a run failed: another seed would likely fail too
             interval = stats.mean_interval(accuracies)
             # below three seeds there is no interval
-            if interval is not None and 100 * (interval.high - interval.low) <= width:
-                print(f"{self._label(job)}: {len(accuracies)} seeds, interval {_points(interval)} wide: narrow enough")
+            points = 100 * (interval.high - interval.low) if interval is not None else math.inf
+            if points <= width:
+                print(f"{label}: {seeds} seeds, interval {points:.2f} points wide: narrow enough")
                 continue
-            if len(job.seeds) >= self.options.max_seeds:
-                shown = _points(interval) if interval is not None else "not known"
-                seeds = f"{len(accuracies)} seeds, the most allowed (--max-seeds)"
-                print(f"{self._label(job)}: {seeds}; interval {shown} wide")
+            if seeds >= self.options.max_seeds:
+                print(f"{label}: {seeds} seeds, the most allowed (--max-seeds); interval {points:.2f} points wide")
                 continue
-            wanted = 3 - len(job.seeds)
-            if interval is not None:  # its width shrinks with the root of the number of seeds
-                missing = len(job.seeds) * ((100 * (interval.high - interval.low) / width) ** 2 - 1)
-                wanted = min(math.ceil(missing), len(job.seeds))
-            wanted = max(1, min(wanted, self.options.max_seeds - len(job.seeds)))
+            # the width shrinks with the root of the number of seeds
+            wanted = 3 - seeds if interval is None else min(math.ceil(seeds * ((points / width) ** 2 - 1)), seeds)
+            wanted = max(1, min(wanted, self.options.max_seeds - seeds))
             new = tuple(itertools.islice((seed for seed in itertools.count() if seed not in job.seeds), wanted))
             self.jobs[number] = job.model_copy(update={"seeds": (*job.seeds, *new)})
             more.append(job.model_copy(update={"seeds": new}))
         return _missing(more, self.stored, retry_failed=False) if more else []
 
-    def _label(self, job: Job) -> str:
-        return self.labels[job.job_id]
-
     def _to_time(self) -> list[Record]:
         """Return a finished run of each job that has neither a timing nor a failure of some back end asked for."""
         if self.options.no_timing or self.options.dry_run:
             return []
-        asked, wanted, by_id, timed = [], self._backends(), self._known(), self.store.timed()
+        asked, wanted, timed = [], self._backends(), self.store.timed()
         for job in self.jobs:
-            records = [by_id[run.id] for run in job.runs() if run.id in by_id]
+            records = self._records_of(job)
             done = [record for record in records if record.status is Status.OK and self._checkpoint(record).is_file()]
             # first a run that was timed before, so that all timings of a job are of one run
             done.sort(key=lambda record: record.run_id not in timed)
@@ -302,16 +294,15 @@ class Benchmark:
         how = "" if backends == ["eager"] else f", by {', '.join(backends)}"
         print(f"timing {', '.join(self.labels[record.job_id] for record in records)}, one at a time{how}", flush=True)
         self.phases.enter("timing")
-        runs = {run.id: run for job in self.jobs for run in job.runs()}
+        runs = self._runs()
         trained = [(runs[record.run_id], self._checkpoint(record).read_bytes()) for record in records]
-        plan = self.plan
         try:
             measured = time_alone(
                 session,
                 trained,
-                dataset=plan.dataset,
-                weights=plan.weights,
-                plugin=plan.plugin,
+                dataset=self.plan.dataset,
+                weights=self.plan.weights,
+                plugin=self.plan.plugin,
                 backends=backends,
             )
         except NotTimedError as error:
@@ -324,10 +315,6 @@ class Benchmark:
                     print(f"warning: {self.labels[record.job_id]} by {row.backend}: {row.reason}", file=sys.stderr)
             self.store.write_timings(record.run_id, [row for row in measured.timings if row.run_id == record.run_id])
             self.store.write_deployments(record.run_id, answered)
-
-
-def _points(interval: stats.Interval) -> str:
-    return f"{100 * (interval.high - interval.low):.2f} points"
 
 
 def read_stored(store: Store) -> dict[str, Record]:
@@ -352,8 +339,7 @@ def _missing(jobs: Sequence[Job], stored: Mapping[str, Record], *, retry_failed:
         if seeds:
             remaining.append(job.model_copy(update={"seeds": tuple(seeds)}))
     if failed:
-        runs = "1 run" if failed == 1 else f"{failed} runs"
-        print(f"{runs} failed in an earlier command, left as it was; --retry-failed tries again")
+        print(f"{counted(failed, 'run')} failed in an earlier command, left as it was; --retry-failed tries again")
     return remaining
 
 

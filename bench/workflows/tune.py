@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import itertools
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from bench.cluster.placement import Need, Node, groups_that_fit, place
-from bench.cluster.session import ClusterLostError, Session, connect
+from bench.cluster.session import Session, connect
 from bench.config.space import Space, Values, describe_values
 from bench.config.tune import TuneOptions
 from bench.errors import UserError
@@ -34,12 +33,8 @@ from bench.reporting.sweeps import (
 )
 from bench.reporting.table import as_text
 from bench.reporting.tuning import found_table
-from bench.spec import (
-    Job,
-    Recipe,
-    Status,
-)
-from bench.workflows.interrupts import INTERRUPTED, interruptible
+from bench.spec import Job, Recipe, Status
+from bench.workflows.interrupts import exit_code_of_training
 from bench.workflows.plan import Plan, check_sizes
 from bench.workflows.report import write_pages
 from bench.workflows.run import Benchmark, prepare, read_stored
@@ -185,18 +180,10 @@ class Search:
                 need = self._need(session)
                 print(f"{self._describe(need, session.nodes)}\n\n{self._dry()}\n\ndry run: nothing was trained")
                 return 0
-            try:
-                with interruptible():
-                    self.search(session)
-            except KeyboardInterrupt:
+            code = exit_code_of_training(lambda: self.search(session), "trials")
+            if code:
                 write_pages(self.store, show=False)
-                print("interrupted; finished trials are kept, and the same command goes on from here")
-                return INTERRUPTED
-            except ClusterLostError as error:
-                write_pages(self.store, show=False)
-                lost = f"Ray was lost ({error}); finished trials are kept, and the same command goes on from here"
-                print(f"error: {lost}", file=sys.stderr)
-                return 1
+                return code
             return self._finish(session)
 
     def left(self) -> int:
