@@ -19,9 +19,9 @@ class OptunaProposals:
         space: Space,
         job_of: Callable[[Values], Job],
         *,
-        known: Sequence[tuple[Values, float]],
+        scores: Sequence[tuple[Values, float]],
         taken: Iterable[str],
-        left: int,
+        count: int,
         seed: int,
     ) -> None:
         """Give Optuna the space and the scores of an earlier command.
@@ -29,9 +29,9 @@ class OptunaProposals:
         Args:
             space: the space to search.
             job_of: returns the trial of a point.
-            known: points with their scores, from an earlier command.
+            scores: points with their scores, from an earlier command.
             taken: job ids of trials that exist already.
-            left: the number of trials to propose.
+            count: the number of trials to propose.
             seed: the seed of the sampler.
         """
         import optuna
@@ -49,21 +49,21 @@ class OptunaProposals:
         }
         for name, listed in space.lists.items():
             distributions[name] = optuna.distributions.CategoricalDistribution(listed)
-        startup = min(10, max(3, (len(known) + left) // 3))
-        sampler = optuna.samplers.TPESampler(seed=seed + len(known), n_startup_trials=startup, constant_liar=True)
+        startup = min(10, max(3, (len(scores) + count) // 3))
+        sampler = optuna.samplers.TPESampler(seed=seed + len(scores), n_startup_trials=startup, constant_liar=True)
         self._search = OptunaSearch(distributions, metric="score", mode="max", sampler=sampler)
-        for values, score in known:
+        for values, score in scores:
             self._search.add_evaluated_point(values, score)
         self._space, self._job_of = space, job_of
         self._taken = set(taken)
-        self.left = left
+        self.remaining = count
         self._names = map(str, itertools.count())
         self._asked: dict[str, str] = {}
         """The name that Optuna knows a proposed trial by, by job id."""
 
     def propose(self) -> Job | None:
         """Return a new trial, unlike all others; None when there is none."""
-        if self.left <= 0:
+        if self.remaining <= 0:
             return None
         for _ in range(100):
             name = next(self._names)
@@ -76,10 +76,10 @@ class OptunaProposals:
             if job.job_id not in self._taken:
                 self._taken.add(job.job_id)
                 self._asked[job.job_id] = name
-                self.left -= 1
+                self.remaining -= 1
                 return job
             self._search.on_trial_complete(name, error=True)
-        self.left = 0
+        self.remaining = 0
         return None
 
     def told(self, job_id: str, score: float | None) -> None:

@@ -101,7 +101,7 @@ class _SideBySide(_NotKept, Searcher):  # type: ignore[misc]  # ray's types are 
         """Return the next trial as the configuration of its function; FINISHED when there is none."""
 
         def busy(sweep: ModelSweep) -> tuple[int, int]:
-            remaining = len(sweep.waiting) + (sweep.proposals.left if sweep.proposals else 0)
+            remaining = len(sweep.waiting) + (sweep.proposals.remaining if sweep.proposals else 0)
             return sum(other is sweep for other, _ in self._under_way.values()), -remaining
 
         for sweep in sorted(self._sweeps, key=busy):

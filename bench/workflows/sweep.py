@@ -6,24 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from bench.config.space import Space, Values
+from bench.config.space import Values
 from bench.reporting.store import Store
 from bench.reporting.sweeps import Sweep, Trial, trials_of
-from bench.spec import (
-    Begun,
-    Ended,
-    EpochRecord,
-    Event,
-    Job,
-    Measured,
-    Outcome,
-    Progress,
-    Recipe,
-    Record,
-    Run,
-    Saved,
-    Status,
-)
+from bench.spec import Begun, Ended, EpochRecord, Event, Job, Measured, Outcome, Progress, Record, Run, Saved, Status
 from bench.workflows.record import assemble, git_commit
 from bench.workflows.sweep_progress import SweepView
 
@@ -45,8 +31,11 @@ class StoredSweep:
 
     def job_of(self, values: Values) -> Job:
         """Return the trial at a point of the space."""
-        recipe = Recipe.model_validate({**self.base.recipe.model_dump(), **values})
-        return self.base.model_copy(update={"recipe": recipe})
+        return Job.model_validate({**vars(self.base), "recipe": vars(self.base.recipe) | values})
+
+    def values_of(self, job: Job | Run) -> Values:
+        """Return the point of a trial."""
+        return {name: getattr(job.recipe, name) for name in self.sweep.space.names}
 
     def trials(self) -> list[Trial]:
         """Return the trials that have records."""
@@ -76,10 +65,11 @@ class StoredSweep:
 class SweepNotes:
     """A receiver of the events of a search, which stores and shows them."""
 
-    def __init__(self, owns: Mapping[str, StoredSweep], store: Store, view: SweepView, space: Space) -> None:
-        self._owns, self._store, self._view, self._space = owns, store, view, space
+    def __init__(self, sweeps: Mapping[str, StoredSweep], store: Store, view: SweepView) -> None:
+        self._sweeps, self._store, self._view = sweeps, store, view
         self._runs: dict[str, Run] = {}
-        self._before = {run_id: record.attempts for own in owns.values() for run_id, record in own.records.items()}
+        records = [record for stored in sweeps.values() for record in stored.records.values()]
+        self._before = {record.run_id: record.attempts for record in records}
         self._begun: dict[str, Begun] = {}
         self._commit = git_commit()
 
@@ -89,15 +79,14 @@ class SweepNotes:
             self._runs.update({run.id: run for run in event.runs()})
         elif isinstance(event, Begun):
             self._begun[event.run_id] = event
-            own, run = self._own(event.run_id)
-            values = {name: getattr(run.recipe, name) for name in self._space.names}
-            self._view.begun(run, values, own.accuracies(run.id), event.attempt)
+            stored, run = self._find(event.run_id)
+            self._view.begun(run, stored.values_of(run), stored.accuracies(run.id), event.attempt)
             self._keep(run.id)
         elif isinstance(event, EpochRecord):
-            own, _ = self._own(event.run_id)
-            earlier = [epoch for epoch in own.epochs.get(event.run_id, []) if epoch.epoch < event.epoch]
-            own.epochs[event.run_id] = [*earlier, event]
-            self._view.epoch(event.run_id, own.accuracies(event.run_id))
+            stored, _ = self._find(event.run_id)
+            earlier = [epoch for epoch in stored.epochs.get(event.run_id, []) if epoch.epoch < event.epoch]
+            stored.epochs[event.run_id] = [*earlier, event]
+            self._view.epoch(event.run_id, stored.accuracies(event.run_id))
             self._keep(event.run_id)
         elif isinstance(event, Saved):
             self._store.save_state(event.run_id, event.state)
@@ -106,17 +95,17 @@ class SweepNotes:
         else:
             self._finished(event)
 
-    def _own(self, run_id: str) -> tuple[StoredSweep, Run]:
+    def _find(self, run_id: str) -> tuple[StoredSweep, Run]:
         run = self._runs[run_id]
-        return self._owns[run.model], run
+        return self._sweeps[run.model], run
 
     def _keep(self, run_id: str) -> None:
         """Store an unfinished trial with its epochs, so that they are kept if this process is killed."""
-        own, run = self._own(run_id)
+        stored, run = self._find(run_id)
         begun = self._begun.get(run_id)
         if begun is None:
             return
-        epochs = own.epochs.get(run_id, [])
+        epochs = stored.epochs.get(run_id, [])
         measured = Measured(
             status=Status.INTERRUPTED,
             reason="not finished",
@@ -124,24 +113,24 @@ class SweepNotes:
             ended_at=datetime.now(UTC),
             epochs_done=len(epochs) or None,
         )
-        self._write(own, run, Outcome(run_id, measured, epochs), begun.attempt)
+        self._write(stored, run, Outcome(run_id, measured, epochs), begun.attempt)
 
     def _finished(self, ended: Ended) -> None:
         outcome = ended.outcome
-        own, run = self._own(outcome.run_id)
-        epochs = outcome.epochs or own.epochs.get(run.id, [])
-        own.epochs[run.id] = list(epochs)
+        stored, run = self._find(outcome.run_id)
+        epochs = outcome.epochs or stored.epochs.get(run.id, [])
+        stored.epochs[run.id] = list(epochs)
         measured = outcome.measured
         if measured.epochs_done is None and epochs:
             measured = measured.model_copy(update={"epochs_done": len(epochs)})
-        record = self._write(own, run, Outcome(run.id, measured, list(epochs)), ended.attempts, ended.contended)
-        self._view.finished(record, own.trial(record.job_id))
+        record = self._write(stored, run, Outcome(run.id, measured, list(epochs)), ended.attempts, ended.contended)
+        self._view.finished(record, stored.trial(record.job_id))
 
     def _write(
-        self, own: StoredSweep, run: Run, outcome: Outcome, attempts: int, contended: bool | None = None
+        self, stored: StoredSweep, run: Run, outcome: Outcome, attempts: int, contended: bool | None = None
     ) -> Record:
         attempts += self._before.get(run.id, 0)
         result = assemble(run, outcome, attempts=attempts, contended=contended, git_commit=self._commit)
         self._store.write(result)
-        own.records[run.id] = result.record
+        stored.records[run.id] = result.record
         return result.record

@@ -72,32 +72,28 @@ class Search:
                 f"{info.name} has {info.train_images} training images, too few to hold a tenth out; "
                 "--validation-size says how many"
             )
-        self.owns: dict[str, StoredSweep] = {}
+        self.sweeps: dict[str, StoredSweep] = {}
         for job in plan.jobs:
             recipe = Recipe.model_validate({**job.recipe.model_dump(), **fixed, **held_out})
-            self.owns[job.model] = self._own(job.model_copy(update={"recipe": recipe}))
-        for own in self.owns.values():
-            self._check(own)
+            self.sweeps[job.model] = self._sweep_of(job.model_copy(update={"recipe": recipe}))
+        for stored in self.sweeps.values():
+            self._check(stored)
         self._load()
 
-    def _own(self, job: Job) -> StoredSweep:
+    def _sweep_of(self, job: Job) -> StoredSweep:
         options = self.options
         defaults = {name: Recipe.model_fields[name].default for name in self.space.names}
-        base = job.model_copy(
-            update={
-                "recipe": job.recipe.model_copy(update=defaults),
-                "judged_on": "validation",
-                "workers": 1,
-                "seeds": options.seeds,
-            }
-        )
+        changes = {
+            "recipe": job.recipe.model_copy(update=defaults),
+            "judged_on": "validation",
+            "workers": 1,
+            "seeds": options.seeds,
+        }
+        base = job.model_copy(update=changes)
+        names = ("search_seed", "scheduler", "grace_period", "reduction_factor")
         asked = {
             "search": "grid" if self.space.is_grid and options.search == "random" else options.search,
-            "search_seed": options.search_seed,
-            "scheduler": options.scheduler,
-            "grace_period": options.grace_period,
-            "reduction_factor": options.reduction_factor,
-            "space": self.space,
+            **{name: getattr(options, name) for name in names},
         }
         # without the number of trials, so that more of them go on with the same sweep, and without the weights' label
         about = {
@@ -106,29 +102,17 @@ class Search:
             "space": self.space.model_dump(mode="json"),
         }
         sweep_id = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
-        sweep = Sweep.model_validate(
-            {
-                "sweep_id": sweep_id,
-                **{name: getattr(base, name) for name in ("model", "dataset", "weights", "weights_sha256")},
-                "plugin_sha256": base.plugin_sha256,
-                "recipe": base.recipe,
-                "seeds": base.seeds,
-                **asked,
-                "trials": self.wanted,
-                "gpus_per_trial": 0.0,
-                "started_at": datetime.now(UTC),
-                "finished_at": None,
-            }
-        )
+        state = {"trials": self.wanted, "gpus_per_trial": 0.0, "started_at": datetime.now(UTC), "finished_at": None}
+        sweep = Sweep.model_validate({**vars(base), **asked, **state, "sweep_id": sweep_id, "space": self.space})
         return StoredSweep(sweep, base.model_copy(update={"sweep_id": sweep_id}))
 
-    def _check(self, own: StoredSweep) -> None:
+    def _check(self, stored: StoredSweep) -> None:
         """Refuse a space with values that the data set or the model does not allow."""
-        spec = MODELS.find(own.base.model)
-        check_sizes(own.base, spec)
+        spec = MODELS.find(stored.base.model)
+        check_sizes(stored.base, spec)
         for values in self.space.extremes():
-            check_sizes(own.job_of(values), spec)
-        longest = _longest(own)
+            check_sizes(stored.job_of(values), spec)
+        longest = _longest(stored)
         if self.options.scheduler == "asha" and self.options.grace_period > longest:
             raise UserError(
                 f"--grace-period {self.options.grace_period} is longer than the {longest} epochs of a trial"
@@ -136,38 +120,39 @@ class Search:
 
     def _load(self) -> None:
         """Read the stored trials of the sweeps; with --fresh, delete them instead."""
-        stored = read_stored(self.store)
+        records = read_stored(self.store).values()
         earlier = {sweep.sweep_id: sweep for sweep in read_sweeps(self.store.root)}
-        for own in self.owns.values():
-            sweep_id = own.sweep.sweep_id
-            records = {record.run_id: record for record in stored.values() if record.sweep_id == sweep_id}
+        for stored in self.sweeps.values():
+            sweep_id = stored.sweep.sweep_id
+            of_sweep = {record.run_id: record for record in records if record.sweep_id == sweep_id}
             if self.options.fresh:
                 if not self.options.dry_run:
-                    _forget(self.store, records)
+                    _forget(self.store, of_sweep)
                 continue
-            own.records = records
-            own.epochs = {run_id: self.store.epochs(run_id) for run_id in records}
+            stored.records = of_sweep
+            stored.epochs = {run_id: self.store.epochs(run_id) for run_id in of_sweep}
             if sweep_id in earlier:
                 kept = ("started_at", "finished_at", "gpus_per_trial")
                 state = {name: getattr(earlier[sweep_id], name) for name in kept}
-                own.sweep = own.sweep.model_copy(update=state)
+                stored.sweep = stored.sweep.model_copy(update=state)
 
     # --- what is to be trained ---------------------------------------------------------------------------------------
 
-    def _drawn(self, own: StoredSweep) -> list[Job]:
+    def _drawn(self, stored: StoredSweep) -> list[Job]:
         """Return the trials that are asked for: all that were drawn or, with Optuna, those from earlier."""
-        if own.sweep.search == "optuna":
-            return [own.job_of(trial.values) for trial in own.trials()][: self.wanted]
-        return [own.job_of(values) for values in itertools.islice(self.space.draw(own.sweep.search_seed), self.wanted)]
+        if stored.sweep.search == "optuna":
+            return [stored.job_of(trial.values) for trial in stored.trials()][: self.wanted]
+        drawn = itertools.islice(self.space.draw(stored.sweep.search_seed), self.wanted)
+        return [stored.job_of(values) for values in drawn]
 
-    def _waiting(self, own: StoredSweep) -> list[Job]:
+    def _waiting(self, stored: StoredSweep) -> list[Job]:
         """Return the trials that are asked for and not done: first those begun, since they were drawn first."""
-        unfinished = [own.left_of(job, retry_failed=self.options.retry_failed) for job in self._drawn(own)]
+        unfinished = [stored.left_of(job, retry_failed=self.options.retry_failed) for job in self._drawn(stored)]
         waiting = [job for job in unfinished if job is not None]
-        return sorted(waiting, key=lambda job: not any(run.id in own.records for run in job.runs()))
+        return sorted(waiting, key=lambda job: not any(run.id in stored.records for run in job.runs()))
 
-    def _to_propose(self, own: StoredSweep) -> int:
-        return max(0, self.wanted - len(own.trials())) if own.sweep.search == "optuna" else 0
+    def _to_propose(self, stored: StoredSweep) -> int:
+        return max(0, self.wanted - len(stored.trials())) if stored.sweep.search == "optuna" else 0
 
     def run(self) -> int:
         """Search, retrain and report; return the exit code."""
@@ -188,17 +173,17 @@ class Search:
 
     def left(self) -> int:
         """Return how many trials are to be trained."""
-        return sum(len(self._waiting(own)) + self._to_propose(own) for own in self.owns.values())
+        return sum(len(self._waiting(stored)) + self._to_propose(stored) for stored in self.sweeps.values())
 
     def _tell_of_failed(self) -> None:
-        failed = [trial for own in self.owns.values() for trial in own.trials() if trial.status in FAILED]
+        failed = [trial for stored in self.sweeps.values() for trial in stored.trials() if trial.status in FAILED]
         if failed and not self.options.retry_failed:
             print(f"{counted(len(failed), 'trial')} failed in an earlier command; --retry-failed tries again")
 
     def _need(self, session: Session) -> Need:
         """Return what each trial reserves."""
         (group,) = place(
-            [next(iter(self.owns.values())).base.model_copy(update={"seeds": (0,)})],
+            [next(iter(self.sweeps.values())).base.model_copy(update={"seeds": (0,)})],
             session.nodes,
             cpus_per_worker=self.options.cpus_per_worker,
             gpus_per_worker=self.options.gpus_per_worker,
@@ -207,26 +192,26 @@ class Search:
 
     def _describe(self, need: Need, nodes: Sequence[Node]) -> str:
         info, count = self.plan.dataset.info, self.left()
-        base = next(iter(self.owns.values())).base
-        there = sum(len(own.trials()) for own in self.owns.values())
+        base = next(iter(self.sweeps.values())).base
+        there = sum(len(stored.trials()) for stored in self.sweeps.values())
         share = f"{counted(need.cpus, 'CPU')}" + (f" and {need.gpus:g} GPU" if need.gpus else "")
         kept = f"; {there} are there already" if there else ""
         return (
-            f"searching {self.space.describe()} for {', '.join(self.owns)} on {info.name} "
+            f"searching {self.space.describe()} for {', '.join(self.sweeps)} on {info.name} "
             f"({base.runs()[0].images_per_epoch:,} images to train on, {base.recipe.validation_size:,} held out): "
             f"{counted(count, 'trial')}, {min(groups_that_fit(need, nodes), count)} at a time, each with {share}{kept}"
         )
 
     def _dry(self) -> str:
         rows = [
-            [model, own.sweep.sweep_id, describe_values(_values(self.space, job)), _numbers(job.seeds)]
-            for model, own in self.owns.items()
-            for job in self._waiting(own)
+            [model, stored.sweep.sweep_id, describe_values(stored.values_of(job)), " ".join(map(str, job.seeds))]
+            for model, stored in self.sweeps.items()
+            for job in self._waiting(stored)
         ]
         rows += [
-            [model, own.sweep.sweep_id, f"{number} that Optuna proposes", _numbers(own.sweep.seeds)]
-            for model, own in self.owns.items()
-            if (number := self._to_propose(own))
+            [model, stored.sweep.sweep_id, f"{number} that Optuna proposes", " ".join(map(str, stored.sweep.seeds))]
+            for model, stored in self.sweeps.items()
+            if (number := self._to_propose(stored))
         ]
         return tabulate(rows, ["model", "sweep", "trial", "seeds"], disable_numparse=True)
 
@@ -244,53 +229,53 @@ class Search:
         options, plan, store = self.options, self.plan, self.store
         need = self._need(session)
         print(self._describe(need, session.nodes), flush=True)
-        for own in self.owns.values():
-            own.sweep = own.sweep.model_copy(update={"gpus_per_trial": need.gpus, "finished_at": None})
-            write_sweep(store, own.sweep)
-        done = {model: [trial for trial in own.trials() if _is_done(trial)] for model, own in self.owns.items()}
-        with SweepView(dict.fromkeys(self.owns, self.wanted), done) as view:
-            notes = SweepNotes(self.owns, store, view, self.space)
+        for stored in self.sweeps.values():
+            stored.sweep = stored.sweep.model_copy(update={"gpus_per_trial": need.gpus, "finished_at": None})
+            write_sweep(store, stored.sweep)
+        done = {model: [trial for trial in stored.trials() if _is_done(trial)] for model, stored in self.sweeps.items()}
+        with SweepView(dict.fromkeys(self.sweeps, self.wanted), done) as view:
+            notes = SweepNotes(self.sweeps, store, view)
             runner = SweepRunner(
                 session,
                 dataset=plan.dataset,
                 weights=plan.weights,
                 plugin=plan.plugin,
-                states=store.states([run_id for own in self.owns.values() for run_id in own.records]),
+                states=store.states([run_id for stored in self.sweeps.values() for run_id in stored.records]),
                 limits=Limits(options.max_failures, options.timeout, options.oom_backoff),
                 need=need,
                 handle=notes.take,
                 verbose=options.verbose,
             )
-            sweeps = [self._as_model_sweep(own) for own in self.owns.values()]
+            sweeps = [self._as_model_sweep(stored) for stored in self.sweeps.values()]
             if runner.search(sweeps, seconds=options.time_budget):
                 view.say(f"the {options.time_budget:g} s of --time-budget are over; the best so far is taken")
 
-    def _as_model_sweep(self, own: StoredSweep) -> ModelSweep:
+    def _as_model_sweep(self, stored: StoredSweep) -> ModelSweep:
         from bench.cluster.proposals import OptunaProposals
         from bench.cluster.tune import Halving, ModelSweep
 
-        sweep, trials = own.sweep, own.trials()
+        sweep, trials = stored.sweep, stored.trials()
         proposals = None
-        if number := self._to_propose(own):
+        if number := self._to_propose(stored):
             proposals = OptunaProposals(
                 self.space,
-                own.job_of,
-                known=[(trial.values, trial.score) for trial in trials if _is_done(trial) and trial.score is not None],
+                stored.job_of,
+                scores=[(trial.values, trial.score) for trial in trials if _is_done(trial) and trial.score is not None],
                 taken=[trial.job_id for trial in trials],
-                left=number,
+                count=number,
                 seed=sweep.search_seed,
             )
         judged = sweep.seeds[0]
         history = {
-            trial.job_id: trial.accuracies(record)
+            trial.job_id: stored.accuracies(record.run_id)
             for trial in trials
             for record in trial.records
             if record.seed == judged
         }
         halving = None
         if sweep.scheduler == "asha":
-            halving = Halving(_longest(own), sweep.grace_period, sweep.reduction_factor)
-        return ModelSweep(own.base.model, self._waiting(own), judged, halving, proposals, history)
+            halving = Halving(_longest(stored), sweep.grace_period, sweep.reduction_factor)
+        return ModelSweep(stored.base.model, self._waiting(stored), judged, halving, proposals, history)
 
     # --- the winners -------------------------------------------------------------------------------------------------
 
@@ -298,7 +283,8 @@ class Search:
         """Print and store the winners, retrain them and report; return the exit code."""
         store, options = self.store, self.options
         winners = self.winners()
-        swept = [result for result in read_swept(store) if result.sweep.sweep_id in self._ids()]
+        ids = {stored.sweep.sweep_id for stored in self.sweeps.values()}
+        swept = [result for result in read_swept(store) if result.sweep.sweep_id in ids]
         print(f"\n{as_text(found_table(swept))}\n", flush=True)
         if not winners:
             write_pages(self.store, show=False)
@@ -306,38 +292,30 @@ class Search:
         if not options.fresh:
             note_sources(store, winners)
         code = Benchmark(options, replace(self.plan, jobs=winners), store).run(session)
-        return code if code or len(winners) == len(self.owns) else 1
+        return code if code or len(winners) == len(self.sweeps) else 1
 
     def winners(self) -> list[Job]:
         """Return each model's job on all training images at the best values, and store that its sweep is done."""
         winners = []
-        for model, own in self.owns.items():
-            trials = own.trials()
+        for model, stored in self.sweeps.items():
+            trials = stored.trials()
             best = choose(trials)
             if best is None:
                 print(f"{model}: no trial gave a score; {_why(trials, self.options)}")
                 continue
-            if own.sweep.finished_at is None:
-                own.sweep = own.sweep.model_copy(update={"finished_at": datetime.now(UTC)})
-            write_sweep(self.store, own.sweep)
-            for warning in at_the_edge(own.sweep, trials, best):
+            if stored.sweep.finished_at is None:
+                stored.sweep = stored.sweep.model_copy(update={"finished_at": datetime.now(UTC)})
+            write_sweep(self.store, stored.sweep)
+            for warning in at_the_edge(stored.sweep, trials, best):
                 print(f"warning: {model}: {warning}")
-            winners.append(self._winner(own, best, Swept(own.sweep, trials, best, []).source))
-        return winners
-
-    def _ids(self) -> set[str]:
-        return {own.sweep.sweep_id for own in self.owns.values()}
-
-    def _winner(self, own: StoredSweep, best: Trial, source: str) -> Job:
-        planned = next(job for job in self.plan.jobs if job.model == own.base.model)
-        recipe = own.base.recipe.model_dump() | best.values | {"validation_size": 0}
-        return planned.model_copy(
-            update={
-                "recipe": Recipe.model_validate(recipe),
-                "lr_source": source,
+            planned = next(job for job in self.plan.jobs if job.model == model)
+            changes = {
+                "recipe": Recipe.model_validate(vars(stored.base.recipe) | best.values | {"validation_size": 0}),
+                "lr_source": Swept(stored.sweep, trials, best, []).source,
                 "seeds": self.options.final_seeds,
             }
-        )
+            winners.append(planned.model_copy(update=changes))
+        return winners
 
 
 def _forget(store: Store, run_ids: Iterable[str]) -> None:
@@ -351,21 +329,13 @@ def _is_done(trial: Trial) -> bool:
     return trial.status is not Status.INTERRUPTED
 
 
-def _longest(own: StoredSweep) -> int:
+def _longest(stored: StoredSweep) -> int:
     """Return the epochs of the longest trial."""
-    space = own.sweep.space
+    space = stored.sweep.space
     if "epochs" in space.ranges:
         return round(space.ranges["epochs"].high)
     listed = [value for value in space.lists.get("epochs", ()) if isinstance(value, int)]
-    return max(listed, default=own.base.recipe.epochs)
-
-
-def _values(space: Space, job: Job) -> Values:
-    return {name: getattr(job.recipe, name) for name in space.names}
-
-
-def _numbers(seeds: Sequence[int]) -> str:
-    return " ".join(map(str, seeds))
+    return max(listed, default=stored.base.recipe.epochs)
 
 
 def _why(trials: Sequence[Trial], options: TuneOptions) -> str:

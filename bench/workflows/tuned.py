@@ -10,7 +10,7 @@ from bench.config.run import Options
 from bench.config.space import describe_values
 from bench.errors import UserError
 from bench.reporting.store import Store
-from bench.reporting.sweeps import Swept, choose, read_sweeps, trials_of
+from bench.reporting.sweeps import Swept, read_swept
 from bench.spec import Job, Recipe, Result, Status
 
 _MAY_DIFFER = ("validation_size", "target_accuracy", "stop_at_target")
@@ -47,17 +47,12 @@ def _latest(store: Store, jobs: Sequence[Job]) -> dict[str, Swept]:
     """Return the latest finished sweep with a winner, by model."""
     if not (store.root / "runs").is_dir():
         return {}
-    records, _ = store.records()
-    latest: dict[str, Swept] = {}
     wanted = {(job.model, job.dataset.sha256) for job in jobs}
-    for sweep in read_sweeps(store.root):
-        if sweep.finished_at is None or (sweep.model, sweep.dataset.sha256) not in wanted or sweep.model in latest:
-            continue
-        runs = [record for record in records if record.sweep_id == sweep.sweep_id]
-        trials = trials_of(sweep, runs, {record.run_id: store.epochs(record.run_id) for record in runs})
-        best = choose(trials)
-        if best is not None:
-            latest[sweep.model] = Swept(sweep, trials, best, [])
+    latest: dict[str, Swept] = {}
+    for swept in read_swept(store):
+        sweep = swept.sweep
+        if sweep.finished_at and swept.best and (sweep.model, sweep.dataset.sha256) in wanted:
+            latest.setdefault(sweep.model, swept)
     return latest
 
 
@@ -70,9 +65,9 @@ def _command(models: Iterable[str], options: Options) -> str:
     return shlex.join(words)
 
 
-def _refuse_contradictions(found: Mapping[str, Swept], options: Options) -> None:
-    named = set(options.model_fields_set).union(*(variant for variant in options.variants))
-    for model, swept in found.items():
+def _refuse_contradictions(latest: Mapping[str, Swept], options: Options) -> None:
+    named = set(options.model_fields_set).union(*options.variants)
+    for model, swept in latest.items():
         for name in ("lr", *swept.sweep.space.names):
             if name in named:
                 raise UserError(

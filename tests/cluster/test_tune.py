@@ -210,7 +210,7 @@ def test_optuna_proposes_what_is_new_and_learns_from_what_is_known(tiny: Dataset
 
     taken = job_of({"lr": 0.01, "batch_size": 16}).job_id
     known = [({"lr": 0.01, "batch_size": 16}, 0.9), ({"lr": 0.0001, "batch_size": 32}, 0.1)]
-    proposals = OptunaProposals(space, job_of, known=known, taken=[taken], left=12, seed=0)
+    proposals = OptunaProposals(space, job_of, scores=known, taken=[taken], count=12, seed=0)
     found = []
     while (job := proposals.propose()) is not None:
         found.append(job)
