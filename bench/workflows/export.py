@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from bench.config.export import LOCAL, ExportOptions
@@ -42,7 +42,7 @@ def export(options: ExportOptions) -> None:
     if options.csv is not None:
         print(export_csv(records, options.csv))
     if options.onnx is not None and _needs("onnx", "--onnx") and _needs("onnxruntime", "--onnx"):
-        _export_onnx(store, records, options.onnx, options.data_dir, print)
+        _export_onnx(store, records, options.onnx, options.data_dir)
 
 
 def local_store(results: Path) -> str:
@@ -51,16 +51,12 @@ def local_store(results: Path) -> str:
 
 
 def _needs(module: str, flag: str) -> bool:
-    import importlib.util
-
     if importlib.util.find_spec(module) is None:
         raise UserError(f"{flag} needs the package {module}: pip install 'image-classifier-bench[export]'")
     return True
 
 
-def _export_onnx(
-    store: Store, records: list[Record], folder: Path, data_dir: Path | None, say: Callable[[str], None]
-) -> None:
+def _export_onnx(store: Store, records: list[Record], folder: Path, data_dir: Path | None) -> None:
     from bench.learning.checkpoint import load_trained
     from bench.learning.models import weights
     from bench.learning.onnx import export_onnx, images_to_check
@@ -75,13 +71,13 @@ def _export_onnx(
     for record in finished:
         checkpoint = store.root / str(record.checkpoint)
         if not checkpoint.exists():
-            say(f"left out: {checkpoint} is not there any more")
+            print(f"left out: {checkpoint} is not there any more")
             continue
         loaded = weights.read(checkpoint, f"file {checkpoint.name}")
         images, source = images_to_check(record.dataset, record.dataset_sha256, data_dir)
         result = export_onnx(load_trained(loaded), images, folder / f"{record.run_id}.onnx")
         ties = f" ({result.ties} ties within 1e-4)" if result.ties else ""
-        say(
+        print(
             f"{result.file}: agrees with PyTorch on {result.images:,} {source}{ties}, "
             f"probabilities within {result.difference:.1e}"
         )

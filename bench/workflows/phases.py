@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable
-from datetime import datetime
 
 import psutil
 
@@ -44,7 +43,7 @@ def within_runs(records: Iterable[Record], start: float, end: float) -> dict[str
     'waiting for workers'.
     """
     spans = [
-        (max(start, _seconds(record.started_at)), min(end, _seconds(record.ended_at)), _parts(record))
+        (max(start, record.started_at.timestamp()), min(end, record.ended_at.timestamp()), _parts(record))
         for record in records
     ]
     spans = [span for span in spans if span[1] > span[0]]
@@ -58,10 +57,6 @@ def within_runs(records: Iterable[Record], start: float, end: float) -> dict[str
             for name, share in parts.items():
                 seconds[name] = seconds.get(name, 0.0) + (stop - begin) * share / len(active)
     return seconds
-
-
-def _seconds(moment: datetime) -> float:
-    return moment.timestamp()
 
 
 def _parts(record: Record) -> dict[str, float]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
@@ -15,11 +14,23 @@ from rich.table import Column
 from bench.spec import Job, Progress, Record, Run, Status
 
 
-class ProgressView:
-    """A view with one line per job and one for the whole, to use as a context manager around the training."""
+class View(contextlib.ExitStack):
+    """What a command shows while it trains; a context manager to use around the training."""
 
-    def __init__(self, jobs: Sequence[Job], labels: Mapping[str, str], console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False)
+    def __init__(self) -> None:
+        super().__init__()
+        self._console = Console(highlight=False)
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        self._console.print(line, markup=False, soft_wrap=True)
+
+
+class ProgressView(View):
+    """A view with a line for each job, and one for all of them."""
+
+    def __init__(self, jobs: Sequence[Job], labels: Mapping[str, str]) -> None:
+        super().__init__()
         self._live = self._console.is_terminal
         self._runs: dict[str, Run] = {run.id: run for job in jobs for run in job.runs()}
         self._latest: dict[str, Progress] = {}
@@ -43,7 +54,7 @@ class ProgressView:
         for run in self._runs.values():
             self._jobs.setdefault(run.job_id, []).append(run)
         for job_id, runs in self._jobs.items():
-            total = sum(run.recipe.epochs * run.images_per_epoch for run in runs)
+            total = sum(_images(run) for run in runs)
             self._tasks[job_id] = self._bars.add_task(
                 f"{self._labels[job_id]:<{width}}",
                 total=total,
@@ -51,19 +62,7 @@ class ProgressView:
                 visible=len(self._jobs) <= 8,
             )
         self._whole = self._bars.add_task(f"{'all':<{width}}", total=1.0, status=self._whole_status())
-
-    def __enter__(self) -> Self:
-        self._bars.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.__exit__(kind, error, trace)
-
-    def say(self, line: str) -> None:
-        """Print a line that stays."""
-        self._console.print(line, markup=False, soft_wrap=True)
+        self.enter_context(self._bars)
 
     def begun(self, run_id: str, attempt: int) -> None:
         """Show that a worker begins a run."""
@@ -106,7 +105,6 @@ class ProgressView:
         run = self._runs[record.run_id]
         self._finished[run.id] = record
         siblings = self._jobs[run.job_id]
-        all_done = all(sibling.id in self._finished for sibling in siblings)
         if record.status is Status.OK and record.test_accuracy is not None and record.train_seconds is not None:
             result = f"test accuracy {100 * record.test_accuracy:.2f} %, trained in {record.train_seconds:.1f} s"
         else:
@@ -114,7 +112,7 @@ class ProgressView:
         self.say(f"{self._name(run)}: {result}  [{self._whole_status()}]")
         task = self._tasks[run.job_id]
         self._bars.update(task, completed=sum(self._images_done(sibling) for sibling in siblings))
-        if all_done:
+        if all(sibling.id in self._finished for sibling in siblings):
             self._bars.update(task, visible=False)
         self._bars.update(self._whole, completed=self._share_done(), status=self._whole_status())
 
@@ -123,7 +121,7 @@ class ProgressView:
 
     def _images_done(self, run: Run) -> int:
         if run.id in self._finished:
-            return run.recipe.epochs * run.images_per_epoch
+            return _images(run)
         latest = self._latest.get(run.id)
         return latest.images_done if latest else 0
 
@@ -131,11 +129,11 @@ class ProgressView:
         runs = self._jobs[job_id]
         active = [self._latest[run.id] for run in runs if run.id in self._latest and run.id not in self._finished]
         speed = sum(progress.images_per_second for progress in active)
-        remaining = sum(run.recipe.epochs * run.images_per_epoch - self._images_done(run) for run in runs)
+        remaining = sum(_images(run) - self._images_done(run) for run in runs)
         return remaining / speed if speed else None
 
     def _share_done(self) -> float:
-        total = sum(run.recipe.epochs * run.images_per_epoch for run in self._runs.values())
+        total = sum(_images(run) for run in self._runs.values())
         return sum(self._images_done(run) for run in self._runs.values()) / total if total else 1.0
 
     def _whole_status(self) -> str:
@@ -144,6 +142,10 @@ class ProgressView:
         if 0 < share < 1:
             status += f", {_clock(elapsed * (1 - share) / share)} left"
         return status
+
+
+def _images(run: Run) -> int:
+    return run.recipe.epochs * run.images_per_epoch
 
 
 def _clock(seconds: float | None) -> str:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from bench.config.space import Values, describe_values
 from bench.reporting.formats import duration, percent
-from bench.reporting.sweeps import Trial, choose
+from bench.reporting.sweeps import Trial, choose, counted
 from bench.spec import Progress, Record, Run, Status
+from bench.workflows.progress import View
 
 
 @dataclass
@@ -28,42 +26,23 @@ class _UnderWay:
     accuracies: list[float] = field(default_factory=list)
 
 
-class SweepView:
-    """A view of the search, to use as a context manager around it."""
+class SweepView(View):
+    """A view of a search: a table of the trials under way."""
 
-    def __init__(
-        self, wanted: Mapping[str, int], done: Mapping[str, Sequence[Trial]], console: Console | None = None
-    ) -> None:
+    def __init__(self, wanted: Mapping[str, int], done: Mapping[str, Sequence[Trial]]) -> None:
         """Begin with the trials that are done.
 
         Args:
             wanted: the number of trials of each model.
             done: the trials that an earlier command has finished, by model.
-            console: the console to write on.
         """
-        self._console = console or Console(highlight=False)
+        super().__init__()
         self._wanted = dict(wanted)
         self._trials = {model: {trial.job_id: trial for trial in done.get(model, ())} for model in wanted}
         self._under_way: dict[str, _UnderWay] = {}
         self._start = time.monotonic()
-        self._live = Live(
-            get_renderable=self._table, console=self._console, refresh_per_second=4, transient=True, screen=False
-        )
-
-    def __enter__(self) -> Self:
         if self._console.is_terminal:
-            self._live.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._console.is_terminal:
-            self._live.__exit__(kind, error, trace)
-
-    def say(self, line: str) -> None:
-        """Print a line that stays."""
-        self._console.print(line, markup=False, soft_wrap=True)
+            self.enter_context(Live(get_renderable=self._table, console=self._console, transient=True))
 
     def begun(self, run: Run, values: Values, accuracies: Sequence[float], attempt: int) -> None:
         """Show that a trial begins or, with the accuracies of its earlier epochs, goes on."""
@@ -89,15 +68,14 @@ class SweepView:
         trials = self._trials.setdefault(record.model, {})
         trials[trial.job_id] = trial
         seed = f" seed {record.seed}" if trial.seeds > 1 else ""
-        name = f"{record.model} {describe_values(trial.values)}{seed}"
-        epochs = f"{record.epochs_done} epoch{'' if record.epochs_done == 1 else 's'}"
+        epochs = counted(record.epochs_done or 0, "epoch")
         if record.status is Status.OK and record.validation_accuracy is not None:
             result = f"{percent(record.validation_accuracy)} validation accuracy after {epochs}"
         elif record.status is Status.STOPPED and record.validation_accuracy is not None:
             result = f"{percent(record.validation_accuracy)} after {epochs}, stopped early"
         else:
             result = f"{record.status}: {record.reason}"
-        self.say(f"{name}: {result}  [{self._state(record.model)}]")
+        self.say(f"{record.model} {describe_values(trial.values)}{seed}: {result}  [{self._state(record.model)}]")
 
     def _state(self, model: str) -> str:
         trials = list(self._trials.get(model, {}).values())
