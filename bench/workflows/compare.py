@@ -15,32 +15,30 @@ from pathlib import Path, PurePosixPath
 from bench.errors import UserError, nearest, unknown
 from bench.reporting import circumstances, verdicts
 from bench.reporting.comparison import Checked, Pair, Result, metric_name
-from bench.reporting.entries import Comparison, Entry, comparisons, data_key
+from bench.reporting.entries import Comparison, Entry, comparisons, data_key, tested
 from bench.reporting.store import Store
 from bench.reporting.verdicts import Metric, Side, Verdict, Word, with_holm
-from bench.spec import Recipe
+from bench.spec import Recipe, Status
 
 REFERENCE = "results/reference"
 """The folder in which a git revision has its results."""
 GIT_SECONDS = 120
 
-# by the name in --fail: the metrics, and whether limits are percentage points
-_LIMITS: dict[str, tuple[tuple[Metric, ...], bool]] = {
-    "accuracy": ((verdicts.RECIPES,), True),
-    "throughput": ((verdicts.TRAINING, verdicts.INFERENCE), False),
-    "latency": ((verdicts.LATENCY_P50, verdicts.LATENCY_P95), False),
-    **{
-        metric.key: ((metric,), False)
-        for metric in (
-            verdicts.TRAINING,
-            verdicts.INFERENCE,
-            verdicts.LATENCY_P50,
-            verdicts.LATENCY_P95,
-            verdicts.MEMORY,
-            verdicts.PARAMETERS,
-        )
-    },
+_EACH = (
+    verdicts.TRAINING,
+    verdicts.INFERENCE,
+    verdicts.LATENCY_P50,
+    verdicts.LATENCY_P95,
+    verdicts.MEMORY,
+    verdicts.PARAMETERS,
+)
+_LIMITS: dict[str, tuple[Metric, ...]] = {
+    "accuracy": (verdicts.RECIPES,),
+    "throughput": (verdicts.TRAINING, verdicts.INFERENCE),
+    "latency": (verdicts.LATENCY_P50, verdicts.LATENCY_P95),
+    **{metric.key: (metric,) for metric in _EACH},
 }
+"""The metrics by their name in --fail; limits of the accuracy are percentage points, all others are relative."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def read_limits(text: str) -> list[Limit]:
         name, _, amount = (piece.strip() for piece in part.partition(":"))
         if name not in _LIMITS:
             raise unknown("metric in --fail:", name, _LIMITS)
-        metrics, in_points = _LIMITS[name]
+        metrics, in_points = _LIMITS[name], name == "accuracy"
         unit, sign = ("pp" if in_points else "%"), ("-" if metrics[0].higher_is_better else "+")
         match = re.fullmatch(r"([+-]?\d+(?:\.\d+)?)\s*(pp|%)", amount)
         example = f"{name}:{sign}{'0.2' if in_points else '5'}{unit}"
@@ -191,22 +189,13 @@ def _store(name: str, results: Path, stack: ExitStack) -> Store:
     revision, _, part = name.partition(":")
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if commit is None:
-        available = _known_models(results)
-        models = (
-            f"a model in {results} ({', '.join(available)})"
-            if available
-            else f"a model ({results} holds no finished runs)"
+        records = Store(results).records()[0] if (results / "runs").is_dir() else []
+        models = sorted({record.model for record in tested(records) if record.status is Status.OK})
+        those = (
+            f"a model in {results} ({', '.join(models)})" if models else f"a model ({results} holds no finished runs)"
         )
-        raise UserError(
-            f"{name} is neither {models}, nor a results folder, nor a git revision{nearest(name, available)}"
-        )
+        raise UserError(f"{name} is neither {those}, nor a results folder, nor a git revision{nearest(name, models)}")
     return Store(_checked_out(commit.decode().strip(), name, part, stack))
-
-
-def _known_models(results: Path) -> list[str]:
-    if not (results / "runs").is_dir():
-        return []
-    return sorted({e.records[0].model for c in comparisons(Store(results).records()[0]) for e in c.entries})
 
 
 def _folders_in(folder: Path) -> list[str]:
@@ -230,10 +219,8 @@ def _checked_out(commit: str, name: str, part: str, stack: ExitStack) -> Path:
     listed = _git("ls-tree", "-r", "-z", "--name-only", "--full-tree", commit)
     if top is None or listed is None:
         raise UserError(f"git cannot list the files of {name}")
-    files = [PurePosixPath(file.decode()) for file in listed.split(b"\0") if file]
-    folders = sorted(
-        {str(file.parents[1]) for file in files if file.parent.name == "runs" and file.suffix == ".parquet"}
-    )
+    files = [PurePosixPath(file) for file in listed.decode().split("\0")]
+    folders = sorted({str(file.parents[1]) for file in files if file.match("runs/*.parquet")})
     wanted = part.strip("/")
     if wanted:
         matching = [folder for folder in folders if folder in (wanted, f"{REFERENCE}/{wanted}")]
@@ -268,9 +255,8 @@ def _versions(first: str, second: str, stores: Sequence[Store]) -> Result:
     both, lost = [], []
     for store in stores:
         records, problems = store.records()
-        both.append(
-            {data_key(comparison.entries[0].records[0]): comparison for comparison in comparisons(records, store)}
-        )
+        compared = comparisons(records, store)
+        both.append({data_key(comparison.entries[0].records[0]): comparison for comparison in compared})
         meaning += problems
     pairs = []
     for data in sorted(both[0].keys() | both[1].keys()):
