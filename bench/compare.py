@@ -1,4 +1,4 @@
-"""``python -m bench.compare``: test whether two models, or two versions, differ by more than noise. Trains nothing."""
+"""``python -m bench.compare``: compare two models, or two versions of the results. Trains nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from bench.config.compare import CompareOptions
 from bench.errors import UserError
 
 _DESCRIPTION = """Compare two models of a results folder, or two results folders, or the reference results of two git
-revisions: each metric with its difference, interval, p, and whether the second is better, worse, or not
-distinguishable from the first. Trains nothing."""
+revisions: for each metric, whether the second is better, worse, or not distinguishable from the first (with the
+difference, its interval and p value). Trains nothing."""
 
 _EPILOG = """examples:
   python -m bench.compare cnn mobilenet
@@ -21,7 +21,7 @@ _EPILOG = """examples:
 
 --fail takes accuracy in percentage points (pp), and in % of the first's figure: throughput, training-throughput,
 inference-throughput, latency, latency-p50, latency-p95, memory, parameters. A limit is broken where the difference is
-worse than the limit and more than noise, by a test that allows for the number of limits and models.
+worse than the limit and more than noise (by a test that allows for the number of limits and models).
 
 exit codes: 0 no limit is broken, 1 one is, 2 wrong usage, or nothing to check a limit with"""
 

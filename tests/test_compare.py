@@ -230,7 +230,7 @@ def test_a_tenth_slower_breaks_the_limit_and_is_named(
     assert len(broken) == 2
     assert broken[0].startswith("FAILED: mobilenet, training throughput: -")
     assert broken[1].startswith("FAILED: mobilenet, inference throughput: -")
-    assert all("limit throughput:-5%, p" in line for line in broken)
+    assert all("limit throughput:-5% (p" in line for line in broken)
     assert run(*versions, "--fail", "throughput:-20%,accuracy:-0.2pp") == 0
     assert run(*reversed(versions), "--fail", LIMITS) == 0  # faster is no failure
 
@@ -377,11 +377,11 @@ def test_revisions_that_are_not_clear(
         (["cnn", "mobilenet", "--format", "xml"], "'xml' is not allowed"),
         (["cnn", "mobilenet", "--fail", ""], "unknown metric in --fail: ''"),
         (["cnn", "mobilenet", "--fail", "acuracy:-1pp"], "did you mean 'accuracy'?"),
-        (["cnn", "mobilenet", "--fail", "accuracy:-1%"], "is written like 'accuracy:-0.2pp'"),
-        (["cnn", "mobilenet", "--fail", "accuracy"], "is written like 'accuracy:-0.2pp'"),
-        (["cnn", "mobilenet", "--fail", "accuracy:0.2pp"], "worse is less, so 'accuracy:-0.2pp'"),
-        (["cnn", "mobilenet", "--fail", "latency:-5%"], "worse is more, so 'latency:+5%'"),
-        (["cnn", "mobilenet", "--fail", "throughput:-nan%"], "is written like 'throughput:-5%'"),
+        (["cnn", "mobilenet", "--fail", "accuracy:-1%"], "as in 'accuracy:-0.2pp'"),
+        (["cnn", "mobilenet", "--fail", "accuracy"], "as in 'accuracy:-0.2pp'"),
+        (["cnn", "mobilenet", "--fail", "accuracy:0.2pp"], "it falls; write 'accuracy:-0.2pp'"),
+        (["cnn", "mobilenet", "--fail", "latency:-5%"], "it rises; write 'latency:+5%'"),
+        (["cnn", "mobilenet", "--fail", "throughput:-nan%"], "as in 'throughput:-5%'"),
     ],
 )
 def test_wrong_usage_is_one_message(

@@ -1,4 +1,4 @@
-"""Find and compare two models, or two versions of the results; check limits that a new version must keep."""
+"""The comparison of two models, or of two versions of the results, and the limits that the second must keep."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bench.reporting.verdicts import Metric, Side, Verdict, Word, with_holm
 from bench.spec import Recipe, Status
 
 REFERENCE = "results/reference"
-"""The folder in which a git revision has its results."""
+"""The folder of a git revision that holds its results."""
 GIT_SECONDS = 120
 
 _EACH = (
@@ -49,7 +49,9 @@ class Limit:
     """The metric and the amount, as the user wrote them."""
     metrics: tuple[Metric, ...]
     allowed: float
-    """The largest difference that is allowed, a share or relative; below zero where more is better."""
+    """The largest difference allowed, as a share: of test images for the accuracy, else of the first's figure.
+
+    Negative where more is better."""
 
     def is_worse(self, verdict: Verdict) -> bool:
         """Return whether the difference is worse than allowed, and more than noise."""
@@ -74,14 +76,16 @@ def read_limits(text: str) -> list[Limit]:
         if name not in _LIMITS:
             raise unknown("metric in --fail:", name, _LIMITS)
         metrics, in_points = _LIMITS[name], name == "accuracy"
-        unit, sign = ("pp" if in_points else "%"), ("-" if metrics[0].higher_is_better else "+")
+        more_is_better = metrics[0].higher_is_better
+        unit, sign = "pp" if in_points else "%", "-" if more_is_better else "+"
         match = re.fullmatch(r"([+-]?\d+(?:\.\d+)?)\s*(pp|%)", amount)
         example = f"{name}:{sign}{'0.2' if in_points else '5'}{unit}"
         if match is None or match[2] != unit:
-            raise UserError(f"--fail {part.strip()!r}: how much worse NEW may be is written like {example!r}")
+            raise UserError(f"--fail {part.strip()!r}: give how much worse NEW may be, as in {example!r}")
         allowed = float(match[1]) / 100
-        if (allowed > 0) == metrics[0].higher_is_better and allowed != 0:
-            raise UserError(f"--fail {part.strip()!r}: worse is {'less' if sign == '-' else 'more'}, so {example!r}")
+        if (allowed > 0) == more_is_better and allowed != 0:
+            worse = "falls" if more_is_better else "rises"
+            raise UserError(f"--fail {part.strip()!r}: {name} gets worse when it {worse}; write {example!r}")
         limits.append(Limit(f"{name}:{amount}", metrics, allowed))
     return limits
 
@@ -89,7 +93,7 @@ def read_limits(text: str) -> list[Limit]:
 def check(pairs: Sequence[Pair], limits: Sequence[Limit]) -> Checked:
     """Check which limits the second of each pair keeps.
 
-    All checks are one family: by chance, any of Holm's p values is below 0.05 in at most 5 % of comparisons.
+    All checks are one family: if nothing differs, none of Holm's p values is below 0.05 in at least 95 % of cases.
     """
     asked = [(limit, pair, _judged(pair, metric)) for limit in limits for pair in pairs for metric in limit.metrics]
     judged = with_holm([verdict for _, _, verdict in asked])
@@ -105,7 +109,7 @@ def check(pairs: Sequence[Pair], limits: Sequence[Limit]) -> Checked:
         decided.add(limit.name)
         show = verdict.metric.show
         values = f"{show(verdict.first_value or 0)} to {show(verdict.second_value or 0)}"
-        p = f", p {verdict.p if verdict.p.startswith('<') else f'= {verdict.p}'}" if verdict.p else ""
+        p = f" (p {verdict.p if verdict.p.startswith('<') else f'= {verdict.p}'})" if verdict.p else ""
         line = f"{what}: {verdict.change}, from {values}, limit {limit.name}{p}"
         (checked.broken if limit.is_worse(verdict) else checked.kept).append(line)
     for name, why in reasons.items():
@@ -115,7 +119,7 @@ def check(pairs: Sequence[Pair], limits: Sequence[Limit]) -> Checked:
 
 
 def _judged(pair: Pair, metric: Metric) -> Verdict:
-    """Return the verdict to judge by; with too few seeds for recipes, that on checkpoints."""
+    """Return the verdict on a metric; that on recipes needs several seeds, else the one on checkpoints stands in."""
     by_metric = {verdict.metric: verdict for verdict in pair.verdicts}
     if metric is verdicts.RECIPES and by_metric[metric].difference is None:
         return by_metric[verdicts.CHECKPOINTS]
@@ -126,10 +130,10 @@ def _judged(pair: Pair, metric: Metric) -> Verdict:
 
 
 def compare(first: str, second: str, results: Path, limits: Sequence[Limit] = ()) -> Result:
-    """Compare two models of ``results``, or two versions: folders, or git revisions' reference results.
+    """Compare two models of ``results``, or two versions: results folders, or the reference results of git revisions.
 
     Raises:
-        UserError: one of the two is neither, or there is nothing to compare.
+        UserError: one of the two is neither a model nor a version, or there is nothing to compare.
     """
     with ExitStack() as stack:
         result = _models(first, second, results)
@@ -209,7 +213,8 @@ def _one_of(folders: Sequence[str], name: str, separator: str) -> str:
     if not folders:
         raise UserError(f"{name} holds no runs; python -m bench.run makes some")
     if len(folders) > 1:
-        raise UserError(f"{name} holds several results: name one, {' or '.join(name + separator + f for f in folders)}")
+        choice = " or ".join(name + separator + folder for folder in folders)
+        raise UserError(f"{name} holds several results: name one, {choice}")
     return folders[0]
 
 
