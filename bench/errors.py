@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
-    """Wrong usage: one message that says what was wrong and what would be right. Exit code 2."""
+    """Wrong usage. The message says in one line what was wrong and what would be right. Exit code 2."""
 
     exit_code = 2
 

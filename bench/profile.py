@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from bench.config.command_line import run_command
 from bench.config.run import Options
 
-_DESCRIPTION = """Do what python -m bench.run does with the same options, then say where the time of the whole command
-went, phase by phase. Where runs go on side by side each counts for its part, so the sum is the time on the clock."""
+_DESCRIPTION = """Do what python -m bench.run does with the same options, then print the time of each phase.
+Runs that go on side by side share their time, so that the phases sum to the time on the clock."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""``python -m bench.tune``: find a learning rate for each model, and report the cost of the search."""
+"""``python -m bench.tune``: find a learning rate for each model, and report what the search cost."""
 
 from __future__ import annotations
 

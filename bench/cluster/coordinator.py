@@ -1,7 +1,7 @@
-"""The actor between the workers and the driver: progress and outcomes one way, the state to resume from the other.
+"""The actor that passes progress and outcomes from the workers to the driver, and keeps the states to resume from.
 
-Ray Train's local mode stores no checkpoints, and its reports reach nobody. This small actor needs no storage that all
-nodes share, so results reach the driver's machine from any cluster.
+Ray Train's local mode stores no checkpoints and passes no reports on. This small actor does both, without storage that
+all nodes share, so results reach the driver's machine from any cluster.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Report = Begun | Progress | Saved | Outcome
 
 
 class Coordinator:
-    """The class of the actor. Its methods are coroutines, so that a driver that waits blocks no worker.
+    """The class of the actor. Its methods are coroutines, so that a waiting driver blocks no worker.
 
-    It outlives the workers, so it counts the attempts of each run, and ends the runs whose workers keep dying.
+    It outlives the workers, so it counts the attempts of each run and ends runs whose workers died too often.
     """
 
     def __init__(self, states: dict[str, bytes], max_failures: int) -> None:
@@ -49,9 +49,9 @@ class Coordinator:
         self._arrived.set()
 
     async def begin(self, run: Run, node_id: str, pid: int) -> bool:
-        """Note that a worker is about to train ``run``; return False if it must not.
+        """Note that a worker is about to train ``run``, and return True; return False if it must not train it.
 
-        It must not if the run has ended, if the command is ending, or if the run's workers were lost too often.
+        It must not if the run or the command has ended, or if the workers of the run were lost too often.
         """
         if self._closed or run.id in self._ended:
             return False
@@ -66,7 +66,7 @@ class Coordinator:
         return True
 
     async def end(self, run: Run, status: Status, reason: str) -> None:
-        """End a run that its worker cannot end by itself."""
+        """Give a run an outcome that its worker cannot send."""
         now = datetime.now(UTC)
         begun = self._begun.get(run.id)
         started_at = begun.at if begun else now
@@ -75,8 +75,8 @@ class Coordinator:
 
     async def end_active(self, runs: Sequence[Run], status: Status, reason: str) -> None:
         """End the run among ``runs`` that was being trained or, if none was, the first that has not ended."""
-        waiting = [run for run in runs if run.id not in self._ended]
-        for run in [run for run in waiting if run.id in self._begun] or waiting[:1]:
+        unfinished = await self.unfinished(runs)
+        for run in [run for run in unfinished if run.id in self._begun] or unfinished[:1]:
             await self.end(run, status, reason)
 
     async def unfinished(self, runs: Sequence[Run]) -> list[Run]:
@@ -88,7 +88,7 @@ class Coordinator:
         self._stopped.add(run_id)
 
     async def should_continue(self, run_id: str) -> bool:
-        """Return whether nobody has stopped the trial."""
+        """Return False if the trial is to end early."""
         return run_id not in self._stopped
 
     async def status(self, run_id: str) -> Status | None:
@@ -100,7 +100,7 @@ class Coordinator:
         self._closed = True
 
     async def keep(self, content: bytes, arrays: Sequence[object]) -> list[ray.ObjectRef]:
-        """Put a value into Ray's object store, owned by this actor; see :class:`bench.cluster.shared.Shared`."""
+        """Put a value into Ray's object store as its owner; see :class:`bench.cluster.shared.Shared`."""
         reference = ray.put((content, arrays))
         self._kept.append(reference)
         return [reference]

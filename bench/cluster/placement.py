@@ -13,7 +13,7 @@ from bench.errors import DoesNotFitError
 from bench.spec import Job, Run
 
 MOST_DEFAULT_CPUS = 4
-"""The most CPUs that a worker gets by default: batches of small images have no work for more."""
+"""The most CPUs that a worker gets by default: batches of small images cannot keep more busy."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """Return a name that is unique among the groups of a command."""
+        """Return a name that no other group of the command has."""
         return self.runs[0].id
 
 
@@ -76,9 +76,9 @@ def place(
 ) -> list[Group]:
     """Divide runs into groups with equal needs, in the order in which they are to start.
 
-    What a worker gets depends on the machine and the two options alone, never on the other runs of the command:
-    sums over two threads differ in their last digits from those over one, and so would the trained weights.
-    A run with one worker is a group of its own; runs with several workers share groups, as workers start slowly.
+    What a worker gets depends on the machine and the two options alone, never on the other runs of the command: with
+    another number of threads the last digits of sums change, and so would the trained weights.
+    A run with one worker is a group by itself; runs with several workers share groups, as workers start slowly.
 
     Args:
         jobs: what to train; all with the same number of workers.
@@ -87,7 +87,7 @@ def place(
         gpus_per_worker: None for one GPU where the cluster has any.
 
     Raises:
-        DoesNotFitError: not even one group fits into the empty cluster.
+        DoesNotFitError: the empty cluster has no room for a single group.
     """
     if not jobs:
         return []

@@ -28,7 +28,7 @@ class OptunaProposals:
 
         Args:
             space: the space to search.
-            job_of: returns the trial of a point.
+            job_of: returns the trial at a point.
             scores: points with their scores, from an earlier command.
             taken: job ids of trials that exist already.
             count: the number of trials to propose.
@@ -62,7 +62,7 @@ class OptunaProposals:
         """The name that Optuna knows a proposed trial by, by job id."""
 
     def propose(self) -> Job | None:
-        """Return a new trial, unlike all others; None when there is none."""
+        """Return a trial that does not exist yet; None when there are no more."""
         if self.remaining <= 0:
             return None
         for _ in range(100):

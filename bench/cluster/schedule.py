@@ -1,4 +1,4 @@
-"""The driver's side of training: submit every group to Ray, pass on events, turn failures into records."""
+"""The driver's side of training: it submits groups to Ray, passes events on, and turns failures into outcomes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Driver:
 
     @contextlib.contextmanager
     def _until_the_end(self) -> Iterator[None]:
-        """Give the runs under way their outcomes if the command is interrupted, or Ray is lost, in this context.
+        """End the runs under way if, in this context, the command is interrupted or Ray is lost.
 
         Raises:
             KeyboardInterrupt: passed on.
@@ -111,7 +111,7 @@ class Driver:
             self._finish(Outcome(run.id, measured))
 
     def _wait(self) -> None:
-        """Pass on the events of the next moment, and end the runs that take too long."""
+        """Pass on events for a quarter of a second, and end the runs that take too long."""
         self._take(_POLL_SECONDS)
         limit = self._limits.timeout_seconds or math.inf
         for run in self._active():
@@ -174,10 +174,10 @@ class Scheduler(Driver):
             ray.wait(list(submitted), num_returns=len(submitted), timeout=_GRACE_SECONDS)
 
     def _most_at_once(self, group: Group) -> float:
-        """Return how many groups may be submitted at once; with several workers per group, only as many as fit.
+        """Return how many groups may be submitted at once: all, or with several workers per group as many as fit.
 
-        With one worker all are submitted, so that Ray and an autoscaler see the whole demand. A task of several workers
-        reserves nothing itself: all would start at once, and wait for their workers until they time out.
+        Ray and an autoscaler should see the whole demand. But a task of several workers reserves nothing itself: all of
+        them would start at once, and wait for their workers until they time out.
         """
         return math.inf if group.need.workers == 1 else max(1, groups_that_fit(group.need, self._session.nodes))
 
@@ -186,7 +186,7 @@ class Scheduler(Driver):
         status, reason = Status.FAILED, "its task ended without a result"
         try:
             ray.get(reference)
-        except ray.exceptions.RayError as error:  # of another kind than to_blame() knows: Ray has given up
+        except ray.exceptions.RayError as error:  # if to_blame() returns None, Ray has given up
             status, reason = to_blame(error) or (Status.FAILED, f"its worker was lost: {first_line(error)}")
         unfinished: list[Run] = ray.get(self._coordinator.unfinished.remote(group.runs))
         if status is Status.OOM:
@@ -201,9 +201,9 @@ class Scheduler(Driver):
 
 
 def to_blame(error: object) -> tuple[Status, str] | None:
-    """Return (status, reason) of the run that was being trained when its task or trial ended with ``error``.
+    """Return (status, reason) for the run that was being trained when its task or trial ended with ``error``.
 
-    None means that the run is not to blame, since its process was lost: it may be tried again.
+    Return None if the run is not to blame, as its process was lost: it may be tried again.
     """
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return Status.OOM, OUT_OF_MEMORY

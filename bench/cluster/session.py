@@ -42,8 +42,12 @@ _QUIET = {
 }
 
 
+_LONGEST_FOLDER = 20
+"""The most characters of the folder for temporary files: the path of a socket has 83 more, and may have 107."""
+
+
 class ClusterLostError(Exception):
-    """The loss of Ray: it ended or cannot be reached any more. The message says what is known of the cause."""
+    """The loss of Ray: it ended or cannot be reached any more. The message is Ray's."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,8 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
 def ask_for_own_token() -> None:
     """Make the Ray that this process starts require a token, which is made now and kept in no file.
 
-    Ray listens on all interfaces, and anybody who reaches it could make it execute code. Call this before Ray is
-    imported: it reads the token then.
+    Ray listens on all interfaces, and without a token anybody who reaches it could execute code. Call this before Ray
+    is imported, which reads the token.
     """
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
@@ -101,10 +105,7 @@ def ask_for_own_token() -> None:
 
 @contextlib.contextmanager
 def _own_folder() -> Iterator[None]:
-    """Make a Ray that is started in this context keep its sockets and logs where no other user can read them.
-
-    The path of a socket is 70 characters longer than the folder's, and may have 107 in all.
-    """
+    """Make a Ray that is started in this context keep its sockets and logs where no other user can read them."""
     short = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108
     before = os.environ.get("RAY_TMPDIR")
     with tempfile.TemporaryDirectory(prefix="ray-", dir=short, ignore_cleanup_errors=True) as folder:
@@ -114,9 +115,6 @@ def _own_folder() -> Iterator[None]:
         finally:
             del os.environ["RAY_TMPDIR"]
             os.environ.update({} if before is None else {"RAY_TMPDIR": before})
-
-
-_LONGEST_FOLDER = 20
 
 
 def _join(address: str, **options: Any) -> None:
@@ -146,7 +144,8 @@ def _start(**options: Any) -> None:
         except Exception as error:
             ray.shutdown()
             if last:
-                raise UserError(f"Ray could not be started on this machine ({first_line(error)})") from None
+                reason = first_line(error)
+                raise UserError(f"Ray did not start on this machine ({reason}); --verbose shows its messages") from None
         else:
             return
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 5.0
 """Seconds that one of several workers waits before it reports that its run failed. If another worker's death was the
 cause, Ray Train ends this one meanwhile, and the run is tried again."""
+OUT_OF_MEMORY = "ended by Ray because the machine ran out of memory"
+"""The reason in the record of a run whose process Ray ended."""
 
 
 class WorkersLostError(Exception):
@@ -71,11 +73,11 @@ class RayContext:
     threads: int
 
     def report(self, progress: Progress) -> None:
-        """Send the progress without waiting for an answer."""
+        """Send the progress to the driver without waiting for an answer."""
         self.coordinator.put.remote(progress)
 
     def save(self, run_id: str, state: bytes) -> None:
-        """Hand the state over before the next epoch begins, so that it is safe if this worker dies."""
+        """Send the state and wait until it has arrived, so that it is safe if this worker dies."""
         answer_of(self.coordinator.put.remote(Saved(run_id, state)))
 
     def load(self, run_id: str) -> bytes | None:
@@ -146,9 +148,6 @@ def train_group(work: Work) -> None:
                 ray.get(work.coordinator.end_active.remote(runs, Status.OOM, OUT_OF_MEMORY))
             if ray.get(work.coordinator.unfinished.remote(runs)):
                 raise WorkersLostError("; ".join(first_line(cause) for cause in causes)) from None
-
-
-OUT_OF_MEMORY = "ended by Ray because the machine ran out of memory"
 
 
 def _train_loop(config: dict[str, Any]) -> None:

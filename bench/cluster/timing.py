@@ -1,4 +1,4 @@
-"""Timing of trained models: after the training, in one task that has a whole machine of the cluster."""
+"""Timing of trained models after the training, in one task that has a whole machine of the cluster to itself."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def time_alone(
         dataset: the data set that they were trained on.
         weights: the initial weights by model.
         plugin: the user's file that defines a model, if there is one.
-        backends: names of the back ends to time beside eager.
+        backends: names of back ends to time besides eager, which is always timed.
 
     Raises:
         NotTimedError: there are no figures; the message says why.
@@ -68,7 +68,10 @@ def time_alone(
         measured: Measured = ray.get(answer, timeout=seconds)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(answer, force=True)
-        raise NotTimedError(f"no machine with {threads} free CPUs, or no figures, within {seconds} s") from None
+        raise NotTimedError(
+            f"{threads} CPUs of one machine did not become free, or timing did not end, within {seconds} s; "
+            "the same command tries again"
+        ) from None
     except ray.exceptions.RayError as error:
         raise NotTimedError(first_line(error)) from None
     return measured

@@ -1,4 +1,4 @@
-"""A trial of a sweep, in its process: the same code trains it as a benchmark run, and Ray Tune hears of each epoch."""
+"""A trial of a sweep, in its process: the code of a benchmark run trains it, and each epoch is reported to Ray Tune."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class TuneContext(RayContext):
         self.stopped_after: int | None = None
         """The epoch after which the trial was stopped, as others were better; None if it was not."""
         self._judged = judged
-        self._latest: Progress
+        self._latest: Progress  # the last report before goes_on() is that of the whole epoch
 
     def report(self, progress: Progress) -> None:
-        """Send the progress without waiting for an answer."""
+        """Send the progress to the driver without waiting for an answer."""
         self._latest = progress
         super().report(progress)
 

@@ -58,7 +58,7 @@ class Halving:
     grace_period: int
     """Epochs that every trial gets."""
     reduction_factor: float
-    """The number of trials at a rung of which one goes on."""
+    """Of so many trials that reach a rung, one goes on."""
 
 
 @dataclass
@@ -82,14 +82,14 @@ class ModelSweep:
 
 
 class _NotKept:
-    """A part of Tune that Tune's own snapshots leave out: a sweep resumes from the store."""
+    """A part that Tune's snapshots leave out, as a sweep resumes from the store."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (SimpleNamespace, ())
 
 
 class _SideBySide(_NotKept, Searcher):  # type: ignore[misc]  # ray's types are not followed
-    """The order of trials: the next is of the model with the fewest under way, so that all sweeps go on together."""
+    """The order of trials: next is the model with the fewest under way, so that all models are tuned side by side."""
 
     def __init__(self, sweeps: Sequence[ModelSweep], announce: Callable[[Job], None]) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class _Judge(_NotKept, FIFOScheduler):  # type: ignore[misc]
         return bool(scheduler.on_trial_result(None, trials[job_id], result) != self.STOP)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Judge a trial after an epoch; a trial that is to stop is told so, and ends by itself."""
+        """Judge a trial after an epoch; tell one that is to stop, so that it ends by itself."""
         if "row" in result:
             row = EpochRecord.model_validate_json(result["row"])
             self._tell(row)
@@ -234,7 +234,7 @@ class SweepRunner(Driver):
         self._need, self._verbose = need, verbose
         self._switch = _Switch()
         self._from_tune: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        """What Tune's thread leaves for the driver's to do."""
+        """Calls that Tune's thread leaves for the driver's thread to make."""
 
     def search(self, sweeps: Sequence[ModelSweep], *, seconds: float | None = None) -> bool:
         """Train all trials; return whether ``seconds`` were over before that.
@@ -310,7 +310,7 @@ class SweepRunner(Driver):
         )
 
     def _pass_on(self, events: Sequence[Report]) -> None:
-        """Pass on events; first do what Tune's thread has left to do, as it is the earlier."""
+        """Pass on events, after the calls that Tune's thread has left, as they are earlier."""
         while not self._from_tune.empty():
             self._from_tune.get()()
         super()._pass_on(events)

@@ -1,4 +1,4 @@
-"""A whole export: what is stored goes to each place that was named, first to the one that may be out of reach."""
+"""The export of stored runs to each place that the user named; MLflow first, as its server may not answer."""
 
 from __future__ import annotations
 
@@ -46,11 +46,12 @@ def export(options: ExportOptions) -> None:
 
 
 def local_store(results: Path) -> str:
-    """Return the URI of the SQLite file that --mlflow without an address means."""
+    """Return the URI of the SQLite file in the results folder that --mlflow without an address writes."""
     return f"sqlite:///{(results / 'mlflow.db').absolute()}"
 
 
 def _needs(module: str, flag: str) -> bool:
+    """Return True; raise a UserError if a package that an option needs is not installed."""
     if importlib.util.find_spec(module) is None:
         raise UserError(f"{flag} needs the package {module}: pip install 'image-classifier-bench[export]'")
     return True

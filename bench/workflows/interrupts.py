@@ -1,4 +1,4 @@
-"""Early ends of a command: the first Ctrl-C stops it in good order, the second at once; or Ray is lost."""
+"""Commands that end early: the first Ctrl-C ends one in good order, the second at once; or Ray is lost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def interruptible() -> Iterator[None]:
 
 
 def exit_code_of_training(train: Callable[[], None], what: str) -> int:
-    """Call ``train``; return 0, or the exit code after Ctrl-C or the loss of Ray, which are told to the user.
+    """Call ``train`` and return 0; if Ctrl-C or the loss of Ray ends it, tell the user and return the exit code.
 
     Args:
         train: stores what it trains as it goes, so that the same command can go on from there.

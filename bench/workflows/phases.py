@@ -1,4 +1,4 @@
-"""The phases that the time of a command goes to, one after the other, so that together they are the whole."""
+"""The phases of a command, one after the other: where its time went. Their seconds sum to the whole."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import psutil
 from bench.spec import Record
 
 OTHER = "handing over, saving, waiting for CPUs"
-"""The phase for what is left of a run's time after the phases that its record names."""
+"""The phase for the rest of a run's time, in none of the phases that its record names."""
 
 
 class Phases:
     """A clock with named phases. Each moment since the process began belongs to exactly one."""
 
     def __init__(self, first: str) -> None:
-        """Begin with the phase ``first``, which has been going on since the process began."""
+        """Begin with the phase ``first``, which began with the process."""
         self._began = self._since = psutil.Process().create_time()
         self._name = first
         self.spans: list[tuple[str, float, float]] = []

@@ -65,7 +65,7 @@ class ProgressView(View):
         self.enter_context(self._bars)
 
     def begun(self, run_id: str, attempt: int) -> None:
-        """Show that a worker begins a run."""
+        """Show that a worker begins a run, for the ``attempt``-th time."""
         run = self._runs[run_id]
         if attempt > 1:
             self.say(f"{self._name(run)}: a worker was lost; attempt {attempt}")

@@ -1,4 +1,4 @@
-"""The record of a run, put together in one place."""
+"""The record of a run: what was asked for, what was measured, and with which version of this program."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from bench.spec import Outcome, Record, Result, Run
 def assemble(
     run: Run, outcome: Outcome, *, attempts: int = 1, contended: bool | None = None, git_commit: str | None = None
 ) -> Result:
-    """Return a run's record with all that the store keeps of it.
+    """Return a run's record, with all else that the store keeps of the run.
 
     Args:
         run: what was asked for.
         outcome: what its worker measured.
         attempts: how often it was started, in this command and earlier ones.
         contended: whether other runs shared the machine meanwhile; None is unknown.
-        git_commit: the commit of this harness.
+        git_commit: the commit of this program, from :func:`git_commit`.
     """
     record = Record(
         run_id=run.id,
@@ -38,7 +38,7 @@ def assemble(
 
 
 def git_commit() -> str | None:
-    """Return the commit of this harness, '+' behind it if files were changed; None outside a git checkout."""
+    """Return the commit of this program, with '+' if files were changed since; None outside a git checkout."""
     here = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""All pages of a results folder, made from what is stored; the same bytes when made again."""
+"""The pages of a results folder, made from what is stored; made again, they have the same bytes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def write_pages(store: Store, records: Sequence[Record] | None = None, *, show: 
 
     Args:
         store: the results folder.
-        records: the records that it holds, if they are read already.
-        show: print the comparison, as soon as it is known.
+        records: its records, if they were read already.
+        show: print the comparison before the slower pages are made, and the paths of all pages.
 
     Raises:
         UserError: a page cannot be written.

@@ -1,4 +1,4 @@
-"""A whole benchmark: plan, train what is missing, store each run as it ends, report."""
+"""A benchmark from start to end: plan it, train what is missing, store each run as it ends, time, report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RUNS = "runs"
 
 
 def run_benchmark(options: Options, phases: Phases | None = None) -> int:
-    """Do what ``options`` ask for, note in ``phases`` what takes how long, and return the exit code.
+    """Do what ``options`` ask for, note the time of each phase in ``phases``, and return the exit code.
 
     Raises:
         UserError: wrong usage, before anything is trained; or results that cannot be written.
@@ -86,7 +86,7 @@ class Benchmark:
         """A name for each job, by its id."""
 
     def run(self, session: Session | None = None) -> int:
-        """Train what is missing, time it, report, and return the exit code; without ``session``, start one."""
+        """Train what is missing, time it, report, and return the exit code; without a ``session``, start Ray."""
         options, code = self.options, 0
         # called once: it adds seeds to the jobs
         missing = _missing(self.jobs, self.stored, retry_failed=options.retry_failed) or self._too_wide()
@@ -157,7 +157,7 @@ class Benchmark:
         ]
         used = at_once * groups[0].need.workers * groups[0].need.cpus if groups else cpus
         if gpus == 0 and cpus - used >= 1:
-            lines.append(f"note: {used:g} of {cpus:g} CPUs are used; more --seeds, or --cpus-per-worker, can use more")
+            lines.append(f"note: {used:g} of {cpus:g} CPUs are used; raise --seeds or --cpus-per-worker to use more")
         if self.options.dry_run:
             rows = [
                 [
@@ -228,7 +228,7 @@ class Benchmark:
             scheduler.train(groups)
 
     def _too_wide(self) -> list[Job]:
-        """Add seeds, and return them as jobs, where --until-ci finds the interval too wide; print where it may not."""
+        """Add seeds where --until-ci finds the interval too wide, and return them as jobs; print where it adds none."""
         width = self.options.until_ci
         if width is None or self.options.dry_run:
             return []
@@ -256,7 +256,7 @@ class Benchmark:
         return _missing(more, self.stored, retry_failed=False) if more else []
 
     def _to_time(self) -> list[Record]:
-        """Return a finished run of each job that has neither a timing nor a failure of some back end asked for."""
+        """Return a finished run of each job for which some back end asked for was not timed and has not failed."""
         if self.options.no_timing or self.options.dry_run:
             return []
         asked, wanted, timed = [], self._backends(), self.store.timed()
@@ -284,7 +284,7 @@ class Benchmark:
         return self.store.root / (record.checkpoint or "no checkpoint")
 
     def _time(self, session: Session) -> None:
-        """Measure speed, one model at a time with the machine to itself."""
+        """Time the trained models, one at a time with the machine to itself, and store the timings."""
         records = self._to_time()
         if not records:
             return
@@ -339,7 +339,7 @@ def _missing(jobs: Sequence[Job], stored: Mapping[str, Record], *, retry_failed:
         if seeds:
             remaining.append(job.model_copy(update={"seeds": tuple(seeds)}))
     if failed:
-        print(f"{counted(failed, 'run')} failed in an earlier command, left as it was; --retry-failed tries again")
+        print(f"{counted(failed, 'run')} failed in an earlier command; --retry-failed tries again")
     return remaining
 
 

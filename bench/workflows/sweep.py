@@ -1,4 +1,4 @@
-"""A sweep of one model, as it is stored and as it grows while trials are trained."""
+"""Sweeps as they are stored, and as they grow while trials are trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StoredSweep:
 
     sweep: Sweep
     base: Job
-    """A trial without the values of the swept fields."""
+    """A trial whose swept fields have their defaults."""
     records: dict[str, Record] = field(default_factory=dict)
     """The stored records, by run id."""
     epochs: dict[str, list[EpochRecord]] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class StoredSweep:
         return Job.model_validate({**vars(self.base), "recipe": vars(self.base.recipe) | values})
 
     def values_of(self, job: Job | Run) -> Values:
-        """Return the point of a trial."""
+        """Return the point of the space that a trial is at."""
         return {name: getattr(job.recipe, name) for name in self.sweep.space.names}
 
     def trials(self) -> list[Trial]:
@@ -50,7 +50,7 @@ class StoredSweep:
         measured = [epoch.validation_accuracy for epoch in self.epochs.get(run_id, ())]
         return [accuracy for accuracy in measured if accuracy is not None]
 
-    def left_of(self, job: Job, *, retry_failed: bool) -> Job | None:
+    def remaining(self, job: Job, *, retry_failed: bool) -> Job | None:
         """Return the trial with the seeds that it still lacks; None if it is done."""
         seeds = []
         for run in job.runs():
@@ -74,7 +74,7 @@ class SweepNotes:
         self._commit = git_commit()
 
     def take(self, event: Event | EpochRecord | Job) -> None:
-        """Store and show an event; of a job, note the runs."""
+        """Store and show an event; a job is a trial about to be trained, whose runs are noted."""
         if isinstance(event, Job):
             self._runs.update({run.id: run for run in event.runs()})
         elif isinstance(event, Begun):
@@ -100,7 +100,7 @@ class SweepNotes:
         return self._sweeps[run.model], run
 
     def _keep(self, run_id: str) -> None:
-        """Store an unfinished trial with its epochs, so that they are kept if this process is killed."""
+        """Store an unfinished run with its epochs, so that they are kept if this process is killed."""
         stored, run = self._find(run_id)
         begun = self._begun.get(run_id)
         if begun is None:

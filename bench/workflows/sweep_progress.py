@@ -1,4 +1,4 @@
-"""The progress of a sweep: a live table on a terminal, a line for each trial anywhere."""
+"""The progress of sweeps: a live table on a terminal, and anywhere a line for each run that ends."""
 
 from __future__ import annotations
 
@@ -97,15 +97,15 @@ class SweepView(View):
         return table
 
 
-def _progress(one: _UnderWay) -> str:
-    progress = one.progress
+def _progress(under_way: _UnderWay) -> str:
+    progress = under_way.progress
     if progress is None:
         return "starting"
     if progress.phase == "features":
         return f"extracting features {100 * progress.phase_share:.0f} %"
     shown = f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}  "
     shown += f"{progress.images_per_second:,.0f} images/s"
-    return shown + (f"  validation {percent(one.accuracies[-1])}" if one.accuracies else "")
+    return shown + (f"  validation {percent(under_way.accuracies[-1])}" if under_way.accuracies else "")
 
 
 def _name(run: Run, values: Values) -> str:

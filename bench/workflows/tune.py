@@ -1,4 +1,4 @@
-"""A whole search: draw the trials, train those that are missing, store each as it ends, retrain the winners, report."""
+"""A search from start to end: draw the trials, train those missing, retrain the winners, report."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Search:
         if held_out["validation_size"] == 0:
             raise UserError(
                 f"{info.name} has {info.train_images} training images, too few to hold a tenth out; "
-                "--validation-size says how many"
+                "give a number with --validation-size"
             )
         self.sweeps: dict[str, StoredSweep] = {}
         for job in plan.jobs:
@@ -147,7 +147,7 @@ class Search:
 
     def _waiting(self, stored: StoredSweep) -> list[Job]:
         """Return the trials that are asked for and not done: first those begun, since they were drawn first."""
-        unfinished = [stored.left_of(job, retry_failed=self.options.retry_failed) for job in self._drawn(stored)]
+        unfinished = [stored.remaining(job, retry_failed=self.options.retry_failed) for job in self._drawn(stored)]
         waiting = [job for job in unfinished if job is not None]
         return sorted(waiting, key=lambda job: not any(run.id in stored.records for run in job.runs()))
 
@@ -172,7 +172,7 @@ class Search:
             return self._finish(session)
 
     def left(self) -> int:
-        """Return how many trials are to be trained."""
+        """Return the number of trials that are still to be trained."""
         return sum(len(self._waiting(stored)) + self._to_propose(stored) for stored in self.sweeps.values())
 
     def _tell_of_failed(self) -> None:

@@ -1,4 +1,4 @@
-"""``--lr-from-tune``: the best values of a sweep, for the runs of a benchmark."""
+"""``--lr-from-tune``: a benchmark whose runs take the best values of a sweep."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _refuse_contradictions(latest: Mapping[str, Swept], options: Options) -> Non
 
 
 def _differences(job: Job, swept: Swept) -> list[str]:
-    """Return what the sweep had otherwise than the job, in words: its winner may not be the best here."""
+    """Return in words where the sweep differed from the job: its winner may not be the best for the job."""
     sweep, differing = swept.sweep, []
     for name in Recipe.model_fields:
         theirs = getattr(sweep.recipe, name)
@@ -89,9 +89,9 @@ def _differences(job: Job, swept: Swept) -> list[str]:
 
 
 def note_sources(store: Store, jobs: Sequence[Job]) -> None:
-    """Write into finished runs of these jobs where their learning rate came from, if they do not say so.
+    """Note in the records of these jobs' finished runs where their learning rate came from.
 
-    A run has the same id wherever its learning rate came from, so one that is there is not trained again.
+    A run has the same id wherever its learning rate came from, so that one trained before is not trained again.
     """
     stored = {record.run_id: record for record in store.records()[0]}
     for job in jobs:
