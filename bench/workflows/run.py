@@ -6,13 +6,13 @@ import contextlib
 import itertools
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
 from bench.cluster.placement import Group, Node, groups_that_fit, place
-from bench.cluster.session import Session, connect
+from bench.cluster.session import ClusterLostError, Session, connect
 from bench.config.run import Options
 from bench.learning.backends import BACKENDS, check_installed
 from bench.reporting import images, stats
@@ -20,7 +20,7 @@ from bench.reporting.entries import labels_of
 from bench.reporting.store import Store
 from bench.reporting.sweeps import counted
 from bench.spec import Begun, Ended, Event, Job, Recipe, Record, Run, Saved, Status
-from bench.workflows.interrupts import INTERRUPTED, exit_code_of_training
+from bench.workflows.interrupts import INTERRUPTED, interruptible
 from bench.workflows.phases import Phases
 from bench.workflows.plan import Plan, make_plan
 from bench.workflows.progress import ProgressView
@@ -118,11 +118,8 @@ class Benchmark:
         """Train and time with Ray; return 0, or the exit code if that ended early."""
         options = self.options
         self.phases.enter("starting Ray")
-        with (
-            contextlib.nullcontext(connected)
-            if connected is not None
-            else connect(options.address, verbose=options.verbose)
-        ) as session:
+        opened = contextlib.nullcontext(connected) if connected else connect(options.address, verbose=options.verbose)
+        with opened as session:
             groups = self._place(missing, session)
             if groups or options.dry_run:
                 print(self._describe(groups, session.nodes), flush=True)
@@ -315,6 +312,26 @@ class Benchmark:
                     print(f"warning: {self.labels[record.job_id]} by {row.backend}: {row.reason}", file=sys.stderr)
             self.store.write_timings(record.run_id, [row for row in measured.timings if row.run_id == record.run_id])
             self.store.write_deployments(record.run_id, answered)
+
+
+def exit_code_of_training(train: Callable[[], None], what: str) -> int:
+    """Call ``train`` and return 0; if Ctrl-C or the loss of Ray ends it, tell the user and return the exit code.
+
+    Args:
+        train: stores what it trains as it goes, so that the same command can go on from there.
+        what: what it trains, in the plural.
+    """
+    kept = f"finished {what} are kept, and the same command goes on from here"
+    try:
+        with interruptible():
+            train()
+    except KeyboardInterrupt:
+        print(f"interrupted; {kept}")
+        return INTERRUPTED
+    except ClusterLostError as error:
+        print(f"error: Ray was lost ({error}); {kept}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def read_stored(store: Store) -> dict[str, Record]:

@@ -34,10 +34,9 @@ from bench.reporting.sweeps import (
 from bench.reporting.table import as_text
 from bench.reporting.tuning import found_table
 from bench.spec import Job, Recipe, Status
-from bench.workflows.interrupts import exit_code_of_training
 from bench.workflows.plan import Plan, check_sizes
 from bench.workflows.report import write_pages
-from bench.workflows.run import Benchmark, prepare, read_stored
+from bench.workflows.run import Benchmark, exit_code_of_training, prepare, read_stored
 from bench.workflows.sweep import FAILED, StoredSweep, SweepNotes
 from bench.workflows.sweep_progress import SweepView
 from bench.workflows.tuned import note_sources
@@ -272,9 +271,8 @@ class Search:
             for record in trial.records
             if record.seed == judged
         }
-        halving = None
-        if sweep.scheduler == "asha":
-            halving = Halving(_longest(stored), sweep.grace_period, sweep.reduction_factor)
+        early = Halving(_longest(stored), sweep.grace_period, sweep.reduction_factor)
+        halving = early if sweep.scheduler == "asha" else None
         return ModelSweep(stored.base.model, self._waiting(stored), judged, halving, proposals, history)
 
     # --- the winners -------------------------------------------------------------------------------------------------
