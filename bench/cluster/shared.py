@@ -12,7 +12,10 @@ from ray.actor import ActorHandle
 
 
 def answer_of(reference: ray.ObjectRef) -> Any:
-    """Return the value of a reference. Unlike with ray.get, a task that waits keeps its CPUs."""
+    """Return the value of a reference. A task that waits keeps its CPUs; in ray.get it would lend them to other tasks.
+
+    An actor, such as a trial of Ray Tune or a worker of Ray Train, keeps them in both.
+    """
     return reference.future().result()
 
 

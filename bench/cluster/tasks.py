@@ -170,9 +170,7 @@ def _train_loop(config: dict[str, Any]) -> None:
     )
     node_id = ray.get_runtime_context().get_node_id()
     for run in work.group.runs:
-        may_begin = None
-        if context.rank == 0:
-            may_begin = answer_of(coordinator.begin.remote(run, node_id, os.getpid()))
+        may_begin = answer_of(coordinator.begin.remote(run, node_id, os.getpid())) if context.rank == 0 else None
         if several:
             may_begin = broadcast_from_rank_zero(may_begin)
         if not may_begin:

@@ -199,21 +199,16 @@ class _GivenUp(_NotKept, tune.Callback):  # type: ignore[misc]
 
 
 class _Switch(_NotKept, tune.Stopper):  # type: ignore[misc]
-    """A stopper that ends the whole search once it is set."""
+    """A stopper that ends the whole search once it is on; any thread may turn it on."""
 
-    def __init__(self) -> None:
-        self._set = threading.Event()
-
-    def set(self) -> None:
-        """Set the switch; any thread may do so."""
-        self._set.set()
+    on = False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        """Return whether the switch is set; Tune asks all the time."""
-        return self._set.is_set()
+        """Return whether the switch is on; Tune asks all the time."""
+        return self.on
 
 
 class SweepRunner(Driver):
@@ -337,7 +332,7 @@ class SweepRunner(Driver):
     def _interrupt(self, reason: str) -> None:
         """End the trials under way, which can resume from their last epoch, and the search."""
         ray.get(self._coordinator.close.remote())
-        self._switch.set()
+        self._switch.on = True
         self._take(0)
         for run in self._active():
             self._end(run, Status.INTERRUPTED, reason)

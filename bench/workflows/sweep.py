@@ -41,10 +41,6 @@ class StoredSweep:
         """Return the trials that have records."""
         return trials_of(self.sweep, self.records.values(), self.epochs)
 
-    def trial(self, job_id: str) -> Trial:
-        """Return the trial with this job id."""
-        return next(trial for trial in self.trials() if trial.job_id == job_id)
-
     def accuracies(self, run_id: str) -> list[float]:
         """Return the validation accuracy after each epoch of a run."""
         measured = [epoch.validation_accuracy for epoch in self.epochs.get(run_id, ())]
@@ -124,7 +120,7 @@ class SweepNotes:
         if measured.epochs_done is None and epochs:
             measured = measured.model_copy(update={"epochs_done": len(epochs)})
         record = self._write(stored, run, Outcome(run.id, measured, list(epochs)), ended.attempts, ended.contended)
-        self._view.finished(record, stored.trial(record.job_id))
+        self._view.finished(record, next(trial for trial in stored.trials() if trial.job_id == record.job_id))
 
     def _write(
         self, stored: StoredSweep, run: Run, outcome: Outcome, attempts: int, contended: bool | None = None
