@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import re
 import subprocess
@@ -85,6 +86,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _file(item: pytest.Item) -> str:
     return item.path.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_collections() -> Iterator[None]:
+    """Leave PyTorch's many objects out of garbage collections: statsmodels asks for one in each Holm correction."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -42,6 +42,7 @@ def blocks(
     noise: float = 0.02,
     machine: float = 0.1,
     count: int = 40,
+    calls: Sequence[tuple[str, int, int]] = (("training", 64, 3), ("inference", 1, 20), ("inference", 250, 1)),
 ) -> list[Timing]:
     """Timings of a whole command: blocks in turns, samples alike within a block.
 
@@ -52,11 +53,12 @@ def blocks(
         noise: relative standard deviation of the command, and three times that of a block, to the reference step.
         machine: by which all is faster or slower than at another time, which the reference step shows.
         count: of blocks.
+        calls: what is timed: its kind, its batch size, and samples of it in a block.
     """
     shared: dict[str, Any] = {"run_id": run_id, "contended": False, "device": "cpu", "threads": 2, "precision": "fp32"}
     pace = random.normal(0, machine)
     found = []
-    for kind, size, samples in (("training", 64, 3), ("inference", 1, 20), ("inference", 250, 1)):
+    for kind, size, samples in calls:
         command = random.normal(0, noise)
         sample = 0
         for block in range(count):
@@ -70,7 +72,7 @@ def blocks(
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fill(make_record: Make) -> Fill:
     """A results folder of jobs: for each model how many images its seeds got wrong."""
 
@@ -98,10 +100,10 @@ def run(*arguments: str | Path) -> int:
 # --- models -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def results(fill: Fill, tmp_path: Path) -> Path:
-    fill(tmp_path / "results", {"cnn": [8, 9, 10], "mobilenet": [190, 200, 210]})
-    return tmp_path / "results"
+@pytest.fixture(scope="module")
+def results(fill: Fill, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models with three seeds each; the tests only read them."""
+    return fill(tmp_path_factory.mktemp("compare") / "results", {"cnn": [8, 9, 10], "mobilenet": [190, 200, 210]}).root
 
 
 def test_two_models_of_a_folder(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -438,6 +440,10 @@ def no_power(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "_RESAMPLES", 99)
 
 
+JUDGED = (("training", 64, 3), ("inference", 250, 1))
+"""The calls behind the two throughputs; the latency of one image would take five times as many samples."""
+
+
 def pairs_of(random: np.random.Generator, make_record: Make, slower: dict[str, float]) -> list[Pair]:
     """Two models, each timed once in OLD and once in NEW, where some are slower by a factor."""
     pairs = []
@@ -445,7 +451,7 @@ def pairs_of(random: np.random.Generator, make_record: Make, slower: dict[str, f
         record = make_record(model)
         sides = []
         for name, factor in (("OLD", 1.0), ("NEW", slower.get(model, 1.0))):
-            speeds = summarise([blocks(random, record.run_id, seconds=0.01 * factor)])
+            speeds = summarise([blocks(random, record.run_id, seconds=0.01 * factor, calls=JUDGED)])
             sides.append(Side(name, Entry(model, [record], speeds), Store(Path("nowhere"))))
         pairs.append(
             Pair(model, model, [verdicts.speed(metric, *sides) for metric in (verdicts.TRAINING, verdicts.INFERENCE)])
