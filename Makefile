@@ -23,7 +23,7 @@ test: .venv/.installed-test
 	$(BIN)/python -m pytest $(TWO_AT_A_TIME) $(ARGS)
 
 test-fast: .venv/.installed-test
-	$(BIN)/python -m pytest -m "not slow and not ray" $(ARGS)
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not slow and not ray and not heavy" $(ARGS)
 
 test-all: .venv/.installed-test
 	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "slow or not slow" $(ARGS)

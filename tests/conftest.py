@@ -37,6 +37,8 @@ USES_RAY = (
     *("tests/cluster/test_session.py", "tests/cluster/test_tune.py"),
 )
 
+STARTS_A_PROCESS = {"modules_after", "browser"}
+"""Fixtures that make a test heavy."""
 
 SKIPPED: list[str] = []
 AVOIDABLE = re.compile("MNIST|Chromium|could not import|not installed")
@@ -82,6 +84,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _file(item) in USES_RAY:
             item.add_marker("ray")
+        if STARTS_A_PROCESS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("heavy")
 
 
 def _file(item: pytest.Item) -> str:

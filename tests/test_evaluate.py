@@ -28,6 +28,8 @@ def mlp(classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
 """
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def results() -> Results:

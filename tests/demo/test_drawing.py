@@ -62,6 +62,7 @@ def accuracy(said: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
     return float((said == labels).mean())
 
 
+@pytest.mark.heavy
 def test_redrawn_digits_are_read_as_well_as_the_originals(
     read: Reader, hundred: tuple[Digits, NDArray[np.int64]], canvases: list[Image.Image]
 ) -> None:
@@ -81,6 +82,7 @@ def thin(hundred: tuple[Digits, NDArray[np.int64]]) -> list[list[tuple[tuple[flo
     return [centre_line(digit) for digit in hundred[0]]
 
 
+@pytest.mark.heavy
 def test_small_drawings_with_an_alpha_channel(
     read: Reader, hundred: tuple[Digits, NDArray[np.int64]], thin: list[list[tuple[tuple[float, float], ...]]]
 ) -> None:
@@ -99,6 +101,7 @@ def test_small_drawings_with_an_alpha_channel(
     assert accuracy(read(shown(pictures)), labels) >= accuracy(read(digits), labels) - 0.05
 
 
+@pytest.mark.heavy
 def test_light_ink_on_dark_paper(
     read: Reader, hundred: tuple[Digits, NDArray[np.int64]], canvases: list[Image.Image]
 ) -> None:
@@ -134,6 +137,7 @@ def test_a_photograph_with_uneven_light(
     assert accuracy(read(shown(photographs)), labels) >= accuracy(read(digits), labels) - 0.06
 
 
+@pytest.mark.heavy
 def test_mnist_digits_stay_what_they_are(read: Reader, results: Results) -> None:
     digits, labels = results.data.test.images[::4, 0], results.data.test.labels[::4]
     again = shown([Image.fromarray(digit) for digit in digits])

@@ -30,6 +30,8 @@ FLAGS = (
 )
 SECONDS = 1000
 
+pytestmark = pytest.mark.heavy
+
 
 def chromium() -> str | None:
     found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))

@@ -15,6 +15,8 @@ from bench.learning.checkpoint import load_trained
 from bench.learning.models import weights
 from bench.learning.models.registry import MODELS
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def results() -> Results:

@@ -31,6 +31,8 @@ from bench.spec import Job, Outcome, Progress, Recipe
 
 SPEC, MOBILENET = MODELS["cnn"], MODELS["mobilenet"]
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
