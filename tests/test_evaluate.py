@@ -75,6 +75,7 @@ def test_the_same_images_as_a_folder_of_pictures(
     assert accuracy_line(capsys.readouterr().out) == expected(results)
 
 
+@pytest.mark.slow
 @pytest.mark.mnist
 def test_the_whole_mnist_as_idx_files_and_as_10000_pictures(
     results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
