@@ -243,7 +243,7 @@ def test_csv_needs_neither_torch_nor_ray(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_bad_input(
+def test_bad_input_is_one_message(
     arguments: list[str],
     words: list[str],
     results: Results,

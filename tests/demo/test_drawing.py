@@ -83,7 +83,7 @@ def thin(hundred: tuple[Digits, NDArray[np.int64]]) -> list[list[tuple[tuple[flo
 
 
 @pytest.mark.heavy
-def test_small_drawings_with_an_alpha_channel(
+def test_small_drawings_with_an_alpha_channel_are_read(
     read: Reader, hundred: tuple[Digits, NDArray[np.int64]], thin: list[list[tuple[tuple[float, float], ...]]]
 ) -> None:
     """32 x 32 pixels; black, white and red ink on nothing."""
@@ -102,7 +102,7 @@ def test_small_drawings_with_an_alpha_channel(
 
 
 @pytest.mark.heavy
-def test_light_ink_on_dark_paper(
+def test_light_ink_on_dark_paper_is_read(
     read: Reader, hundred: tuple[Digits, NDArray[np.int64]], canvases: list[Image.Image]
 ) -> None:
     digits, labels = hundred
@@ -128,7 +128,7 @@ def photograph(canvas: Image.Image, random: np.random.Generator) -> Image.Image:
 
 
 @pytest.mark.slow
-def test_a_photograph_with_uneven_light(
+def test_a_photograph_with_uneven_light_is_read(
     read: Reader, hundred: tuple[Digits, NDArray[np.int64]], canvases: list[Image.Image]
 ) -> None:
     digits, labels = hundred
@@ -171,7 +171,7 @@ def digit(name: str = "3", size: tuple[int, int] = (400, 400), width: int = 8) -
     return sample(name, size=size, width=width)
 
 
-def test_the_same_drawing_in_every_mode() -> None:
+def test_a_drawing_comes_out_alike_in_every_image_mode() -> None:
     drawing = digit()
     expected = to_mnist(drawing)
     assert expected is not None
@@ -260,7 +260,7 @@ def test_every_drawing_comes_out_as_mnist_was_made(
 
 @pytest.mark.slow
 @pytest.mark.mnist
-def test_digits_of_the_whole_mnist_redrawn(read: Reader) -> None:
+def test_redrawn_digits_of_the_whole_mnist_are_read_as_well_as_the_originals(read: Reader) -> None:
     test = datasets.load("mnist", mnist_folder()).test
     chosen = np.random.default_rng(1).choice(len(test.labels), 100, replace=False)
     digits, labels = test.images[chosen, 0], test.labels[chosen]
