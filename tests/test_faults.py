@@ -23,11 +23,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pyarrow.parquet
 import pytest
 import torch
-from running import Ran, Running, command, environment, gone
+from running import Ran, Running, command, environment, gone, ray_node
 
 from bench.errors import UserError
 from bench.learning.context import LocalContext
@@ -530,35 +529,24 @@ def test_eight_processes_on_a_cold_cache_twenty_times(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_node_killed_during_training(folder: Path, start: Callable[..., Running]) -> None:
-    ray = str(Path(sys.executable).with_name("ray"))
+def test_a_run_on_a_node_that_is_killed_is_trained_again_on_another(
+    folder: Path, start: Callable[..., Running]
+) -> None:
     port = 20_000 + os.getpid() % 20_000
     alone = {**environment(RAY_AUTH_MODE="disabled"), "http_proxy": "", "https_proxy": ""}
-
-    def begin(*words: str) -> None:
-        done = subprocess.run(
-            [ray, "start", "--num-cpus=1", *words], env=alone, cwd="/", capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def raylets() -> set[psutil.Process]:
-        return {process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"}
-
-    before = raylets()
-    begin("--head", f"--port={port}", "--include-dashboard=false")
-    try:
-        head = raylets() - before
-        address = subprocess.run(["hostname", "-i"], capture_output=True, text=True, check=True).stdout.split()[0]
-        begin(f"--address={address}:{port}")
-        (second,) = raylets() - before - head
+    address = subprocess.run(["hostname", "-i"], capture_output=True, text=True, check=True).stdout.split()[0]
+    head = ("--head", "--num-cpus=1", f"--port={port}", "--include-dashboard=false")
+    with (
+        ray_node(*head, env=alone),
+        ray_node("--num-cpus=1", f"--address={address}:{port}", env=alone) as second,
+    ):
         running = start(
             [*arguments("slow", "cnn", epochs=12), "--cpus-per-worker", "1", "--address", f"{address}:{port}"], **alone
         )
         running.wait_for(lambda log: "slow seed 0: epoch 2/12" in log)
-        second.kill()
+        (raylet,) = (one for one in second.children(recursive=True) if one.name() == "raylet")
+        raylet.kill()
         assert running.process.wait(280) == 0, running.log.read_text()
         found = records(folder)
         assert set(found.status) == {"ok"}, found.reason
         assert found.attempts.max() <= 2
-    finally:
-        subprocess.run([ray, "stop", "--force"], env=alone, capture_output=True, check=False, timeout=60)

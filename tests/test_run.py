@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset
 import pytest
-from running import Ran, command, environment
+from running import Ran, command, environment, ray_node
 
 from bench.learning.context import LocalContext
 from bench.learning.data import datasets
@@ -343,12 +343,9 @@ def test_what_can_never_fit_ends_soon_and_says_what_is_there(tmp_path: Path) -> 
 
 
 def test_a_running_cluster_is_used_and_results_come_to_the_driver(tmp_path: Path) -> None:
-    ray = str(Path(sys.executable).with_name("ray"))
     port = 20_000 + os.getpid() % 20_000
-    start = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
-    started = subprocess.run(start, check=False, capture_output=True, text=True, env=environment(), cwd="/", timeout=60)
-    assert started.returncode == 0, started.stdout + started.stderr
-    try:
+    head = ("--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false")
+    with ray_node(*head, env=environment()):
         ran = command(
             "bench.run",
             *("--models", "cnn", "--dataset", "synthetic", "--epochs", 1, "--address", f"127.0.0.1:{port}"),
@@ -359,8 +356,6 @@ def test_a_running_cluster_is_used_and_results_come_to_the_driver(tmp_path: Path
         assert ran.code == 0, ran
         assert list(records(tmp_path / "results").status) == ["ok"]
         socket.create_connection(("127.0.0.1", port), timeout=5).close()  # the cluster goes on after the command
-    finally:
-        subprocess.run([ray, "stop", "--force"], capture_output=True, check=False, timeout=60)
 
 
 @pytest.mark.skipif(shutil.which("script") is None, reason="needs util-linux's script for a terminal")
