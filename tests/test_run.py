@@ -238,7 +238,7 @@ def test_the_same_seed_gives_the_same_predictions(main_job: tuple[Ran, Path], tm
 def test_two_workers_average_their_gradients(tmp_path: Path) -> None:
     ran = command(
         "bench.run",
-        *("--models", "cnn", "--workers-per-job", 2, "--dataset", "mnist-5k", "--epochs", 2, "--seeds", 2),
+        *("--models", "cnn", "--workers-per-job", 2, "--dataset", "synthetic", "--epochs", 3, "--seeds", 2),
         cwd=tmp_path,
     )
     assert ran.code == 0, ran  # the run itself fails if the workers' weights differ in a bit
@@ -247,7 +247,7 @@ def test_two_workers_average_their_gradients(tmp_path: Path) -> None:
     assert set(found.attempts) == {1}
     for record in found.itertuples():
         stored = pd.read_parquet(tmp_path / "results" / "predictions" / f"{record.run_id}.parquet")
-        assert list(stored.image) == list(range(1000))
+        assert list(stored.image) == list(range(200))
         assert record.test_correct == (stored.label == stored.predicted).sum()
         assert record.test_accuracy > 0.90
 
@@ -307,14 +307,14 @@ def test_a_place_that_became_free_takes_waiting_seeds_of_the_other_job(tmp_path:
     share = max(1, (os.cpu_count() or 1) // 2)
     ran = command(
         "bench.run",
-        *("--models", "slow", "quick", "--plugin", "mine.py", "--dataset", "synthetic", "--epochs", 1, "--seeds", 6),
+        *("--models", "slow", "quick", "--plugin", "mine.py", "--dataset", "synthetic", "--epochs", 1, "--seeds", 4),
         *("--cpus-per-worker", share, "--no-timing"),
         cwd=tmp_path,
     )
     assert ran.code == 0, ran
     found = records(tmp_path / "results")
     assert (found.attempts == 1).all()
-    assert len(found) == 12
+    assert len(found) == 8
     slow = found[found.model == "slow"]
     at_once = [((slow.started_at <= start) & (slow.ended_at > start)).sum() for start in slow.started_at]
     assert max(at_once) == 2
