@@ -147,7 +147,7 @@ def test_a_run_goes_on_when_one_of_its_two_workers_is_killed(folder: Path, start
     assert (found.status, found.attempts) == ("ok", 2)
 
 
-# F2, F10 -----------------------------------------------------------------------------------------------------------
+# --- Ray or the command is killed ------------------------------------------------------------------------------------
 
 
 def finished_runs(folder: Path) -> dict[str, int]:
@@ -156,7 +156,9 @@ def finished_runs(folder: Path) -> dict[str, int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_driver_killed_at_twenty_moments(folder: Path, start: Callable[..., Running]) -> None:
+def test_a_command_killed_at_twenty_moments_loses_no_run_and_ends_on_the_same_bits(
+    folder: Path, start: Callable[..., Running]
+) -> None:
     """Kill a six-run command and start it again, twenty times; whenever it gets through, begin anew."""
     words = [*arguments("slow", "cnn", epochs=2, seeds=3), "--cpus-per-worker", "1"]
     chance = random.Random(1)  # noqa: S311 - moments, not secrets
@@ -248,10 +250,10 @@ def slow_result(folder: Path) -> Result:
     return assemble(run, execute(run, inputs(folder), LocalContext()))
 
 
-# F3 ----------------------------------------------------------------------------------------------------------------
+# --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 
-def test_control_c(folder: Path, start: Callable[..., Running]) -> None:
+def test_control_c_ends_every_process_and_keeps_what_was_trained(folder: Path, start: Callable[..., Running]) -> None:
     words = arguments("cnn", "slow", epochs=60)
     running = start([*words[:-1], "60"])
     running.wait_for(lambda log: "slow seed 0: epoch 2/60" in log)
@@ -268,10 +270,10 @@ def test_control_c(folder: Path, start: Callable[..., Running]) -> None:
     assert "interrupted" in (folder / "results" / "summary.md").read_text()
 
 
-# F4, F8 ------------------------------------------------------------------------------------------------------------
+# --- memory and time run out -----------------------------------------------------------------------------------------
 
 
-def test_memory_and_hangs_become_records(folder: Path) -> None:
+def test_a_hang_and_a_lack_of_memory_become_records_and_spoil_no_other_run(folder: Path) -> None:
     words = [*arguments("sleeper", "hungry", "cnn", timeout=20), "--cpus-per-worker", "1"]
     ran = command("bench.run", *words, cwd=folder)
     assert ran.code == 1, ran
@@ -294,7 +296,7 @@ def test_memory_and_hangs_become_records(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_sleeps_for_ever_with_a_timeout_of_five_seconds(folder: Path) -> None:
+def test_a_worker_that_sleeps_for_ever_is_ended_soon_after_its_timeout(folder: Path) -> None:
     ran = command("bench.run", *arguments("sleeper", timeout=5), cwd=folder)
     assert ran.code == 1, ran
     found = records(folder).iloc[0]
@@ -316,7 +318,7 @@ def test_a_batch_that_does_not_fit_is_halved_by_the_command(folder: Path) -> Non
     assert (found.batch_size, found.batch_size_used) == (64, 16)
 
 
-# F5 ----------------------------------------------------------------------------------------------------------------
+# --- a disk is full --------------------------------------------------------------------------------------------------
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -383,7 +385,7 @@ def test_a_full_disk_leaves_what_was_there(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_between_two_commands(folder: Path) -> None:
+def test_a_disk_that_fills_between_two_commands_loses_nothing(folder: Path) -> None:
     results = folder / "results"
     with small_disk(results):
         ok(folder, command("bench.run", *arguments("slow"), cwd=folder), 1)
@@ -398,10 +400,10 @@ def test_a_disk_that_fills_between_two_commands(folder: Path) -> None:
         assert not list(results.rglob("*.tmp"))
 
 
-# F7 ----------------------------------------------------------------------------------------------------------------
+# --- files are torn --------------------------------------------------------------------------------------------------
 
 
-def test_torn_and_foreign_shards_are_set_aside(folder: Path) -> None:
+def test_torn_and_foreign_shards_are_reported_and_set_aside(folder: Path) -> None:
     result = slow_result(folder)
     store = Store(folder / "results")
     store.prepare()
@@ -424,7 +426,7 @@ def test_torn_and_foreign_shards_are_set_aside(folder: Path) -> None:
     assert [file.name for file in runs.iterdir()] == ["other.parquet"]
 
 
-# F9 ----------------------------------------------------------------------------------------------------------------
+# --- two write at once -----------------------------------------------------------------------------------------------
 
 WRITER = """
 import dataclasses, pickle, sys
@@ -449,7 +451,7 @@ for number in range(20):
 """
 
 
-def test_two_processes_write_into_one_folder(folder: Path) -> None:
+def test_two_processes_that_write_into_one_folder_lose_no_record(folder: Path) -> None:
     result = slow_result(folder)
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, name], cwd=folder, env=environment(), stdin=subprocess.PIPE)
@@ -467,7 +469,7 @@ def test_two_processes_write_into_one_folder(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_commands_into_one_folder(folder: Path, start: Callable[..., Running]) -> None:
+def test_two_commands_into_one_folder_train_each_run_and_lose_none(folder: Path, start: Callable[..., Running]) -> None:
     running = start(arguments("slow", seeds=2))
     other = command("bench.run", *arguments("slow", "cnn", seeds=1), cwd=folder)
     assert other.code == 0, other
@@ -480,7 +482,7 @@ def test_two_commands_into_one_folder(folder: Path, start: Callable[..., Running
         assert len(pd.read_parquet(folder / "results" / "epochs" / f"{run_id}.parquet")) == 2
 
 
-# F6 ----------------------------------------------------------------------------------------------------------------
+# --- two download at once --------------------------------------------------------------------------------------------
 
 FETCHER = """
 import sys
@@ -510,16 +512,16 @@ def cold_cache(folder: Path, rounds: int) -> None:
         server.shutdown()
 
 
-def test_eight_processes_on_a_cold_cache(folder: Path) -> None:
+def test_eight_processes_fill_a_cold_cache_with_one_whole_file(folder: Path) -> None:
     cold_cache(folder, rounds=1)
 
 
 @pytest.mark.slow
-def test_eight_processes_on_a_cold_cache_twenty_times(folder: Path) -> None:
+def test_eight_processes_fill_a_cold_cache_with_one_whole_file_twenty_times(folder: Path) -> None:
     cold_cache(folder, rounds=20)
 
 
-# F11 ---------------------------------------------------------------------------------------------------------------
+# --- a node is lost --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
