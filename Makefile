@@ -7,7 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# Two processes: the tests that start Ray in one, the others beside them (tests/conftest.py).
+# Two processes, each with a half of the tests that start Ray (tests/conftest.py).
 TWO_AT_A_TIME := -n 2 --no-loadscope-reorder
 WITH_RAY := tests/test_run.py::test_main_job_trains_both_models_on_real_digits \
 	tests/test_run.py::test_two_workers_average_their_gradients
