@@ -7,7 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# Two processes: the tests that start Ray in one, the others beside them (tests/conftest.py).
+# Two processes, each with a half of the tests that start Ray (tests/conftest.py).
 TWO_AT_A_TIME := -n 2 --no-loadscope-reorder
 WITH_RAY := tests/test_run.py::test_main_job_trains_both_models_on_real_digits \
 	tests/test_run.py::test_two_workers_average_their_gradients
@@ -23,7 +23,7 @@ test: .venv/.installed-test
 	$(BIN)/python -m pytest $(TWO_AT_A_TIME) $(ARGS)
 
 test-fast: .venv/.installed-test
-	$(BIN)/python -m pytest -m "not slow and not ray" $(ARGS)
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not slow and not ray and not heavy" $(ARGS)
 
 test-all: .venv/.installed-test
 	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "slow or not slow" $(ARGS)

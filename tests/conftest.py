@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import re
 import subprocess
@@ -31,11 +32,12 @@ ask_for_own_token()  # before a test imports Ray
 
 ROOT = Path(__file__).parents[1]
 
-USES_RAY = (
-    *("tests/test_run.py", "tests/test_setups.py", "tests/test_tune.py", "tests/test_faults.py"),
-    *("tests/cluster/test_session.py", "tests/cluster/test_tune.py"),
-)
+RAY_FIRST = ("tests/test_run.py", "tests/test_faults.py")
+RAY_LAST = ("tests/test_setups.py", "tests/test_tune.py", "tests/cluster/test_session.py", "tests/cluster/test_tune.py")
+USES_RAY = (*RAY_FIRST, *RAY_LAST)
 
+STARTS_A_PROCESS = {"modules_after", "browser"}
+"""Fixtures that make a test heavy."""
 
 SKIPPED: list[str] = []
 AVOIDABLE = re.compile("MNIST|Chromium|could not import|not installed")
@@ -64,27 +66,37 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where tests run in two processes: all that start Ray in one, as each takes the whole machine; the rest beside."""
+    """Where tests run in two processes, one begins with RAY_FIRST, and the other ends with RAY_LAST."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class RayInOne(LoadScopeScheduling):  # type: ignore[misc]
+    class RayInTwo(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "ray" if file in USES_RAY else file
+            return "Ray first" if file in RAY_FIRST else "Ray last" if file in RAY_LAST else file
 
-    return RayInOne(config, log)
+    return RayInTwo(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts Ray begins first: it takes as long as all the rest."""
-    items.sort(key=lambda item: _file(item) not in USES_RAY)
+    """The tests of RAY_FIRST take as long as all others together."""
+    items.sort(key=lambda item: (_file(item) in RAY_LAST) - (_file(item) in RAY_FIRST))
     for item in items:
         if _file(item) in USES_RAY:
             item.add_marker("ray")
+        if STARTS_A_PROCESS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("heavy")
 
 
 def _file(item: pytest.Item) -> str:
     return item.path.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_collections() -> Iterator[None]:
+    """Leave PyTorch's many objects out of garbage collections: statsmodels asks for one in each Holm correction."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

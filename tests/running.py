@@ -6,8 +6,9 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +86,35 @@ class Running:
                 if " ".join(one.cmdline()).startswith(("ray::train_group", "ray::RayTrainWorker")):
                     found.append(one)
         return found
+
+
+@contextlib.contextmanager
+def ray_node(*words: str, env: dict[str, str]) -> Iterator[psutil.Process]:
+    """``ray start WORDS`` for as long as the block lasts; what else uses Ray on the machine is left alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        with log.open("w") as out:
+            process = psutil.Popen(
+                [str(Path(sys.executable).with_name("ray")), "start", "--block", *words],
+                cwd="/",
+                env={**env, "PYTHONUNBUFFERED": "1"},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+        try:
+            end = time.monotonic() + 60
+            while "Ray runtime started" not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < end, log.read_text()
+                time.sleep(0.1)
+            yield process
+        finally:
+            family = [process, *process.children(recursive=True)] if process.poll() is None else []
+            for one in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+            gone(family, 20)
 
 
 def gone(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:

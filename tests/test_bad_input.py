@@ -1,4 +1,7 @@
-"""What a user can do wrong: one message that names it and says what would be right, exit code 2, soon, no traceback."""
+"""What a user can do wrong: one message that names it and says what would be right, exit code 2, soon, no traceback.
+
+Most tests call the command's ``main()`` in this process; a few start the command itself.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import gzip
 import pickle
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,24 @@ import safetensors.numpy
 import torch
 from running import Ran, command
 
+from bench import report, run
+
 SYNTHETIC = ("--dataset", "synthetic")
+
+Call = Callable[..., Ran]
+
+pytestmark = pytest.mark.usefixtures("registries")
+
+
+@pytest.fixture
+def bench_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """``python -m bench.run`` with these arguments in an empty folder, without a process of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Ran:
+        return Ran(run.main([str(argument) for argument in arguments]), *capfd.readouterr())
+
+    return call
 
 
 def refused(ran: Ran, *words: str) -> None:
@@ -74,10 +95,27 @@ def refused(ran: Ran, *words: str) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_arguments(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+def test_a_wrong_argument_is_one_message(arguments: list[str], words: list[str], bench_run: Call) -> None:
     start = time.monotonic()
-    ran = command("bench.run", *arguments, cwd=tmp_path)
-    refused(ran, *words)
+    refused(bench_run(*arguments), *words)
+    assert time.monotonic() - start < 15
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--models", "cnm"], ["model 'cnm'", "did you mean 'cnn'"]),
+        ([*SYNTHETIC, "--batch-size", "1001"], ["--batch-size", "1001", "1,000 training images of synthetic"]),
+        ([*SYNTHETIC, "--address", "127.0.0.1:9"], ["--address", "127.0.0.1:9", "nothing answers"]),
+    ],
+    ids=["before the data is read", "after the data is read", "before Ray is started"],
+)
+def test_the_command_itself_prints_that_message_and_nothing_else(
+    arguments: list[str], words: list[str], tmp_path: Path
+) -> None:
+    start = time.monotonic()
+    refused(command("bench.run", *arguments, cwd=tmp_path), *words)
     assert time.monotonic() - start < 15  # 5 s on an idle machine; most take below one
 
 
@@ -92,31 +130,29 @@ def test_arguments(arguments: list[str], words: list[str], tmp_path: Path) -> No
         ("!!python/object/apply:os.system ['touch owned']", ["mine.yaml", "not valid YAML"]),
     ],
 )
-def test_presets(text: str, words: list[str], tmp_path: Path) -> None:
+def test_a_wrong_preset_is_one_message(text: str, words: list[str], tmp_path: Path, bench_run: Call) -> None:
     (tmp_path / "mine.yaml").write_text(text)
-    refused(command("bench.run", "--experiment", "mine.yaml", cwd=tmp_path), *words)
+    refused(bench_run("--experiment", "mine.yaml"), *words)
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_plugin_that_raises_an_exception(tmp_path: Path) -> None:
+def test_a_plugin_that_raises_an_exception_is_named_with_it(tmp_path: Path, bench_run: Call) -> None:
     (tmp_path / "mine.py").write_text("import a_package_that_nobody_has\n")
-    refused(
-        command("bench.run", "--plugin", "mine.py", *SYNTHETIC, cwd=tmp_path), "mine.py", "a_package_that_nobody_has"
-    )
+    refused(bench_run("--plugin", "mine.py", *SYNTHETIC), "mine.py", "a_package_that_nobody_has")
 
 
-def test_a_plugin_with_a_name_that_is_taken(tmp_path: Path) -> None:
+def test_a_plugin_may_not_take_the_name_of_another_model(tmp_path: Path, bench_run: Call) -> None:
     source = "from bench.learning.models import register\nregister('cnn')(lambda classes: 0)\n"
     (tmp_path / "mine.py").write_text(source)
-    refused(command("bench.run", "--plugin", "mine.py", *SYNTHETIC, cwd=tmp_path), "model 'cnn' is registered twice")
+    refused(bench_run("--plugin", "mine.py", *SYNTHETIC), "model 'cnn' is registered twice")
 
 
-def test_a_data_folder_without_data(tmp_path: Path) -> None:
-    ran = command("bench.run", "--dataset", "mnist", "--data-dir", tmp_path, cwd=tmp_path)
-    refused(ran, str(tmp_path), "train-images-idx3-ubyte")
+def test_a_data_folder_without_data_is_named_with_the_file_that_is_missing(tmp_path: Path, bench_run: Call) -> None:
+    refused(bench_run("--dataset", "mnist", "--data-dir", tmp_path), str(tmp_path), "train-images-idx3-ubyte")
 
 
-def test_mnist_that_cannot_be_had(tmp_path: Path) -> None:
+@pytest.mark.heavy
+def test_without_mnist_and_without_network_the_message_names_data_dir(tmp_path: Path) -> None:
     ran = command("bench.run", "--dataset", "mnist", cwd=tmp_path, BENCH_CACHE=str(tmp_path / "cache"))
     refused(ran, "mnist is not on disk", "--data-dir")
 
@@ -135,26 +171,26 @@ def idx_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_idx_files_with_other_contents(idx_folder: Path, tmp_path: Path) -> None:
-    ran = command("bench.run", "--dataset", "mnist", "--data-dir", idx_folder, cwd=tmp_path)
+def test_idx_files_with_other_contents_are_refused(idx_folder: Path, bench_run: Call) -> None:
+    ran = bench_run("--dataset", "mnist", "--data-dir", idx_folder)
     refused(ran, "train-images-idx3-ubyte.gz", "SHA-256", "ba891046")
 
 
-def test_a_truncated_idx_file(idx_folder: Path, tmp_path: Path) -> None:
+def test_a_truncated_idx_file_is_called_damaged(idx_folder: Path, bench_run: Call) -> None:
     file = idx_folder / "train-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:-20])
-    ran = command("bench.run", "--dataset", "mnist", "--data-dir", idx_folder, cwd=tmp_path)
-    refused(ran, "train-images-idx3-ubyte.gz", "damaged")
+    refused(bench_run("--dataset", "mnist", "--data-dir", idx_folder), "train-images-idx3-ubyte.gz", "damaged")
 
 
-def test_a_missing_idx_file(idx_folder: Path, tmp_path: Path) -> None:
+def test_a_missing_idx_file_is_named(idx_folder: Path, bench_run: Call) -> None:
     (idx_folder / "t10k-labels-idx1-ubyte.gz").unlink()
-    ran = command("bench.run", "--data-dir", idx_folder, cwd=tmp_path)
-    refused(ran, "t10k-labels-idx1-ubyte", str(idx_folder))
+    refused(bench_run("--data-dir", idx_folder), "t10k-labels-idx1-ubyte", str(idx_folder))
 
 
 @pytest.mark.mnist
-def test_one_flipped_byte_in_mnist(tmp_path: Path, mnist_dir: Path) -> None:
+def test_mnist_with_one_flipped_byte_or_a_missing_end_is_called_damaged(
+    tmp_path: Path, mnist_dir: Path, bench_run: Call
+) -> None:
     folder = tmp_path / "data"
     shutil.copytree(mnist_dir, folder)
     file = folder / "train-images-idx3-ubyte.gz"
@@ -163,11 +199,10 @@ def test_one_flipped_byte_in_mnist(tmp_path: Path, mnist_dir: Path) -> None:
     file.unlink()
     (folder / "train-images-idx3-ubyte").write_bytes(content)
     start = time.monotonic()
-    ran = command("bench.run", "--dataset", "mnist", "--data-dir", folder, cwd=tmp_path)
-    refused(ran, "train-images-idx3-ubyte", "damaged")
+    refused(bench_run("--dataset", "mnist", "--data-dir", folder), "train-images-idx3-ubyte", "damaged")
     assert time.monotonic() - start < 15
     (folder / "train-images-idx3-ubyte").write_bytes(content[:-1000])
-    refused(command("bench.run", "--dataset", "mnist", "--data-dir", folder, cwd=tmp_path), "train-images-idx3-ubyte")
+    refused(bench_run("--dataset", "mnist", "--data-dir", folder), "train-images-idx3-ubyte")
 
 
 class Malicious:
@@ -179,28 +214,30 @@ class Malicious:
 
 
 @pytest.mark.parametrize("model", ["cnn", "mobilenet"])
-def test_weights_that_do_not_fit(model: str, tmp_path: Path) -> None:
+def test_weights_of_other_shapes_are_refused_with_the_shapes_expected(
+    model: str, tmp_path: Path, bench_run: Call
+) -> None:
     torch.save({"conv1.weight": torch.zeros(8, 1, 5, 5)}, tmp_path / "other.pth")
     start = time.monotonic()
-    ran = command("bench.run", "--models", model, "--weights", "other.pth", *SYNTHETIC, cwd=tmp_path)
+    ran = bench_run("--models", model, "--weights", "other.pth", *SYNTHETIC)
     refused(ran, "other.pth", f"do not fit {model}", "expected")
     assert time.monotonic() - start < 100  # 5 s on an idle machine
 
 
-def test_weights_of_another_model(tmp_path: Path) -> None:
+def test_weights_of_another_model_are_refused_with_the_name_that_is_missing(tmp_path: Path, bench_run: Call) -> None:
     safetensors.numpy.save_file({"fc.weight": np.zeros((10, 784), np.float32)}, tmp_path / "other.safetensors")
-    ran = command("bench.run", "--models", "cnn", "--weights", "other.safetensors", *SYNTHETIC, cwd=tmp_path)
+    ran = bench_run("--models", "cnn", "--weights", "other.safetensors", *SYNTHETIC)
     refused(ran, "other.safetensors", "do not fit cnn", "conv1.weight is missing")
 
 
 @pytest.mark.parametrize("name", ["broken.pth", "broken.safetensors"])
-def test_weights_that_are_no_weights(name: str, tmp_path: Path) -> None:
+def test_a_file_that_holds_no_weights_is_refused(name: str, tmp_path: Path, bench_run: Call) -> None:
     (tmp_path / name).write_bytes(b"no weights at all" * 20)
-    ran = command("bench.run", "--models", "cnn", "--weights", name, *SYNTHETIC, cwd=tmp_path)
-    refused(ran, name)
+    refused(bench_run("--models", "cnn", "--weights", name, *SYNTHETIC), name)
 
 
-def test_weights_that_would_execute_code(tmp_path: Path) -> None:
+@pytest.mark.heavy
+def test_weights_that_would_execute_code_are_refused_and_execute_nothing(tmp_path: Path) -> None:
     owned = tmp_path / "owned"
     with (tmp_path / "evil.pth").open("wb") as file:
         pickle.dump(Malicious(owned), file)
@@ -209,5 +246,8 @@ def test_weights_that_would_execute_code(tmp_path: Path) -> None:
     assert not owned.exists()
 
 
-def test_report_without_results(tmp_path: Path) -> None:
-    refused(command("bench.report", "--results", tmp_path, cwd=tmp_path), str(tmp_path), "bench.run")
+def test_a_report_without_results_names_the_command_that_makes_some(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ran = Ran(report.main(["--results", str(tmp_path)]), *capfd.readouterr())
+    refused(ran, str(tmp_path), "bench.run")

@@ -42,6 +42,7 @@ def blocks(
     noise: float = 0.02,
     machine: float = 0.1,
     count: int = 40,
+    calls: Sequence[tuple[str, int, int]] = (("training", 64, 3), ("inference", 1, 20), ("inference", 250, 1)),
 ) -> list[Timing]:
     """Timings of a whole command: blocks in turns, samples alike within a block.
 
@@ -52,11 +53,12 @@ def blocks(
         noise: relative standard deviation of the command, and three times that of a block, to the reference step.
         machine: by which all is faster or slower than at another time, which the reference step shows.
         count: of blocks.
+        calls: what is timed: its kind, its batch size, and samples of it in a block.
     """
     shared: dict[str, Any] = {"run_id": run_id, "contended": False, "device": "cpu", "threads": 2, "precision": "fp32"}
     pace = random.normal(0, machine)
     found = []
-    for kind, size, samples in (("training", 64, 3), ("inference", 1, 20), ("inference", 250, 1)):
+    for kind, size, samples in calls:
         command = random.normal(0, noise)
         sample = 0
         for block in range(count):
@@ -70,7 +72,7 @@ def blocks(
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fill(make_record: Make) -> Fill:
     """A results folder of jobs: for each model how many images its seeds got wrong."""
 
@@ -98,13 +100,13 @@ def run(*arguments: str | Path) -> int:
 # --- models -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def results(fill: Fill, tmp_path: Path) -> Path:
-    fill(tmp_path / "results", {"cnn": [8, 9, 10], "mobilenet": [190, 200, 210]})
-    return tmp_path / "results"
+@pytest.fixture(scope="module")
+def results(fill: Fill, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models with three seeds each; the tests only read them."""
+    return fill(tmp_path_factory.mktemp("compare") / "results", {"cnn": [8, 9, 10], "mobilenet": [190, 200, 210]}).root
 
 
-def test_two_models_of_a_folder(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_models_of_a_folder_are_compared_in_every_metric(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("cnn", "mobilenet", "--results", results) == 0
 
     shown = capsys.readouterr().out
@@ -115,7 +117,7 @@ def test_two_models_of_a_folder(results: Path, capsys: pytest.CaptureFixture[str
     assert "- cnn vs mobilenet (parameters): the same." in shown
 
 
-def test_json_says_the_same(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_every_metric_with_its_interval(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("cnn", "mobilenet", "--results", results, "--format", "json") == 0
 
     found = json.loads(capsys.readouterr().out)
@@ -194,7 +196,7 @@ def timed(folder: Path, model: str, **how: Any) -> None:
 LIMITS = "accuracy:-0.2pp,throughput:-5%"
 
 
-def test_a_version_and_itself(versions: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_version_and_itself_keep_every_limit(versions: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*versions, "--fail", LIMITS) == 0
 
     shown = capsys.readouterr().out
@@ -269,7 +271,7 @@ def test_a_limit_that_cannot_be_checked_is_no_success(
     assert "not checked: cnn, training throughput" in told.out
 
 
-def test_what_is_in_one_version_only_is_said(fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_of_one_version_only_are_named(fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = fill(tmp_path / "a", {"cnn": [10], "mobilenet": [10]}).root
     new = fill(tmp_path / "b", {"cnn": [10], "mlp": [10]}).root
 
@@ -282,7 +284,7 @@ def test_what_is_in_one_version_only_is_said(fill: Fill, tmp_path: Path, capsys:
     assert "nothing can be checked for mobilenet on data" in capsys.readouterr().err
 
 
-def test_a_torn_file_is_named(versions: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_torn_file_is_reported_and_kept(versions: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     (versions[0] / "runs" / "torn.parquet").write_bytes(b"PAR1")
 
     assert run(*versions) == 0
@@ -331,7 +333,7 @@ def repository(fill: Fill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return folder
 
 
-def test_two_revisions(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_revisions_of_a_repository_are_compared(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("HEAD~1", "HEAD:one", "--fail", "accuracy:-0.2pp") == 1
     assert "-1.00 points, from 99.00 % to 98.00 %" in capsys.readouterr().out
     assert run("HEAD~1", "HEAD:results/reference/two", "--fail", "accuracy:-0.2pp") == 0
@@ -357,7 +359,7 @@ def test_two_revisions(repository: Path, capsys: pytest.CaptureFixture[str]) -> 
         ("..", "HEAD~1", ".. holds no runs"),
     ],
 )
-def test_revisions_that_are_not_clear(
+def test_a_revision_that_is_not_clear_is_refused_with_what_to_name(
     old: str, new: str, words: str, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(old, new) == 2
@@ -396,7 +398,7 @@ def test_wrong_usage_is_one_message(
     assert told.out == ""
 
 
-def test_models_that_never_saw_the_same_data(
+def test_models_that_never_saw_the_same_data_are_refused(
     fill: Fill, tmp_path: Path, make_record: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = fill(tmp_path, {"cnn": [10]})
@@ -406,7 +408,9 @@ def test_models_that_never_saw_the_same_data(
     assert "not trained on the same data set" in capsys.readouterr().err
 
 
-def test_folders_without_anything_in_common(fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_without_anything_in_common_are_refused(
+    fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     old, new = fill(tmp_path / "a", {"cnn": [10]}).root, fill(tmp_path / "b", {"mlp": [10]}).root
 
     assert run(old, new) == 2
@@ -438,6 +442,10 @@ def no_power(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "_RESAMPLES", 99)
 
 
+JUDGED = (("training", 64, 3), ("inference", 250, 1))
+"""The calls behind the two throughputs; the latency of one image would take five times as many samples."""
+
+
 def pairs_of(random: np.random.Generator, make_record: Make, slower: dict[str, float]) -> list[Pair]:
     """Two models, each timed once in OLD and once in NEW, where some are slower by a factor."""
     pairs = []
@@ -445,7 +453,7 @@ def pairs_of(random: np.random.Generator, make_record: Make, slower: dict[str, f
         record = make_record(model)
         sides = []
         for name, factor in (("OLD", 1.0), ("NEW", slower.get(model, 1.0))):
-            speeds = summarise([blocks(random, record.run_id, seconds=0.01 * factor)])
+            speeds = summarise([blocks(random, record.run_id, seconds=0.01 * factor, calls=JUDGED)])
             sides.append(Side(name, Entry(model, [record], speeds), Store(Path("nowhere"))))
         pairs.append(
             Pair(model, model, [verdicts.speed(metric, *sides) for metric in (verdicts.TRAINING, verdicts.INFERENCE)])

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import bench
 
 ADDED = '    warmup_steps: int = _choice(7, "steps before the learning rate is whole", metavar="N", ge=0)\n'
@@ -47,6 +49,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.heavy
 def test_one_line_adds_a_field_everywhere(tmp_path: Path) -> None:
     copy = tmp_path / "bench"
     shutil.copytree(Path(bench.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))

@@ -28,6 +28,8 @@ def mlp(classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
 """
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def results() -> Results:
@@ -53,7 +55,7 @@ def as_pictures(images: np.ndarray, labels: np.ndarray, folder: Path) -> Path:
     return folder
 
 
-def test_the_accuracy_of_the_record(results: Results, tmp_path: Path) -> None:
+def test_a_checkpoint_has_the_accuracy_of_its_record(results: Results, tmp_path: Path) -> None:
     ran = command("bench.evaluate", "--weights", results.checkpoint, "--csv", "said.csv", cwd=tmp_path)
     assert ran.code == 0, ran
     assert accuracy_line(ran.out) == expected(results)
@@ -65,7 +67,7 @@ def test_the_accuracy_of_the_record(results: Results, tmp_path: Path) -> None:
     assert sum(row["label"] == row["predicted"] for row in rows) == results.record.test_correct
 
 
-def test_the_same_images_as_a_folder_of_pictures(
+def test_the_same_images_as_a_folder_of_pictures_give_the_same_accuracy(
     results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = as_pictures(results.data.test.images, results.data.test.labels, tmp_path)
@@ -73,8 +75,9 @@ def test_the_same_images_as_a_folder_of_pictures(
     assert accuracy_line(capsys.readouterr().out) == expected(results)
 
 
+@pytest.mark.slow
 @pytest.mark.mnist
-def test_the_whole_mnist_as_idx_files_and_as_10000_pictures(
+def test_the_whole_mnist_gives_the_same_accuracy_from_idx_files_and_pictures(
     results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mnist = mnist_folder()
@@ -88,7 +91,9 @@ def test_the_whole_mnist_as_idx_files_and_as_10000_pictures(
     assert from_idx.endswith("of 10,000")
 
 
-def test_pictures_without_labels(results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_without_labels_are_read_as_drawings(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for number in range(3):
@@ -110,14 +115,18 @@ def test_pictures_without_labels(results: Results, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.slow
-def test_a_data_set_as_drawings(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reading_a_data_set_as_drawings_loses_at_most_20_digits(
+    results: Results, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--weights", str(results.checkpoint), "--dataset", "mnist-5k", "--as-drawing"]) == 0
     correct = int(accuracy_line(capsys.readouterr().out).split()[0].replace(",", ""))
     assert results.record.test_correct is not None
     assert correct >= results.record.test_correct - 20
 
 
-def test_a_published_state_dict(results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_published_state_dict_is_evaluated(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "published.pth"
     torch.save({"model_state_dict": safetensors.torch.load_file(results.checkpoint)}, file)
     assert main(["--model", "cnn", "--weights", str(file), "--dataset", "mnist-5k"]) == 0
@@ -125,7 +134,7 @@ def test_a_published_state_dict(results: Results, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.usefixtures("registries")
-def test_a_model_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_model_is_evaluated_with_its_plugin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN)
     safetensors.torch.save_file(
         {"1.weight": torch.zeros(10, 784), "1.bias": torch.arange(10.0)}, tmp_path / "m.safetensors"
@@ -156,7 +165,7 @@ class Malicious:
         return Path.touch, (self.target,)
 
 
-def test_a_malicious_pickle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     owned = tmp_path / "owned"
     torch.save({"conv1.weight": Malicious(owned)}, tmp_path / "evil.pth")
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(Malicious(owned)))
@@ -168,12 +177,12 @@ def test_a_malicious_pickle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert not owned.exists()
 
 
-def test_a_checkpoint_of_another_model(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_of_another_model_is_refused(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(main(["--model", "mobilenet", "--weights", str(results.checkpoint)]), *capsys.readouterr())
     refused(ran, "checkpoint of cnn, not of mobilenet")
 
 
-def test_wrong_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_shapes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"conv1.weight": torch.zeros(8, 1, 5, 5)}, tmp_path / "other.pth")
     ran = Ran(main(["--model", "cnn", "--weights", str(tmp_path / "other.pth")]), *capsys.readouterr())
     refused(ran, "other.pth do not fit cnn", "conv1.weight has 8x1x5x5, expected 32x1x3x3")
@@ -195,7 +204,7 @@ def test_wrong_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_bad_input(
+def test_bad_input_is_one_message(
     arguments: list[str],
     words: list[str],
     results: Results,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import shutil
 import time
@@ -25,6 +27,8 @@ from bench.reporting.store import Store
 from bench.spec import Recipe, Record, Result, Status
 
 Make = Callable[..., Record]
+
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +56,20 @@ def export(*arguments: object) -> int:
 # --- MLflow ------------------------------------------------------------------------------------------------------
 
 
-def test_mlflow_shows_the_runs(stored: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export("--results", stored.root, "--mlflow") == 0
-    assert "4 added" in capsys.readouterr().out
+def test_mlflow_shows_each_run_once_however_often_it_is_exported(
+    stored: Store, capsys: pytest.CaptureFixture[str], make_record: Make, make_result: Callable[[Record], Result]
+) -> None:
     from mlflow.tracking import MlflowClient
+
+    def shown() -> list[object]:
+        client = MlflowClient(f"sqlite:///{stored.root}/mlflow.db")
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return list(client.search_runs(experiments))
+
+    for line in ("4 added, 0 replaced, 0 there already", "0 added, 0 replaced, 4 there already"):
+        assert export("--results", stored.root, "--mlflow") == 0
+        assert line in capsys.readouterr().out
+        assert len(shown()) == 4
 
     client = MlflowClient(f"sqlite:///{stored.root}/mlflow.db")
     names = {experiment.name: experiment.experiment_id for experiment in client.search_experiments()}
@@ -82,28 +96,12 @@ def test_mlflow_shows_the_runs(stored: Store, capsys: pytest.CaptureFixture[str]
         plots = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "plots")}
         assert plots == {"plots/training.png", "plots/confusion.png"}
 
-
-def test_mlflow_twice_gives_no_duplicates(
-    stored: Store, capsys: pytest.CaptureFixture[str], make_record: Make, make_result: Callable[[Record], Result]
-) -> None:
-    from mlflow.tracking import MlflowClient
-
-    def runs() -> list[object]:
-        client = MlflowClient(f"sqlite:///{stored.root}/mlflow.db")
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        return list(client.search_runs(experiments))
-
-    for line in ("4 added, 0 replaced, 0 there already", "0 added, 0 replaced, 4 there already"):
-        assert export("--results", stored.root, "--mlflow") == 0
-        assert line in capsys.readouterr().out
-        assert len(runs()) == 4
-
     # a run that was trained again takes the place of the old one; a new one is added
     stored.write(make_result(make_record(seed=1, test_accuracy=0.5)))
     stored.write(make_result(make_record(seed=2)))
     assert export("--results", stored.root, "--mlflow") == 0
     assert "1 added, 1 replaced, 3 there already" in capsys.readouterr().out
-    assert len(runs()) == 5
+    assert len(shown()) == 5
 
 
 def test_an_interrupted_export_is_completed(
@@ -139,7 +137,9 @@ def test_a_server_that_cannot_be_reached_changes_nothing(stored: Store, tmp_path
 
 
 @pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////nowhere/at/all.db", "http://[", "ftp://127.0.0.1"])
-def test_a_uri_that_is_none(uri: str, stored: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_mlflow_address_that_cannot_be_used_is_one_message(
+    uri: str, stored: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert export("--results", stored.root, "--mlflow", uri) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -243,7 +243,7 @@ def test_csv_needs_neither_torch_nor_ray(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_bad_input(
+def test_bad_input_is_one_message(
     arguments: list[str],
     words: list[str],
     results: Results,
@@ -274,10 +274,18 @@ def agrees(content: bytes, checkpoint: Path, images: np.ndarray) -> None:
     assert np.abs(found - expected).max() < 1e-3
 
 
-def test_onnx_agrees_with_pytorch(results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export("--results", results.folder, "--onnx", tmp_path) == 0
-    assert capsys.readouterr().out.count("agrees with PyTorch on 1,000 test images of mnist-5k") == 2
-    file = tmp_path / f"{results.record.run_id}.onnx"
+@pytest.fixture(scope="module")
+def exported(results: Results, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What the export of two models to ONNX prints, and the file of the better one."""
+    folder, out = tmp_path_factory.mktemp("onnx"), io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert export("--results", results.folder, "--onnx", folder) == 0
+    return out.getvalue(), folder / f"{results.record.run_id}.onnx"
+
+
+def test_onnx_agrees_with_pytorch(results: Results, exported: tuple[str, Path]) -> None:
+    said, file = exported
+    assert said.count("agrees with PyTorch on 1,000 test images of mnist-5k") == 2
     agrees(file.read_bytes(), results.checkpoint, results.data.test.images)
 
     import onnx
@@ -294,13 +302,20 @@ def test_onnx_agrees_with_pytorch(results: Results, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.mnist
-def test_onnx_agrees_on_the_10000_test_images_of_mnist(results: Results, tmp_path: Path) -> None:
-    assert export("--results", results.folder, "--onnx", tmp_path) == 0
+def test_onnx_agrees_on_the_10000_test_images_of_mnist(results: Results, exported: tuple[str, Path]) -> None:
     images = datasets.load("mnist", mnist_folder()).test.images
-    agrees((tmp_path / f"{results.record.run_id}.onnx").read_bytes(), results.checkpoint, images)
+    agrees(exported[1].read_bytes(), results.checkpoint, images)
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 28, 28), (1, 64, 50), (3, 20, 40)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 28, 28),
+        (3, 20, 40),
+        pytest.param((3, 28, 28), marks=pytest.mark.slow),
+        pytest.param((1, 64, 50), marks=pytest.mark.slow),
+    ],
+)
 def test_onnx_of_a_model_that_resizes_and_sees_colour(shape: tuple[int, int, int], tmp_path: Path) -> None:
     from bench.learning.checkpoint import to_safetensors
     from bench.learning.models.build import build

@@ -23,11 +23,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pyarrow.parquet
 import pytest
 import torch
-from running import Ran, Running, command, environment, gone
+from running import Ran, Running, command, environment, gone, ray_node
 
 from bench.errors import UserError
 from bench.learning.context import LocalContext
@@ -131,32 +130,10 @@ def ok(folder: Path, ran: Ran, runs: int) -> pd.DataFrame:
     return found
 
 
-# Ray itself --------------------------------------------------------------------------------------------------------
+# --- a worker is killed ----------------------------------------------------------------------------------------------
 
 
-def test_ray_killed_during_training(folder: Path, start: Callable[..., Running]) -> None:
-    running = start(arguments("slow", epochs=4))
-    running.wait_for(lambda log: "epoch 2/4" in log)
-    time.sleep(0.5)  # what it takes to go on from there follows the line at once; the next epoch takes a second
-    (raylet,) = (one for one in running.family() if one.name() == "raylet")
-    raylet.kill()
-
-    assert running.process.wait(60) == 1, running.log.read_text()
-    said = running.log.read_text()
-    assert "error: Ray was lost" in said
-    assert "Traceback" not in said
-    assert list(records(folder).status) == ["interrupted"]
-
-    again = command("bench.run", *arguments("slow", epochs=4), cwd=folder)
-
-    ok(folder, again, 1)
-    assert "epoch 2/4" not in again.out  # it went on after the epoch that was done
-
-
-# F1 ----------------------------------------------------------------------------------------------------------------
-
-
-def test_one_of_two_workers_killed(folder: Path, start: Callable[..., Running]) -> None:
+def test_a_run_goes_on_when_one_of_its_two_workers_is_killed(folder: Path, start: Callable[..., Running]) -> None:
     running = start(arguments("slow", epochs=4, workers_per_job=2))
     running.wait_for(lambda log: "epoch 2/4" in log)
     workers = [one for one in running.workers() if "RayTrainWorker" in " ".join(one.cmdline())]
@@ -170,7 +147,7 @@ def test_one_of_two_workers_killed(folder: Path, start: Callable[..., Running]) 
     assert (found.status, found.attempts) == ("ok", 2)
 
 
-# F2, F10 -----------------------------------------------------------------------------------------------------------
+# --- Ray or the command is killed ------------------------------------------------------------------------------------
 
 
 def finished_runs(folder: Path) -> dict[str, int]:
@@ -179,7 +156,9 @@ def finished_runs(folder: Path) -> dict[str, int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_driver_killed_at_twenty_moments(folder: Path, start: Callable[..., Running]) -> None:
+def test_a_command_killed_at_twenty_moments_loses_no_run_and_ends_on_the_same_bits(
+    folder: Path, start: Callable[..., Running]
+) -> None:
     """Kill a six-run command and start it again, twenty times; whenever it gets through, begin anew."""
     words = [*arguments("slow", "cnn", epochs=2, seeds=3), "--cpus-per-worker", "1"]
     chance = random.Random(1)  # noqa: S311 - moments, not secrets
@@ -219,20 +198,36 @@ def same_as(whole: pd.DataFrame, folder: Path) -> None:
     shutil.rmtree(folder / "results")
 
 
-def test_driver_killed_in_the_middle_of_a_run(folder: Path, start: Callable[..., Running]) -> None:
-    words = [*arguments("slow", epochs=5), "--cpus-per-worker", "1"]
+def test_a_run_whose_ray_and_then_whose_driver_is_killed_goes_on_to_the_same_bits(
+    folder: Path, start: Callable[..., Running]
+) -> None:
+    words = [*arguments("slow", epochs=6), "--cpus-per-worker", "1"]
+
     running = start(words)
-    running.wait_for(lambda log: "epoch 3/5" in log)
+    running.wait_for(lambda log: "epoch 2/6" in log)
+    time.sleep(0.5)  # what it takes to go on from there follows the line at once; the next epoch takes a second
+    (raylet,) = (one for one in running.family() if one.name() == "raylet")
+    raylet.kill()
+    assert running.process.wait(60) == 1, running.log.read_text()
+    said = running.log.read_text()
+    assert "error: Ray was lost" in said
+    assert "Traceback" not in said
+    assert list(records(folder).status) == ["interrupted"]
+
+    running = start(words)
+    said = running.wait_for(lambda log: "epoch 4/6" in log)
     workers = running.workers()
     os.kill(running.process.pid, signal.SIGKILL)
     running.process.wait()
     assert gone(workers, 20) == [], "a worker outlived the driver"
+    assert "epoch 2/6" not in said, "it went on after the epoch that was done"
+
     ran = command("bench.run", *words, cwd=folder)
-    assert "epoch 1/5" not in ran.out
-    assert "epoch 2/5" not in ran.out
     resumed = ok(folder, ran, 1).iloc[0]
-    whole = execute(only_run(folder, "slow", epochs=5), inputs(folder), LocalContext()).measured
-    assert resumed.name == only_run(folder, "slow", epochs=5).id
+    for epoch in (1, 2, 3):
+        assert f"epoch {epoch}/6" not in ran.out
+    whole = execute(only_run(folder, "slow", epochs=6), inputs(folder), LocalContext()).measured
+    assert resumed.name == only_run(folder, "slow", epochs=6).id
     assert resumed.model_sha256 == whole.model_sha256
     assert resumed.predictions_sha256 == whole.predictions_sha256
 
@@ -255,10 +250,10 @@ def slow_result(folder: Path) -> Result:
     return assemble(run, execute(run, inputs(folder), LocalContext()))
 
 
-# F3 ----------------------------------------------------------------------------------------------------------------
+# --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 
-def test_control_c(folder: Path, start: Callable[..., Running]) -> None:
+def test_control_c_ends_every_process_and_keeps_what_was_trained(folder: Path, start: Callable[..., Running]) -> None:
     words = arguments("cnn", "slow", epochs=60)
     running = start([*words[:-1], "60"])
     running.wait_for(lambda log: "slow seed 0: epoch 2/60" in log)
@@ -275,10 +270,10 @@ def test_control_c(folder: Path, start: Callable[..., Running]) -> None:
     assert "interrupted" in (folder / "results" / "summary.md").read_text()
 
 
-# F4, F8 ------------------------------------------------------------------------------------------------------------
+# --- memory and time run out -----------------------------------------------------------------------------------------
 
 
-def test_memory_and_hangs_become_records(folder: Path) -> None:
+def test_a_hang_and_a_lack_of_memory_become_records_and_spoil_no_other_run(folder: Path) -> None:
     words = [*arguments("sleeper", "hungry", "cnn", timeout=20), "--cpus-per-worker", "1"]
     ran = command("bench.run", *words, cwd=folder)
     assert ran.code == 1, ran
@@ -301,7 +296,7 @@ def test_memory_and_hangs_become_records(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_sleeps_for_ever_with_a_timeout_of_five_seconds(folder: Path) -> None:
+def test_a_worker_that_sleeps_for_ever_is_ended_soon_after_its_timeout(folder: Path) -> None:
     ran = command("bench.run", *arguments("sleeper", timeout=5), cwd=folder)
     assert ran.code == 1, ran
     found = records(folder).iloc[0]
@@ -323,7 +318,7 @@ def test_a_batch_that_does_not_fit_is_halved_by_the_command(folder: Path) -> Non
     assert (found.batch_size, found.batch_size_used) == (64, 16)
 
 
-# F5 ----------------------------------------------------------------------------------------------------------------
+# --- a disk is full --------------------------------------------------------------------------------------------------
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -390,7 +385,7 @@ def test_a_full_disk_leaves_what_was_there(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_between_two_commands(folder: Path) -> None:
+def test_a_disk_that_fills_between_two_commands_loses_nothing(folder: Path) -> None:
     results = folder / "results"
     with small_disk(results):
         ok(folder, command("bench.run", *arguments("slow"), cwd=folder), 1)
@@ -405,10 +400,10 @@ def test_a_disk_that_fills_between_two_commands(folder: Path) -> None:
         assert not list(results.rglob("*.tmp"))
 
 
-# F7 ----------------------------------------------------------------------------------------------------------------
+# --- files are torn --------------------------------------------------------------------------------------------------
 
 
-def test_torn_and_foreign_shards_are_set_aside(folder: Path) -> None:
+def test_torn_and_foreign_shards_are_reported_and_set_aside(folder: Path) -> None:
     result = slow_result(folder)
     store = Store(folder / "results")
     store.prepare()
@@ -431,7 +426,7 @@ def test_torn_and_foreign_shards_are_set_aside(folder: Path) -> None:
     assert [file.name for file in runs.iterdir()] == ["other.parquet"]
 
 
-# F9 ----------------------------------------------------------------------------------------------------------------
+# --- two write at once -----------------------------------------------------------------------------------------------
 
 WRITER = """
 import dataclasses, pickle, sys
@@ -456,7 +451,7 @@ for number in range(20):
 """
 
 
-def test_two_processes_write_into_one_folder(folder: Path) -> None:
+def test_two_processes_that_write_into_one_folder_lose_no_record(folder: Path) -> None:
     result = slow_result(folder)
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, name], cwd=folder, env=environment(), stdin=subprocess.PIPE)
@@ -474,7 +469,7 @@ def test_two_processes_write_into_one_folder(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_commands_into_one_folder(folder: Path, start: Callable[..., Running]) -> None:
+def test_two_commands_into_one_folder_train_each_run_and_lose_none(folder: Path, start: Callable[..., Running]) -> None:
     running = start(arguments("slow", seeds=2))
     other = command("bench.run", *arguments("slow", "cnn", seeds=1), cwd=folder)
     assert other.code == 0, other
@@ -487,7 +482,7 @@ def test_two_commands_into_one_folder(folder: Path, start: Callable[..., Running
         assert len(pd.read_parquet(folder / "results" / "epochs" / f"{run_id}.parquet")) == 2
 
 
-# F6 ----------------------------------------------------------------------------------------------------------------
+# --- two download at once --------------------------------------------------------------------------------------------
 
 FETCHER = """
 import sys
@@ -517,48 +512,37 @@ def cold_cache(folder: Path, rounds: int) -> None:
         server.shutdown()
 
 
-def test_eight_processes_on_a_cold_cache(folder: Path) -> None:
+def test_eight_processes_fill_a_cold_cache_with_one_whole_file(folder: Path) -> None:
     cold_cache(folder, rounds=1)
 
 
 @pytest.mark.slow
-def test_eight_processes_on_a_cold_cache_twenty_times(folder: Path) -> None:
+def test_eight_processes_fill_a_cold_cache_with_one_whole_file_twenty_times(folder: Path) -> None:
     cold_cache(folder, rounds=20)
 
 
-# F11 ---------------------------------------------------------------------------------------------------------------
+# --- a node is lost --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_node_killed_during_training(folder: Path, start: Callable[..., Running]) -> None:
-    ray = str(Path(sys.executable).with_name("ray"))
+def test_a_run_on_a_node_that_is_killed_is_trained_again_on_another(
+    folder: Path, start: Callable[..., Running]
+) -> None:
     port = 20_000 + os.getpid() % 20_000
     alone = {**environment(RAY_AUTH_MODE="disabled"), "http_proxy": "", "https_proxy": ""}
-
-    def begin(*words: str) -> None:
-        done = subprocess.run(
-            [ray, "start", "--num-cpus=1", *words], env=alone, cwd="/", capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def raylets() -> set[psutil.Process]:
-        return {process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"}
-
-    before = raylets()
-    begin("--head", f"--port={port}", "--include-dashboard=false")
-    try:
-        head = raylets() - before
-        address = subprocess.run(["hostname", "-i"], capture_output=True, text=True, check=True).stdout.split()[0]
-        begin(f"--address={address}:{port}")
-        (second,) = raylets() - before - head
+    address = subprocess.run(["hostname", "-i"], capture_output=True, text=True, check=True).stdout.split()[0]
+    head = ("--head", "--num-cpus=1", f"--port={port}", "--include-dashboard=false")
+    with (
+        ray_node(*head, env=alone),
+        ray_node("--num-cpus=1", f"--address={address}:{port}", env=alone) as second,
+    ):
         running = start(
             [*arguments("slow", "cnn", epochs=12), "--cpus-per-worker", "1", "--address", f"{address}:{port}"], **alone
         )
         running.wait_for(lambda log: "slow seed 0: epoch 2/12" in log)
-        second.kill()
+        (raylet,) = (one for one in second.children(recursive=True) if one.name() == "raylet")
+        raylet.kill()
         assert running.process.wait(280) == 0, running.log.read_text()
         found = records(folder)
         assert set(found.status) == {"ok"}, found.reason
         assert found.attempts.max() <= 2
-    finally:
-        subprocess.run([ray, "stop", "--force"], env=alone, capture_output=True, check=False, timeout=60)

@@ -47,13 +47,15 @@ def refused(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
 
 @generated
 @given(name=st.sampled_from(NUMBERS), value=st.sampled_from(["0.5x", "-1", "nan", "", " ", "1e999", "--", "١x", "0x"]))
-def test_numbers(name: str, value: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_number_that_is_none_is_refused_naming_its_flag(
+    name: str, value: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert flag(name) in refused([f"{flag(name)}={value}", "--dataset=synthetic"], capfd)
 
 
 @generated
 @given(word=WORDS.filter(lambda word: word not in {"cnn", "mobilenet"}), where=st.sampled_from(["models", "dataset"]))
-def test_names(word: str, where: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_name_of_no_model_or_data_set_is_refused(word: str, where: str, capfd: pytest.CaptureFixture[str]) -> None:
     if word in ("auto", "mnist", "mnist-5k", "fashion-mnist", "synthetic"):
         return
     refused([f"{flag(where)}={word}", *(["--dataset=synthetic"] if where == "models" else [])], capfd)
@@ -68,7 +70,9 @@ def test_names(word: str, where: str, capfd: pytest.CaptureFixture[str]) -> None
         st.lists(st.integers(), max_size=3).map(lambda value: yaml.safe_dump(value).encode()),
     )
 )
-def test_presets(content: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_preset_of_any_content_is_refused_in_one_message(
+    content: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "preset.yaml").write_bytes(content)
     refused(["--experiment", str(tmp_path / "preset.yaml"), "--models=cnn", "--dataset=synthetic", "--lr=-1"], capfd)
 
@@ -79,7 +83,9 @@ def idx(array: np.ndarray) -> bytes:
 
 @generated
 @given(cut=st.integers(0, 200), flips=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), max_size=3))
-def test_idx_files(cut: int, flips: list[tuple[int, int]], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_idx_files_are_refused_naming_the_file(
+    cut: int, flips: list[tuple[int, int]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     shutil.rmtree(tmp_path / "data", ignore_errors=True)
     (tmp_path / "data").mkdir()
     for name, images in (("train", 5), ("t10k", 5)):
@@ -99,7 +105,7 @@ def test_idx_files(cut: int, flips: list[tuple[int, int]], tmp_path: Path, capfd
     cut=st.floats(0, 0.99),
     whole=st.booleans(),
 )
-def test_checkpoints(
+def test_damaged_weights_are_refused_naming_the_file(
     ending: str, noise: bytes, cut: float, whole: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / f"weights{ending}"
@@ -115,18 +121,28 @@ def test_checkpoints(
     assert file.name in refused(["--models=cnn", "--dataset=synthetic", "--weights", str(file)], capfd)
 
 
-@generated
-@given(noise=st.binary(max_size=400), name=st.from_regex(r"[a-zA-Z0-9._-]{1,20}", fullmatch=True))
-def test_result_folders(
-    noise: bytes, name: str, tmp_path: Path, make_record: Callable[..., Record], capfd: pytest.CaptureFixture[str]
+@pytest.mark.heavy
+@settings(generated, max_examples=8)
+@given(
+    foreign=st.dictionaries(
+        st.from_regex(r"[a-z0-9._-]{1,20}", fullmatch=True), st.binary(max_size=400), min_size=5, max_size=10
+    )
+)
+def test_a_report_names_the_files_that_are_no_records_and_shows_the_others(
+    foreign: dict[str, bytes],
+    tmp_path: Path,
+    make_record: Callable[..., Record],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     shutil.rmtree(tmp_path / "results", ignore_errors=True)
     store = Store(tmp_path / "results")
     store.prepare()
     store.write(Result(make_record()))
-    (store.root / "runs" / f"x{name}.parquet").write_bytes(noise)
+    for name, noise in foreign.items():
+        (store.root / "runs" / f"x{name}.parquet").write_bytes(noise)
     assert report.main(["--results", str(store.root)]) == 0
     out, err = capfd.readouterr()
-    assert f"x{name}.parquet" in err
+    for name in foreign:
+        assert f"x{name}.parquet" in err
     assert "Traceback" not in err
     assert "98.76 %" in out, "the good record is reported"

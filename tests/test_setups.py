@@ -1,8 +1,9 @@
-"""The ways in which people start it: through uv, in deep folders, on one CPU, with many runs."""
+"""The ways in which people start it: through uv, in deep folders, in a terminal, on one CPU."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,84 +11,87 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from running import command, environment
+from running import environment
 
-QUICK = ("--models", "cnn", "--dataset", "synthetic", "--epochs", "1", "--no-timing")
-
-
-def statuses(folder: Path) -> list[str]:
-    return list(pd.read_parquet(folder / "results" / "runs").status)
+TWO_EPOCHS = ("--dataset", "synthetic", "--epochs", "2", "--no-timing")
+NEEDS_SCRIPT = pytest.mark.skipif(shutil.which("script") is None, reason="needs util-linux's script for a terminal")
 
 
-def started_by(words: list[str], folder: Path) -> None:
-    """Run the command as the last of ``words``, and expect one finished run."""
+def records(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "results" / "runs").set_index("model")
+
+
+def started_by(words: list[str], folder: Path, **environ: str) -> str:
+    """Run ``bench.run`` by words before it, and expect it to end well; return what it printed."""
     done = subprocess.run(
-        [*words, "-m", "bench.run", *QUICK],
+        words,
         cwd=folder,
-        env=environment(),
+        env=environment(**environ),
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert statuses(folder) == ["ok"]
     assert "Traceback" not in done.stdout + done.stderr
+    return done.stdout
 
 
-def test_under_uv_run(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One model in a command of its own: started by uv, with a long path to temporary files."""
     uv = shutil.which("uv", path=str(Path(sys.executable).parent))
     assert uv is not None, "the test extra installs uv"
-
-    started_by([uv, "run", "--no-project", "--offline", "--python", sys.executable, "python"], tmp_path)
-
-
-@pytest.mark.skipif(shutil.which("taskset") is None, reason="needs util-linux's taskset")
-def test_on_one_cpu(tmp_path: Path) -> None:
-    started_by(["taskset", "-c", "0", sys.executable], tmp_path)
-
-    record = pd.read_parquet(tmp_path / "results" / "runs").iloc[0]
-    assert record.threads == 1
+    folder = tmp_path_factory.mktemp("alone")
+    temporary = folder / ("x" * 90)
+    temporary.mkdir()
+    words = [uv, "run", "--no-project", "--offline", "--python", sys.executable, "python", "-m", "bench.run"]
+    started_by([*words, "--models", "cnn", *TWO_EPOCHS], folder, TMPDIR=str(temporary))
+    return folder
 
 
-def test_with_a_long_path_to_temporary_files(tmp_path: Path) -> None:
-    folder = tmp_path / ("x" * 90)
-    folder.mkdir()
-
-    ran = command("bench.run", *QUICK, cwd=tmp_path, TMPDIR=str(folder))
-
-    assert ran.code == 0, ran
-    assert statuses(tmp_path) == ["ok"]
-
-
-def test_with_a_hundred_runs(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        "from bench.learning.models import register\n\n\n"
-        "@register('linear')\ndef linear(classes):\n"
-        "    from torch import nn\n\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))\n"
-    )
-    words = ["--models", "linear", "--plugin", "mine.py", "--dataset", "synthetic", "--epochs", "1", "--seeds", "100"]
-
-    ran = command("bench.run", *words, cwd=tmp_path)
-
-    assert ran.code == 0, ran
-    assert statuses(tmp_path) == ["ok"] * 100
-    processes = pd.read_parquet(tmp_path / "results" / "runs")
-    assert processes.attempts.max() == 1
+@pytest.fixture(scope="module")
+def in_a_terminal(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What a command with two models writes on a terminal, and its folder."""
+    folder = tmp_path_factory.mktemp("terminal")
+    command = f"{sys.executable} -m bench.run --models cnn mobilenet {' '.join(TWO_EPOCHS)}"
+    words = ["script", "--quiet", "--return", "--command", command, "/dev/null"]
+    return started_by(words, folder, TERM="xterm", COLUMNS="120"), folder
 
 
-def test_a_run_in_a_command_of_its_own_gives_the_same_as_beside_others(tmp_path: Path) -> None:
-    alone, beside = tmp_path / "alone", tmp_path / "beside"
-    for folder, models in ((alone, ["cnn"]), (beside, ["cnn", "strided-cnn"])):
-        folder.mkdir()
-        words = ["--models", *models, "--dataset", "synthetic", "--epochs", "2"]
-        ran = command("bench.run", *words, cwd=folder)
-        assert ran.code == 0, ran
-    one, other = (
-        pd.read_parquet(folder / "results" / "runs").set_index("model").loc["cnn"] for folder in (alone, beside)
-    )
+def test_it_works_under_uv_run_and_with_a_long_path_to_temporary_files(alone: Path) -> None:
+    assert list(records(alone).status) == ["ok"]
+
+
+@NEEDS_SCRIPT
+def test_a_terminal_shows_a_live_line_of_each_model_and_of_all_runs(in_a_terminal: tuple[str, Path]) -> None:
+    shown, _ = in_a_terminal
+
+    assert "\x1b[" in shown
+    live = [line for line in re.split(r"[\r\n]", shown) if re.search("epoch [12]/2", line) and "left" in line]
+    assert any("cnn" in line for line in live)
+    assert any("mobilenet" in line for line in live)
+    assert re.search(r"all\s.*of 2 runs done", shown)
+
+
+@NEEDS_SCRIPT
+def test_a_run_in_a_command_of_its_own_gives_the_same_as_beside_others(
+    alone: Path, in_a_terminal: tuple[str, Path]
+) -> None:
+    one, other = (records(folder).loc["cnn"] for folder in (alone, in_a_terminal[1]))
 
     assert one.run_id == other.run_id
     assert one.threads == other.threads == max(1, min(4, (os.cpu_count() or 1) // 2))
     assert one.model_sha256 == other.model_sha256
     assert one.predictions_sha256 == other.predictions_sha256
+
+
+@pytest.mark.skipif(shutil.which("taskset") is None, reason="needs util-linux's taskset")
+def test_on_one_cpu_a_run_computes_with_one_thread(tmp_path: Path) -> None:
+    words = ["taskset", "-c", "0", sys.executable, "-m", "bench.run"]
+    started_by([*words, "--models", "cnn", "--dataset", "synthetic", "--epochs", "1", "--no-timing"], tmp_path)
+
+    found = records(tmp_path)
+    assert list(found.status) == ["ok"]
+    assert list(found.threads) == [1]

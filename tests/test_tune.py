@@ -113,17 +113,19 @@ def test_a_wrong_space_is_one_message(capsys: pytest.CaptureFixture[str], tmp_pa
     assert said in refused(capsys, "--models cnn --dataset synthetic --epochs 5 --grace-period 3 --space space.yaml")
 
 
-def test_two_learning_rates_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_learning_rates_from_a_flag_and_a_space_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("lr: [0.1, 0.01]\n")
     assert "give one of them" in refused(capsys, "--lr-grid 1 --space space.yaml")
 
 
-def test_a_preset_for_runs_only(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_preset_with_variants_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "preset.yaml").write_text("variants:\n  - models: cnn\n")
     assert "variants is for python -m bench.run" in refused(capsys, "--experiment preset.yaml")
 
 
-def test_optuna_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_optuna_the_message_says_how_to_install_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install -e '.[tune]'" in refused(capsys, "--search optuna --models cnn --dataset synthetic")
 
@@ -136,7 +138,7 @@ def test_the_help_needs_neither_torch_nor_ray(modules_after: Callable[[str], set
 # --- bench.run --lr-from-tune ----------------------------------------------------------------------------------------
 
 
-def test_without_a_sweep_the_command_that_makes_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_sweep_the_message_names_the_command_that_makes_one(capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, "--lr-from-tune --models cnn --dataset synthetic --results mine", run.main)
     assert "mine holds no finished sweep of cnn on synthetic" in said
     assert said.endswith("python -m bench.tune --models cnn --dataset synthetic --results mine")
@@ -211,7 +213,7 @@ def test_the_latest_finished_sweep_on_the_same_data_is_what_counts(
 # --- a sweep of two models, killed half-way --------------------------------------------------------------------------
 
 
-def test_killed_half_way_and_started_again(tmp_path: Path) -> None:
+def test_a_sweep_that_was_killed_half_way_repeats_no_finished_trial(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN)
     words = "--plugin mine.py --models one two --dataset synthetic --epochs 3 --batch-size 90 --no-timing"
     words += " --lr-grid 0.0001 0.001 0.01 0.1 --scheduler fifo"

@@ -17,11 +17,11 @@ from running import Running, environment
 STRANGER = "import sys, ray; ray.init(address=sys.argv[1], logging_level=50); print('connected')"
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A command that trains for minutes."""
     words = ["--models", "cnn", "--dataset", "synthetic", "--epochs", "1000"]
-    command = Running(tmp_path, words)
+    command = Running(tmp_path_factory.mktemp("running"), words)
     command.wait_for(lambda log: "epoch 1/1000" in log)
     yield command
     os.killpg(command.process.pid, signal.SIGKILL)
@@ -32,7 +32,7 @@ def listening_ports(process: psutil.Process) -> set[int]:
     return {one.laddr.port for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN}
 
 
-def test_nobody_without_its_token_gets_in(running: Running, tmp_path: Path) -> None:
+def test_a_client_without_its_token_is_not_let_in(running: Running, tmp_path: Path) -> None:
     (store,) = (process for process in running.family() if process.name() == "gcs_server")
     token = store.environ()["RAY_AUTH_TOKEN"]
     assert store.environ()["RAY_AUTH_MODE"] == "token"

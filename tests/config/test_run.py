@@ -28,7 +28,7 @@ def preset(folder: Path, text: str) -> str:
     return str(file)
 
 
-def test_defaults() -> None:
+def test_without_flags_the_defaults_are_taken() -> None:
     found = options()
 
     assert found == Options()

@@ -62,6 +62,7 @@ def accuracy(said: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
     return float((said == labels).mean())
 
 
+@pytest.mark.heavy
 def test_redrawn_digits_are_read_as_well_as_the_originals(
     read: Reader, hundred: tuple[Digits, NDArray[np.int64]], canvases: list[Image.Image]
 ) -> None:
@@ -81,7 +82,8 @@ def thin(hundred: tuple[Digits, NDArray[np.int64]]) -> list[list[tuple[tuple[flo
     return [centre_line(digit) for digit in hundred[0]]
 
 
-def test_small_drawings_with_an_alpha_channel(
+@pytest.mark.heavy
+def test_small_drawings_with_an_alpha_channel_are_read(
     read: Reader, hundred: tuple[Digits, NDArray[np.int64]], thin: list[list[tuple[tuple[float, float], ...]]]
 ) -> None:
     """32 x 32 pixels; black, white and red ink on nothing."""
@@ -99,7 +101,8 @@ def test_small_drawings_with_an_alpha_channel(
     assert accuracy(read(shown(pictures)), labels) >= accuracy(read(digits), labels) - 0.05
 
 
-def test_light_ink_on_dark_paper(
+@pytest.mark.heavy
+def test_light_ink_on_dark_paper_is_read(
     read: Reader, hundred: tuple[Digits, NDArray[np.int64]], canvases: list[Image.Image]
 ) -> None:
     digits, labels = hundred
@@ -125,7 +128,7 @@ def photograph(canvas: Image.Image, random: np.random.Generator) -> Image.Image:
 
 
 @pytest.mark.slow
-def test_a_photograph_with_uneven_light(
+def test_a_photograph_with_uneven_light_is_read(
     read: Reader, hundred: tuple[Digits, NDArray[np.int64]], canvases: list[Image.Image]
 ) -> None:
     digits, labels = hundred
@@ -134,6 +137,7 @@ def test_a_photograph_with_uneven_light(
     assert accuracy(read(shown(photographs)), labels) >= accuracy(read(digits), labels) - 0.06
 
 
+@pytest.mark.heavy
 def test_mnist_digits_stay_what_they_are(read: Reader, results: Results) -> None:
     digits, labels = results.data.test.images[::4, 0], results.data.test.labels[::4]
     again = shown([Image.fromarray(digit) for digit in digits])
@@ -167,7 +171,7 @@ def digit(name: str = "3", size: tuple[int, int] = (400, 400), width: int = 8) -
     return sample(name, size=size, width=width)
 
 
-def test_the_same_drawing_in_every_mode() -> None:
+def test_a_drawing_comes_out_alike_in_every_image_mode() -> None:
     drawing = digit()
     expected = to_mnist(drawing)
     assert expected is not None
@@ -256,7 +260,7 @@ def test_every_drawing_comes_out_as_mnist_was_made(
 
 @pytest.mark.slow
 @pytest.mark.mnist
-def test_digits_of_the_whole_mnist_redrawn(read: Reader) -> None:
+def test_redrawn_digits_of_the_whole_mnist_are_read_as_well_as_the_originals(read: Reader) -> None:
     test = datasets.load("mnist", mnist_folder()).test
     chosen = np.random.default_rng(1).choice(len(test.labels), 100, replace=False)
     digits, labels = test.images[chosen, 0], test.labels[chosen]

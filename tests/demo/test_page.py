@@ -30,6 +30,8 @@ FLAGS = (
 )
 SECONDS = 1000
 
+pytestmark = pytest.mark.heavy
+
 
 def chromium() -> str | None:
     found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
@@ -142,7 +144,7 @@ def answers(page: Page) -> dict[str, str]:
     }
 
 
-def test_digits_drawn_with_the_mouse(page: Page, results: Results) -> None:
+def test_digits_drawn_with_the_mouse_are_read(page: Page, results: Results) -> None:
     """Large and small, in the middle and in a corner."""
     best = results.record.run_id
     places = [(0.2, 0.2, 0.6), (0.02, 0.05, 0.35), (0.6, 0.55, 0.4), (0.05, 0.05, 0.9)]
@@ -192,7 +194,7 @@ def test_an_empty_canvas_gets_a_hint(page: Page) -> None:
     assert page.locator(".verdict").count() == 1
 
 
-def test_a_picture_is_opened(page: Page, tmp_path: Path, results: Results) -> None:
+def test_a_photograph_that_is_opened_is_read(page: Page, tmp_path: Path, results: Results) -> None:
     """A photograph: dark ink on grey paper in uneven light, wider than high."""
     paper = Image.linear_gradient("L").resize((900, 600)).point(lambda value: 110 + value // 2)
     ink = sample("5", size=(400, 400), width=8).convert("L").point(lambda value: value // 2)
@@ -212,13 +214,13 @@ def test_blank_paper_is_no_digit(page: Page, tmp_path: Path) -> None:
     assert page.locator(".verdict").count() == 0
 
 
-def test_a_file_that_is_no_picture(page: Page, tmp_path: Path) -> None:
+def test_a_file_that_is_no_picture_is_refused_in_a_note(page: Page, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     page.locator("input[type=file]").set_input_files(tmp_path / "notes.txt")
     page.wait_for_function("document.querySelector('.note').innerText.includes('no picture')")
 
 
-def test_samples_are_clicked_on(page: Page, results: Results) -> None:
+def test_samples_that_are_clicked_on_are_read(page: Page, results: Results) -> None:
     right = 0
     for number, digit in enumerate(STROKES):
         page.locator(".samples button").nth(number).click()
@@ -229,7 +231,7 @@ def test_samples_are_clicked_on(page: Page, results: Results) -> None:
     assert right >= len(STROKES) - 1
 
 
-def test_a_finger_on_a_phone(browser: Browser, address: str) -> None:
+def test_a_finger_on_a_phone_draws_and_does_not_scroll(browser: Browser, address: str) -> None:
     """Touch draws and does not scroll; nothing is wider than the screen."""
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = context.new_page()
@@ -279,7 +281,7 @@ def test_the_page_listens_on_loopback_only(address: str) -> None:
     assert hosts == {"127.0.0.1"}
 
 
-def test_no_checkpoint_yet(browser: Browser, results: Results, tmp_path: Path) -> None:
+def test_without_a_checkpoint_the_page_says_how_to_make_one(browser: Browser, results: Results, tmp_path: Path) -> None:
     """The page says which command makes one, and answers as soon as there is one. A broken one is named."""
     with serving(tmp_path) as address:
         page = opened(browser, address)
@@ -313,7 +315,7 @@ def test_no_checkpoint_yet(browser: Browser, results: Results, tmp_path: Path) -
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_bad_input(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_message(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -322,7 +324,7 @@ def test_bad_input(arguments: list[str], words: list[str], capsys: pytest.Captur
         assert word in err
 
 
-def test_a_port_that_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_that_is_taken_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("gradio")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -332,7 +334,7 @@ def test_a_port_that_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert f"--port {port} is taken" in capsys.readouterr().err
 
 
-def test_canvases_that_are_refused() -> None:
+def test_what_is_no_picture_of_a_canvas_is_ignored() -> None:
     pytest.importorskip("gradio")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from bench.demo.page import DATA_URL, LARGEST_PICTURE, read_canvas

@@ -31,6 +31,8 @@ from bench.learning.models.weights import find
 from bench.learning.timing import Subject, time_models
 from bench.spec import Job, Recipe
 
+pytestmark = pytest.mark.heavy
+
 FLOATS = ("compile", "onnxruntime", "openvino")
 SLOW = pytest.mark.slow
 

@@ -15,6 +15,8 @@ from bench.learning.checkpoint import load_trained
 from bench.learning.models import weights
 from bench.learning.models.registry import MODELS
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def results() -> Results:
@@ -37,7 +39,7 @@ def saved(path: Path, state: dict[str, torch.Tensor], **metadata: str) -> weight
     return weights.read(path, "")
 
 
-def test_a_published_state_dict(results: Results, tmp_path: Path) -> None:
+def test_a_published_state_dict_is_loaded_with_any_number_of_classes(results: Results, tmp_path: Path) -> None:
     """Names conv1, conv2, fc1, fc2; no metadata; any number of classes."""
     state = safetensors.torch.load_file(results.checkpoint)
     model = load_trained(saved(tmp_path / "published.pth", state), "cnn")
@@ -49,7 +51,7 @@ def test_a_published_state_dict(results: Results, tmp_path: Path) -> None:
     assert len(load_trained(saved(tmp_path / "wide.pth", wide), "mobilenet").class_names) == 5
 
 
-def test_checkpoints_that_are_refused(results: Results, tmp_path: Path) -> None:
+def test_a_checkpoint_that_does_not_fit_is_refused_with_the_reason(results: Results, tmp_path: Path) -> None:
     state = safetensors.torch.load_file(results.checkpoint)
     ours = weights.read(results.checkpoint, "")
 

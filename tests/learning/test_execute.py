@@ -29,6 +29,8 @@ from bench.workflows.record import assemble
 
 RECIPE = Recipe(epochs=2, batch_size=50)
 
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("registries")]
+
 
 def run_of(dataset: Dataset, model: str = "cnn", *, seed: int = 0, recipe: Recipe = RECIPE, **fields: Any) -> Run:
     return Job(model=model, dataset=dataset.info, recipe=recipe, seeds=(seed,), **fields).runs()[0]
@@ -260,8 +262,6 @@ def test_an_interrupted_run_goes_on_where_it_was(twice: list[Outcome], tiny: Dat
 
 
 # --- runs that fail -----------------------------------------------------------------------------------------------
-
-pytestmark = pytest.mark.usefixtures("registries")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from bench.learning.models.weights import Weights, find
 from bench.learning.plugins import Plugin
 from bench.spec import Job, Outcome, Recipe
 
+pytestmark = pytest.mark.heavy
+
 COPIES = Path(__file__).parents[2] / "experiments" / "speed" / "copies.py"
 PLUGIN = Plugin(COPIES.name, COPIES.read_text())
 SAME = ("predictions_sha256", "test_accuracy", "test_loss", "train_loss", "train_accuracy", "model_sha256", "macs")

@@ -29,6 +29,8 @@ from bench.spec import Job, Recipe
 SPEC = MODELS.find("mobilenet")
 WEIGHTS = find("bundled", "mobilenet", SPEC.sources)
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

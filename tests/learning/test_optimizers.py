@@ -83,7 +83,7 @@ def test_steps_are_those_of_the_papers(kind: Any, schedule: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_goes_on_from_a_saved_state(kind: Any) -> None:
+def test_an_optimizer_goes_on_from_a_saved_state_to_the_same_bits(kind: Any) -> None:
     recipe = Recipe(optimizer=kind)
     model = network()
     optimizer = make_optimizer(list(model.parameters()), recipe)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.heavy
+
 _SMALL_NUMBERS = """
 import torch
 from bench.learning.process import flush_denormals, prepare_process

@@ -24,6 +24,8 @@ from bench.learning.timing import Subject, make_reference_step, time_models, tim
 from bench.learning.timing_process import time_in_a_process
 from bench.spec import Job, Recipe
 
+pytestmark = pytest.mark.heavy
+
 
 def subject_of(model: str, data: Dataset) -> Subject:
     weights = find("bundled", model, MODELS[model].sources) if model == "mobilenet" else None

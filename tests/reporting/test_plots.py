@@ -401,7 +401,7 @@ def test_training_set_sizes_lie_where_they_belong(make_record: Make) -> None:
         (3e9, "3G"),
     ],
 )
-def test_numbers_at_ticks(value: float, shown: str) -> None:
+def test_ticks_show_short_numbers(value: float, shown: str) -> None:
     assert style.short_number(value) == shown
 
 

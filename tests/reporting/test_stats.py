@@ -63,12 +63,11 @@ def test_an_interval_holds_its_mean(values: list[float]) -> None:
     assert interval.low - 1e-9 <= np.mean(values) <= interval.high + 1e-9
 
 
-def test_wilson() -> None:
+def test_the_interval_of_9920_right_answers_of_10000_is_wilsons() -> None:
     interval = wilson(9920, 10_000)
 
     assert (round(100 * interval.low, 2), round(100 * interval.high, 2)) == (99.01, 99.36)
     assert (wilson(0, 10).low, wilson(10, 10).high) == pytest.approx((0, 1))
-    assert math.isnan(wilson(0, 0).low)
 
 
 def test_the_99th_percentile_needs_100_samples() -> None:
@@ -133,7 +132,7 @@ def test_as_many_images_as_it_takes_show_the_difference() -> None:
     assert 0.7 <= seen / 300 <= 0.9
 
 
-def test_holm() -> None:
+def test_holms_correction_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.04]) == [0.04]
     assert holm([]) == []
@@ -332,7 +331,7 @@ def test_the_unit_of_timings_does_not_matter(factor: float) -> None:
 
 
 @pytest.mark.parametrize(("correct", "images"), [(0, 10), (10, 10), (9915, 10_000), (1, 1), (37, 100)])
-def test_wilsons_formula(correct: int, images: int) -> None:
+def test_the_interval_of_an_accuracy_follows_wilsons_formula(correct: int, images: int) -> None:
     z, share = 1.959964, correct / images
     middle = (share + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
@@ -340,12 +339,12 @@ def test_wilsons_formula(correct: int, images: int) -> None:
     assert (found.low, found.high) == pytest.approx((middle - half, middle + half), abs=1e-6)
 
 
-def test_wilson_of_nothing() -> None:
+def test_without_images_an_accuracy_has_no_interval() -> None:
     assert math.isnan(wilson(0, 0).low)
     assert math.isnan(wilson(0, 0).high)
 
 
-def test_confusion() -> None:
+def test_the_confusion_matrix_counts_each_pair_of_classes() -> None:
     random = np.random.default_rng(0)
     labels, predicted = random.integers(0, 7, (2, 500)).astype(np.int16)
     table = confusion(labels, predicted, 7)

@@ -82,7 +82,7 @@ def test_the_seeds_of_a_job_are_one_column(make_record: Make) -> None:
     ]
 
 
-def test_sizes_have_words(make_record: Make) -> None:
+def test_sizes_of_images_and_training_sets_are_said_in_labels(make_record: Make) -> None:
     records = [make_record(recipe=Recipe(train_size=size, image_size=size)) for size in (None, 1000)]
 
     assert labels(records) == ["cnn (1000 px, 1,000 images)", "cnn (own size, all images)"]
@@ -410,11 +410,11 @@ def test_a_footnote_says_what_one_seed_is_worth(make_record: Make) -> None:
         (36_000, "10 h 00 min"),
     ],
 )
-def test_durations(seconds: float, shown: str) -> None:
+def test_a_duration_is_shown_in_a_fitting_unit(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
 
 
-def test_numbers() -> None:
+def test_shares_are_percentages_and_counts_have_commas() -> None:
     assert (percent(0.98764), percent(1), percent(0)) == ("98.76 %", "100.00 %", "0.00 %")
     assert (count(2_389_130), count(999.6), count(0)) == ("2,389,130", "1,000", "0")
 

@@ -19,7 +19,7 @@ def picture(file: Path, size: tuple[int, int] = (28, 28), mode: str = "L", colou
     return file
 
 
-def test_labelled_pictures(tmp_path: Path) -> None:
+def test_pictures_are_labelled_by_their_folders(tmp_path: Path) -> None:
     for name in ("1/b.png", "1/deep/a.JPG", "0/c.png", ".hidden/x.png", "1/.y.png"):
         picture(tmp_path / name)
     (tmp_path / "0" / "notes.txt").write_text("no picture")
@@ -28,7 +28,7 @@ def test_labelled_pictures(tmp_path: Path) -> None:
     assert labels_of(found, ("0", "1", "2")).tolist() == [0, 1, 1]
 
 
-def test_classes_by_their_plain_names_or_in_order(tmp_path: Path) -> None:
+def test_folders_are_classes_by_their_plain_names_or_in_order(tmp_path: Path) -> None:
     for name in ("t-shirt_top", "Ankle boot"):
         picture(tmp_path / name / "a.png")
     found = find_pictures(tmp_path)
@@ -40,7 +40,7 @@ def test_classes_by_their_plain_names_or_in_order(tmp_path: Path) -> None:
         labels_of(found, ("T-shirt/top", "y"))
 
 
-def test_folders_that_are_refused(tmp_path: Path) -> None:
+def test_a_folder_without_labelled_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a folder"):
         find_pictures(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no pictures"):
@@ -73,7 +73,7 @@ def test_colour_is_kept_where_the_model_sees_it(tmp_path: Path) -> None:
     assert read_pictures([grey], channels=3, input_size=28).shape == (1, 1, 28, 28)
 
 
-def test_as_drawings(tmp_path: Path) -> None:
+def test_pictures_are_redrawn_and_blank_ones_counted(tmp_path: Path) -> None:
     blank = picture(tmp_path / "blank.png", (300, 200), colour=255)
     drawn = tmp_path / "drawn.png"
     paper = np.full((200, 300), 255, np.uint8)
@@ -87,7 +87,7 @@ def test_as_drawings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"x" * 50])
-def test_a_file_that_is_no_picture(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_picture_is_named(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "broken.png"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"broken\.png"):
@@ -96,7 +96,7 @@ def test_a_file_that_is_no_picture(content: bytes, tmp_path: Path) -> None:
         redraw_files([file], to_mnist, input_size=28)
 
 
-def test_a_truncated_picture(tmp_path: Path) -> None:
+def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
     file = tmp_path / "broken.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99), dtype=np.uint8)).save(file)
     file.write_bytes(file.read_bytes()[:2000])
