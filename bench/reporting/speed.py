@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.reporting.stats import Session, percentiles
+from bench.reporting.stats import percentiles
+from bench.reporting.timing_stats import Session
 from bench.spec import BEFORE_BACKENDS, Record, Timing
 
 if TYPE_CHECKING:  # drawing plots does not need pyarrow

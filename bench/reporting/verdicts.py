@@ -15,12 +15,13 @@ from statistics import fmean
 
 import numpy as np
 
-from bench.reporting import stats
+from bench.reporting import stats, timing_stats
 from bench.reporting.entries import Comparison, Entry
 from bench.reporting.formats import count, megabytes, milliseconds, per_second, percent
 from bench.reporting.speed import Speed, Speeds
 from bench.reporting.stats import Difference
 from bench.reporting.store import Store
+from bench.reporting.timing_stats import Session
 from bench.spec import Predictions, Record
 
 MOST_SEEDS = 50
@@ -260,12 +261,12 @@ def speeds_difference(metric: Metric, one: Speed, other: Speed, *, same_referenc
     percentile = 95 if metric is LATENCY_P95 else 50
     if first is None or second is None or not same_reference:
         rates = [_rates(metric, speed.batch_size, speed.sessions) for speed in (one, other)]
-        return stats.timings_difference(*rates, percentile=percentile)
-    difference = stats.timings_difference(
+        return timing_stats.timings_difference(*rates, percentile=percentile)
+    difference = timing_stats.timings_difference(
         _rates(metric, one.batch_size, first),
         _rates(metric, other.batch_size, second),
         percentile=percentile,
-        session_to_session=stats.RELATIVE_SESSION_TO_SESSION,
+        session_to_session=timing_stats.RELATIVE_SESSION_TO_SESSION,
     )
     if difference is None:
         return None
@@ -274,7 +275,7 @@ def speeds_difference(metric: Metric, one: Speed, other: Speed, *, same_referenc
     return replace(difference, method=f"{difference.method}, {units}")
 
 
-def _rates(metric: Metric, batch_size: int, sessions: Sequence[stats.Session]) -> list[stats.Session]:
+def _rates(metric: Metric, batch_size: int, sessions: Sequence[Session]) -> list[Session]:
     if not metric.higher_is_better:
         return list(sessions)
     return [[batch_size / block for block in session] for session in sessions]
