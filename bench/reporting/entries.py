@@ -1,19 +1,22 @@
-"""Records grouped for comparison: by data set, then by job, each job with a label that tells it apart."""
+"""Records grouped for comparison: by data set, then by job, each job with a unique label."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, TypeVar
 
-from bench.reporting.speed import Speeds, speeds_of
+from bench.reporting.speed import Speed, Speeds, speeds_of
 from bench.spec import DISTINGUISHING, Deployment, Record, Status, describe_choice
 
 if TYPE_CHECKING:  # drawing plots does not need pyarrow
     from bench.reporting.store import Store
 
+Row = TypeVar("Row")
+Key = TypeVar("Key", bound=Hashable)
 DataKey = tuple[str, str, int, int]
 """The key of a data set: name, SHA-256, number of training images, number of test images."""
 
@@ -21,6 +24,20 @@ DataKey = tuple[str, str, int, int]
 def data_key(record: Record) -> DataKey:
     """Return the key of the data set that a run was on."""
     return record.dataset, record.dataset_sha256, record.train_images, record.test_images
+
+
+def title_of(key: DataKey) -> str:
+    """Return a data set as a heading: 'mnist: 60,000 training and 10,000 test images'."""
+    name, _, train_images, test_images = key
+    return f"{name}: {train_images:,} training and {test_images:,} test images"
+
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
+    """Return the rows by their key, in the order in which the keys first occur."""
+    groups: dict[Key, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
 
 
 @dataclass(frozen=True)
@@ -33,12 +50,17 @@ class Entry:
     speeds: Speeds = field(default_factory=Speeds)
     """The timings taken after the training."""
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
-    """The answers of one trained model to all test images, by back end."""
+    """The result of one trained model on all test images, by back end."""
 
     @property
     def accuracies(self) -> dict[int, float]:
         """Return the share of test images classified right, by seed."""
         return {record.seed: record.test_accuracy for record in self.records if record.test_accuracy is not None}
+
+    def machine_of(self, speed: Speed) -> str:
+        """Return the machine that a speed of this job was timed on, in words."""
+        cpu = self.records[0].cpu if speed.device == "cpu" else None
+        return f"{cpu}, {speed.machine}" if cpu else speed.machine
 
 
 @dataclass(frozen=True)
@@ -61,34 +83,23 @@ def comparisons(records: Iterable[Record], store: Store | None = None) -> list[C
         records: all records.
         store: the results folder with their timings; None leaves the timings out.
     """
-    by_data: dict[DataKey, list[Record]] = {}
-    for record in tested(records):
-        if record.status is Status.OK:
-            by_data.setdefault(data_key(record), []).append(record)
+    finished = [record for record in tested(records) if record.status is Status.OK]
+    compared = [Comparison(title_of(key), _entries(runs)) for key, runs in sorted(grouped(finished, data_key).items())]
     timed = store.timed() if store is not None else set()
-    compared = []
-    for (dataset, _, train_images, test_images), group in sorted(by_data.items()):
-        title = f"{dataset}: {train_images:,} training and {test_images:,} test images"
-        entries = _entries(group)
-        if store is not None and timed:
-            entries = [
-                replace(
-                    entry,
-                    speeds=speeds_of(store, entry.records, timed),
-                    deployments=_deployments(store, entry.records, timed),
-                )
-                for entry in entries
-            ]
-        compared.append(Comparison(title, entries))
-    return compared
+    if store is None or not timed:
+        return compared
+    return [
+        replace(comparison, entries=[_with_timings(entry, store, timed) for entry in comparison.entries])
+        for comparison in compared
+    ]
 
 
-def _deployments(store: Store, records: Sequence[Record], timed: set[str]) -> dict[str, Deployment]:
-    """Return the answers of the first run that was prepared for back ends, by back end."""
-    for record in records:
-        if record.run_id in timed and (rows := store.deployments(record.run_id)):
-            return {row.backend: row for row in rows}
-    return {}
+def _with_timings(entry: Entry, store: Store, timed: set[str]) -> Entry:
+    """Return a job with its timings, and the deployments of the first run that was prepared for back ends."""
+    deployments = (store.deployments(record.run_id) for record in entry.records if record.run_id in timed)
+    first = next(filter(None, deployments), [])
+    speeds = speeds_of(store, entry.records, timed)
+    return replace(entry, speeds=speeds, deployments={row.backend: row for row in first})
 
 
 def natural(label: str) -> list[tuple[str, float]]:
@@ -101,33 +112,25 @@ def natural(label: str) -> list[tuple[str, float]]:
 
 
 def _entries(records: Sequence[Record]) -> list[Entry]:
-    jobs: dict[str, list[Record]] = {}
-    for record in records:
-        jobs.setdefault(record.job_id, []).append(record)
-    by_model: dict[str, list[Record]] = {}
-    for runs in jobs.values():
-        by_model.setdefault(runs[0].model, []).append(runs[0])
-    differing = {model: _differing(siblings) for model, siblings in by_model.items()}
-    labels = {job: _label(runs[0], differing[runs[0].model]) for job, runs in jobs.items()}
+    jobs = grouped(records, attrgetter("job_id"))
+    by_model = grouped((runs[0] for runs in jobs.values()), attrgetter("model"))
+    differing = {model: differing_fields(siblings, DISTINGUISHING) for model, siblings in by_model.items()}
+    for names in differing.values():
+        if "weights" in names and "weights_sha256" in names:  # the words for the weights say enough
+            names.remove("weights_sha256")
+    labels = {job: label_of(runs[0].model, runs[0], differing[runs[0].model]) for job, runs in jobs.items()}
     counts = Counter(labels.values())
-    entries = [
-        Entry(labels[job] if counts[labels[job]] == 1 else f"{labels[job]} [{job}]", sorted(runs, key=_seed))
-        for job, runs in jobs.items()
-    ]
+    unique = {job: label if counts[label] == 1 else f"{label} [{job}]" for job, label in labels.items()}
+    entries = [Entry(unique[job], sorted(runs, key=attrgetter("seed"))) for job, runs in jobs.items()]
     return sorted(entries, key=lambda entry: natural(entry.label))
 
 
-def _seed(record: Record) -> int:
-    return record.seed
+def differing_fields(siblings: Sequence[object], names: Iterable[str]) -> list[str]:
+    """Return those of the names whose fields differ between jobs of one model."""
+    return [name for name in names if len({getattr(sibling, name) for sibling in siblings}) > 1]
 
 
-def _differing(siblings: Sequence[Record]) -> list[str]:
-    """Return the names of the fields in which the jobs of one model differ."""
-    names = [name for name in DISTINGUISHING if len({getattr(other, name) for other in siblings}) > 1]
-    # the digest is named only where the words for the weights are the same
-    return [name for name in names if name != "weights_sha256" or "weights" not in names]
-
-
-def _label(record: Record, differing: Sequence[str]) -> str:
-    details = ", ".join(describe_choice(name, getattr(record, name)) for name in differing)
-    return f"{record.model} ({details})" if details else record.model
+def label_of(model: str, choices: object, names: Iterable[str]) -> str:
+    """Return the label of a job, its model and the named fields of ``choices``: 'cnn (lr 0.01, 300 images)'."""
+    details = ", ".join(describe_choice(name, getattr(choices, name)) for name in names)
+    return f"{model} ({details})" if details else model

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
-from bench.spec import Job, Progress, Record, Run, Status, describe_choice
+from bench.reporting.entries import differing_fields, label_of
+from bench.spec import Job, Progress, Recipe, Record, Run, Status
 
 
 class ProgressView:
@@ -150,11 +151,9 @@ def labels_of(jobs: Sequence[Job]) -> dict[str, str]:
     """Return a name for each job, by its id: its model, and what tells it apart from the model's other jobs."""
     labels = {}
     for job in jobs:
-        siblings = [other.recipe.model_dump() for other in jobs if other.model == job.model]
-        recipe = job.recipe.model_dump()
-        differing = [name for name in recipe if any(other[name] != recipe[name] for other in siblings)]
-        details = ", ".join(describe_choice(name, recipe[name]) for name in differing[:3])
-        labels[job.job_id] = f"{job.model} ({details})" if details else job.model
+        siblings = [other.recipe for other in jobs if other.model == job.model]
+        names = differing_fields(siblings, Recipe.model_fields)[:3]
+        labels[job.job_id] = label_of(job.model, job.recipe, names)
     return labels
 
 
