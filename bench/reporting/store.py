@@ -1,4 +1,4 @@
-"""The results folder. One immutable Parquet shard per run, each file written whole or not at all.
+"""The results folder: one immutable Parquet file per run and kind, each written whole or not at all.
 
     results/runs/ID.parquet              the record: one row, the same schema in every shard
     results/epochs/ID.parquet            one row per epoch
@@ -7,11 +7,11 @@
     results/deployments/ID.parquet       one row per back end that the trained model was prepared for
     results/checkpoints/ID.safetensors   the trained model
     results/unfinished/ID.state          the state that an interrupted run goes on from
-    results/set-aside/                   files from runs/ that are no records: torn, or somebody else's
+    results/set-aside/                   files from runs/ that are no records: damaged, or of another program
     results/.index.jsonl                 a copy of what runs/ holds, read a thousand times faster; may be deleted
 
-A record is written last: where there is a record, all that belongs to it is there. Only the shards count: a line of the
-index is used only while its shard has the size and the time of change that the line names.
+A record is written last: where there is a record, all that belongs to it is there. The files in runs/ are what counts:
+a line of the index is used only while its file has the size and the time of change that the line names.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ PREDICTIONS_SCHEMA = pa.schema(
 
 _INDEX = ".index.jsonl"
 _WORTH_AN_INDEX = 100
-"""The fewest shards that reading must have opened to write an index; a small folder is left as it is."""
+"""The fewest files that must have been read to write an index; a small folder is left as it is."""
 _NO_RECORD = (OSError, pa.ArrowException, ValidationError, ValueError)
 """The errors that reading a file raises if it is no record."""
 
@@ -190,7 +190,7 @@ class Store:
         return sorted(records, key=lambda record: (record.started_at, record.run_id)), problems
 
     def _shards(self) -> dict[str, tuple[int, int]]:
-        """Return (size, time of change in ns) of each shard by its name, in order."""
+        """Return (size, time of change in ns) of each file in runs/ by its name, in order."""
         shards = {}
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root / "runs") as entries:
             for entry in entries:
@@ -203,7 +203,7 @@ class Store:
         return dict(sorted(shards.items()))
 
     def _read_index(self) -> tuple[dict[str, _Indexed], int]:
-        """Return (lines by the name of their shard, number of all lines); lines that are not ours are skipped."""
+        """Return (lines by the name of their file, number of all lines); lines that cannot be read are skipped."""
         try:
             lines = [line for line in (self.root / _INDEX).read_bytes().split(b"\n") if line]
         except OSError:
@@ -237,13 +237,14 @@ class Store:
         return sorted(file.name for file in (self.root / "set-aside").glob("*"))
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a page into the results folder, whole or not at all.
+        """Write a page into the results folder, whole or not at all; ``name`` may name one folder in it.
 
         Raises:
             UserError: the page cannot be written.
         """
         file = self.root / name
         with disk_errors(self.root):
+            file.parent.mkdir(exist_ok=True)
             write_whole(file, text.encode())
         return file
 
@@ -266,7 +267,7 @@ class Store:
         return _rows(self._file("timings", run_id), Timing, _as_timing)
 
     def write_deployments(self, run_id: str, deployments: Sequence[Deployment]) -> None:
-        """Store how a run's model answered with each back end, in place of earlier rows of the same back ends.
+        """Store the results of a run's model with each back end, in place of earlier ones of the same back ends.
 
         Raises:
             UserError: they cannot be written.
@@ -276,7 +277,7 @@ class Store:
         self._write_rows("deployments", run_id, [*kept, *deployments], DEPLOYMENTS_SCHEMA)
 
     def deployments(self, run_id: str) -> list[Deployment]:
-        """Return how a run's model answered with each back end; empty if with none, or the file is damaged."""
+        """Return the results of a run's model with each back end; empty if there are none, or the file is damaged."""
         return _rows(self._file("deployments", run_id), Deployment)
 
     def _write_rows(self, kind: str, run_id: str, rows: Sequence[BaseModel], schema: pa.Schema) -> os.stat_result:
@@ -290,7 +291,7 @@ class Store:
         return {file.stem for file in (self.root / "timings").glob("*.parquet")}
 
     def predictions(self, run_id: str) -> Predictions | None:
-        """Return a run's answers to the test images; None if they are not stored, or the file is damaged."""
+        """Return a run's predictions for the test images; None if they are not stored, or the file is damaged."""
         try:
             table = _read_table(self._file("predictions", run_id)).select(PREDICTIONS_SCHEMA.names)
             columns = table.cast(PREDICTIONS_SCHEMA).sort_by("image").columns[1:]
@@ -301,14 +302,18 @@ class Store:
         return Predictions(*arrays)
 
     def save_state(self, run_id: str, state: bytes) -> None:
-        """Keep the state that an interrupted run goes on from."""
+        """Keep the training state that an interrupted run goes on from.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         with disk_errors(self.root):
             file = self._file("unfinished", run_id, "state")
             file.parent.mkdir(exist_ok=True)
             write_whole(file, state)
 
     def states(self, run_ids: Sequence[str]) -> dict[str, bytes]:
-        """Return the kept states of these runs, by run id; runs without one are left out."""
+        """Return the kept training states of these runs, by run id; runs without one are left out."""
         files = {run_id: self._file("unfinished", run_id, "state") for run_id in run_ids}
         return {run_id: file.read_bytes() for run_id, file in files.items() if file.exists()}
 
