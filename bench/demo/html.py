@@ -46,7 +46,7 @@ footer { display: none !important; }
 #board .note { color: #b91c1c; }
 #board .note:not(:empty) { margin-bottom: 12px; }
 .dark #board .note { color: #fca5a5; }
-#board .thinking .said { opacity: .6; }
+#board .thinking .results { opacity: .6; }
 .answers { display: flex; flex-direction: column; gap: 14px; }
 .answers .verdict { font-size: 1.5rem; font-weight: 600; line-height: 1.3; }
 .answers .verdict.apart { color: #b45309; }
@@ -88,7 +88,7 @@ do.</p>
       <input type="file" accept="image/*" hidden>
     </div>
   </div>
-  <div class="right"><div class="note" role="alert"></div><div class="said"></div></div>
+  <div class="right"><div class="note" role="alert"></div><div class="results"></div></div>
   <div class="clicking">
     <div>Or click on one of these:</div>
     <div class="samples">{pictures}</div>
@@ -112,18 +112,18 @@ def no_checkpoint(folder: str, problems: Sequence[str] = ()) -> str:
     return _page(f'<div class="message">{text}</div><code>{escape(COMMAND)}</code>{_problems(problems)}')
 
 
-def answered(said: Answers) -> str:
+def answered(results: Answers) -> str:
     """Return the verdict, the image that the models saw, and the bars of each model."""
-    if said.seen is None:
-        return _page(f'<div class="message">{NO_INK}</div>{_problems(said.problems)}')
-    apart, words = verdict(said.answers)
+    if results.seen is None:
+        return _page(f'<div class="message">{NO_INK}</div>{_problems(results.problems)}')
+    apart, words = verdict(results.answers)
     seen = (
-        f'<div class="seen"><img alt="the drawing in 28 x 28 pixels" src="{_data_uri(Image.fromarray(said.seen))}">'
+        f'<div class="seen"><img alt="the drawing in 28 x 28 pixels" src="{_data_uri(Image.fromarray(results.seen))}">'
         f'<div class="quiet">What the models really see: your drawing in 28 x 28 pixels, as MNIST would show it. '
-        f"Made in {said.preprocessing_ms:.0f} ms.</div></div>"
+        f"Made in {results.preprocessing_ms:.0f} ms.</div></div>"
     )
     heading = f'<div class="verdict{" apart" if apart else ""}">{escape(words)}</div>'
-    return _page(heading + seen + "".join(_model(answer) for answer in said.answers) + _problems(said.problems))
+    return _page(heading + seen + "".join(_model(answer) for answer in results.answers) + _problems(results.problems))
 
 
 def verdict(answers: Sequence[Answer]) -> tuple[bool, str]:

@@ -126,7 +126,7 @@ def settled(page: Page) -> None:
 
 
 def said(page: Page) -> str:
-    return page.locator(".said").inner_text()
+    return page.locator(".results").inner_text()
 
 
 def verdict(page: Page) -> str:
@@ -208,7 +208,7 @@ def test_a_picture_is_opened(page: Page, tmp_path: Path, results: Results) -> No
 def test_blank_paper_is_no_digit(page: Page, tmp_path: Path) -> None:
     Image.new("RGB", (300, 300), "white").save(tmp_path / "blank.png")
     page.locator("input[type=file]").set_input_files(tmp_path / "blank.png")
-    page.wait_for_function("document.querySelector('.said').innerText.includes('nothing on the canvas')")
+    page.wait_for_function("document.querySelector('.results').innerText.includes('nothing on the canvas')")
     assert page.locator(".verdict").count() == 0
 
 
