@@ -12,6 +12,7 @@ from PIL import Image
 from bench.demo.answers import Answer, Answers
 
 HINT = "Draw a digit and the models say what they see."
+UNREADABLE = "This picture is too large or cannot be read. A smaller one will do."
 NO_INK = "There is nothing on the canvas that looks like ink. Draw a digit, a little larger or darker."
 NO_CHECKPOINT = "There is no trained model in {folder} yet. This command makes two of them; then come back here:"
 COMMAND = "python -m bench.run --models cnn mobilenet"
@@ -96,26 +97,20 @@ do.</p>
 </div>"""
 
 
-def unreadable() -> str:
-    """Return the message for a picture that cannot be read."""
-    return _page('<div class="message">This picture is too large or cannot be read. A smaller one will do.</div>')
-
-
-def hint() -> str:
-    """Return the message for an empty canvas."""
-    return _page(f'<div class="message">{HINT}</div>')
+def message(text: str, more: str = "") -> str:
+    """Return a message in place of answers; ``more`` is HTML to put below it."""
+    return _page(f'<div class="message">{escape(text)}</div>{more}')
 
 
 def no_checkpoint(folder: str, problems: Sequence[str] = ()) -> str:
     """Return the message for a folder without a usable model."""
-    text = escape(NO_CHECKPOINT.format(folder=folder))
-    return _page(f'<div class="message">{text}</div><code>{escape(COMMAND)}</code>{_problems(problems)}')
+    return message(NO_CHECKPOINT.format(folder=folder), f"<code>{escape(COMMAND)}</code>{_problems(problems)}")
 
 
 def answered(results: Answers) -> str:
     """Return the verdict, the image that the models saw, and the bars of each model."""
     if results.seen is None:
-        return _page(f'<div class="message">{NO_INK}</div>{_problems(results.problems)}')
+        return message(NO_INK, _problems(results.problems))
     apart, words = verdict(results.answers)
     seen = (
         f'<div class="seen"><img alt="the drawing in 28 x 28 pixels" src="{_data_uri(Image.fromarray(results.seen))}">'

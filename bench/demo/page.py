@@ -40,9 +40,9 @@ def build(results: Path) -> gr.Blocks:
         if not models:
             return html.no_checkpoint(str(shelf.folder), problems)
         if not canvas:
-            return html.hint()
+            return html.message(html.HINT)
         picture = read_canvas(canvas)
-        return html.unreadable() if picture is None else html.answered(shelf.answer(picture))
+        return html.message(html.UNREADABLE) if picture is None else html.answered(shelf.answer(picture))
 
     samples = {digit: digits.sample(digit) for digit in digits.STROKES}
     page: gr.Blocks

@@ -60,8 +60,6 @@ def learning_curves(
     Args:
         entries: the jobs to draw.
         epochs: the epochs of their runs, by run id; runs without epochs are left out.
-        looks: see above.
-        dataset: see above.
     """
     held_out = any(epoch.validation_accuracy is not None for run in epochs.values() for epoch in run)
     several = any(len(entry.records) > 1 for entry in entries)
@@ -110,8 +108,8 @@ def _band(
     style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markevery": max(1, len(numbers) // 10)}
     axis.plot(numbers, means, linestyle=dashes, markersize=4, **style)
     if any(len(of_seeds) > 1 for of_seeds in values):
-        lowest, highest = list(map(min, values)), list(map(max, values))
-        axis.fill_between(numbers, lowest, highest, color=look.colour, alpha=0.18, linewidth=0)
+        edges = list(map(min, values)), list(map(max, values))
+        axis.fill_between(numbers, *edges, color=look.colour, alpha=0.18, linewidth=0)
     return means
 
 
@@ -188,8 +186,6 @@ def accuracy_against_latency(entries: Sequence[Entry], looks: Mapping[str, Look]
 
     Args:
         entries: the jobs to draw, timed on one machine; those that were not timed alone are left out.
-        looks: see above.
-        dataset: see above.
     """
     figure = figure_of(f"Test accuracy on {dataset} against latency", 3.4)
     axis = figure.subplots()
@@ -378,8 +374,6 @@ def accuracy_against_train_size(curves: Sequence[Entry], looks: Mapping[str, Loo
 
     Args:
         curves: for each line the finished runs on it, of all sizes and seeds.
-        looks: see above.
-        dataset: see above.
     """
     figure = figure_of(f"Test accuracy on {dataset} against training images", 3.6)
     axis = figure.subplots()

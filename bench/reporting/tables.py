@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from bench.reporting import circumstances, stats
@@ -322,23 +321,9 @@ ENVIRONMENT: list[tuple[str, Callable[[Record], object]]] = [
 ]
 
 
-_WHERE = attrgetter(
-    *("device", "cpu", "cpu_cores", "memory_gb", "threads", "platform", "python_version", "torch_version"),
-    *("torchvision_version", "ray_version", "bench_version", "git_commit", "dataset", "dataset_sha256"),
-    *("memory_kind", "model", "weights", "weights_sha256"),
-)
-"""The fields that the table of the environment shows."""
-
-
-def environments(records: Iterable[Record]) -> list[Record]:
-    """Return one record of each environment, since most of ten thousand runs were measured in the same one."""
-    return list({_WHERE(record): record for record in records}.values())
-
-
 def environment_table(records: Sequence[Record]) -> Table:
     """Return a table of where the finished runs ran; values that differ are side by side."""
     rows = []
-    records = environments(records)
     for header, read in ENVIRONMENT:
         values = dict.fromkeys(str(value) for record in records if (value := read(record)) is not None)
         rows.append([header, "; ".join(values) or MISSING])

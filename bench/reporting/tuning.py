@@ -93,7 +93,7 @@ def _about(swept: Swept) -> list[str]:
     sweep, best = swept.sweep, swept.best
     lines = []
     if best is not None and best.score is not None:
-        over = f", mean of {sweep.seeds and len(sweep.seeds)} seeds" if len(sweep.seeds) > 1 else ""
+        over = f", mean of {len(sweep.seeds)} seeds" if len(sweep.seeds) > 1 else ""
         held = f"{sweep.recipe.validation_size:,} held-out images"
         lines.append(f"best: {describe_values(best.values)}: validation accuracy {percent(best.score)} on {held}{over}")
     lines.append(f"searched: {sweep.space.describe()}; {_how(sweep)}")
