@@ -1,4 +1,4 @@
-"""Answers as HTML. Everything that comes from a file is escaped."""
+"""The page's frame, messages and answers as HTML. Everything that comes from a file is escaped."""
 
 from __future__ import annotations
 

@@ -92,10 +92,9 @@ class Trial:
     @property
     def score(self) -> float | None:
         """Return the mean over seeds of the last validation accuracy; None without one, or if a run failed."""
-        scores = [self._score(record) for record in self.records]
-        scored = [score for score in scores if score is not None]
-        has_one = self.status in (Status.OK, Status.STOPPED, Status.INTERRUPTED) and scored
-        return statistics.fmean(scored) if has_one else None
+        scores = [score for record in self.records if (score := self._score(record)) is not None]
+        has_one = self.status in (Status.OK, Status.STOPPED, Status.INTERRUPTED) and scores
+        return statistics.fmean(scores) if has_one else None
 
     def _score(self, record: Record) -> float | None:
         if record.validation_accuracy is not None:

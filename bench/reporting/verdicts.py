@@ -204,9 +204,8 @@ def checkpoints(first: Side, second: Side) -> Verdict:
     by_seed = [{record.seed: record for record in side.entry.records} for side in sides]
     both = sorted(by_seed[0].keys() & by_seed[1].keys())
     chosen = [records[both[0]] if both else records[min(records)] for records in by_seed]
-    answers = [side.answers(record) for side, record in zip(sides, chosen, strict=True)]
+    first_answers, second_answers = (side.answers(record) for side, record in zip(sides, chosen, strict=True))
     difference, why = None, "what the models said of each test image is not stored"
-    first_answers, second_answers = answers
     if first_answers is not None and second_answers is not None:
         if np.array_equal(first_answers.labels, second_answers.labels):
             apart = stats.discordant(first_answers.labels, first_answers.predicted, second_answers.predicted)
