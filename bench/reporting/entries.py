@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from bench.reporting.groups import grouped
 from bench.reporting.speed import Speed, Speeds, speeds_of
 from bench.spec import DISTINGUISHING, Deployment, Record, Status, describe_choice
 
 if TYPE_CHECKING:  # drawing plots does not need pyarrow
     from bench.reporting.store import Store
 
-Row = TypeVar("Row")
-Key = TypeVar("Key", bound=Hashable)
 DataKey = tuple[str, str, int, int]
 """The key of a data set: name, SHA-256, number of training images, number of test images."""
 
@@ -30,14 +29,6 @@ def title_of(key: DataKey) -> str:
     """Return a data set as a heading: 'mnist: 60,000 training and 10,000 test images'."""
     name, _, train_images, test_images = key
     return f"{name}: {train_images:,} training and {test_images:,} test images"
-
-
-def grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
-    """Return the rows by their key, in the order in which the keys first occur."""
-    groups: dict[Key, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return groups
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.reporting import images, plots, style
-from bench.reporting.entries import Comparison, DataKey, Entry, comparisons, data_key, grouped
+from bench.reporting.entries import Comparison, DataKey, Entry, comparisons, data_key
 from bench.reporting.files import disk_errors, write_whole
+from bench.reporting.groups import grouped
 from bench.reporting.images import KeptImages
 from bench.reporting.store import Store
 from bench.reporting.style import Look

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.reporting.entries import Entry, grouped
+from bench.reporting.entries import Entry
 from bench.reporting.formats import counted
+from bench.reporting.groups import grouped
 from bench.reporting.speed import EAGER
 from bench.reporting.stats import confusion, mean_interval
 from bench.reporting.style import (

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.reporting.formats import counted
+from bench.reporting.groups import grouped
 from bench.reporting.stats import percentiles
 from bench.reporting.timing_stats import Session
 from bench.spec import BEFORE_BACKENDS, Record, Timing
@@ -153,17 +154,17 @@ def summarise(runs: Iterable[Sequence[Timing]], *, epochs: int = 1, features: bo
         features: whether the head was trained on a frozen backbone's features. If so, the steps that an earlier version
             timed as training are steps of the head.
     """
-    taken: dict[tuple[Kind, str, int], dict[tuple[str, int, str], dict[str, list[Timing]]]] = {}
-    for sample in itertools.chain.from_iterable(runs):
+
+    def use_of(sample: Timing) -> tuple[Kind, str, int]:
         before = features and sample.backend == BEFORE_BACKENDS and sample.kind == "training"
-        kind: Kind = "head" if before else sample.kind
-        machines = taken.setdefault((kind, sample.backend, sample.batch_size), {})
-        sessions = machines.setdefault((sample.device, sample.threads, sample.precision), {})
-        sessions.setdefault(sample.run_id, []).append(sample)
+        return "head" if before else sample.kind, sample.backend, sample.batch_size
+
     speeds: dict[tuple[str, str], dict[int, Speed]] = {}
-    for (kind, backend, size), machines in taken.items():
-        last = max(machines.values(), key=_last_moment)
-        speeds.setdefault((kind, backend), {})[size] = _speed(kind, list(last.values()))
+    for (kind, backend, size), samples in grouped(itertools.chain.from_iterable(runs), use_of).items():
+        machines = grouped(samples, attrgetter("device", "threads", "precision")).values()
+        latest = max(machines, key=lambda taken: max(sample.measured_at for sample in taken))
+        sessions = grouped(latest, attrgetter("run_id")).values()
+        speeds.setdefault((kind, backend), {})[size] = _speed(kind, list(sessions))
     by_kind = {kind: sizes[max(sizes)] for (kind, _), sizes in speeds.items() if kind != "inference"}
     extraction, head = by_kind.get("extraction"), by_kind.get("head")
     training = by_kind.get("training")
@@ -219,10 +220,6 @@ def recipe_training(extraction: Speed, head: Speed, epochs: int) -> Speed | None
 def _answers(sizes: Mapping[int, Speed]) -> Answers:
     largest = max(sizes)
     return Answers(sizes.get(1), sizes[largest] if largest > 1 else None)
-
-
-def _last_moment(sessions: dict[str, list[Timing]]) -> datetime:
-    return max(sample.measured_at for taken in sessions.values() for sample in taken)
 
 
 def _speed(kind: Kind, runs: Sequence[Sequence[Timing]]) -> Speed:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
-from bench.reporting.entries import Entry, grouped
+from bench.reporting.entries import Entry
 from bench.reporting.formats import one_line
+from bench.reporting.groups import grouped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,8 +15,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.config.space import Space, Value, Values
-from bench.reporting.entries import grouped
 from bench.reporting.formats import count, counted
+from bench.reporting.groups import grouped
 from bench.reporting.store import Store
 from bench.spec import DatasetInfo, EpochRecord, Recipe, Record, Status
 
