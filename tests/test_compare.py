@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bench.compare import main
 from bench.errors import UserError
-from bench.reporting import stats, verdicts
+from bench.reporting import timing_stats, verdicts
 from bench.reporting.comparison import Pair
 from bench.reporting.entries import Entry
 from bench.reporting.speed import summarise
@@ -438,8 +438,8 @@ def test_neither_torch_nor_ray_is_imported(modules_after: Callable[[str], set[st
 @pytest.fixture
 def no_power(monkeypatch: pytest.MonkeyPatch) -> None:
     """How many more sessions it would take is not asked here, and takes as long as all else."""
-    monkeypatch.setattr(stats, "_solved", lambda *_, **__: 3.0)
-    monkeypatch.setattr(stats, "_RESAMPLES", 99)
+    monkeypatch.setattr(timing_stats, "sample_size", lambda *_, **__: 3.0)
+    monkeypatch.setattr(timing_stats, "_RESAMPLES", 99)
 
 
 JUDGED = (("training", 64, 3), ("inference", 250, 1))

@@ -1,9 +1,10 @@
-"""The search space of a sweep: ranges and lists of values, and points drawn from them. No torch, no ray."""
+"""The search space of a sweep: ranges and lists of values, and points drawn from them."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,9 +27,9 @@ _NOT_SWEPT = {
     "stop_at_target": "a sweep looks for the best, not for the first to be good enough",
 }
 _DIGITS = 4
-"""Significant digits of a value drawn from a range: more say nothing and make long tables."""
+"""The number of significant digits of a value drawn from a range."""
 _MOST_DRAWS = 1000
-"""The number of repeated points in a row after which the space counts as used up."""
+"""The number of repeated points in a row after which all points are taken to be drawn."""
 
 
 class Range(BaseModel):
@@ -124,30 +125,25 @@ class Space(BaseModel):
 
     def fitting(self, name: str, value: float) -> float | int:
         """Return a value from a range as the recipe takes it: a whole number where the field is a count."""
-        return round(value) if _is_whole(name) else self.ranges[name].rounded(value)
+        return round(value) if int in _kinds(name) else self.ranges[name].rounded(value)
 
     def _grid(self) -> list[Values]:
         names = self.names
         return [dict(zip(names, point, strict=True)) for point in itertools.product(*(self.lists[n] for n in names))]
 
     def extremes(self) -> Iterator[Values]:
-        """Yield each end of each range and each value of each list, alone: all of them have to be possible."""
+        """Yield each end of each range and each value of each list, as a point with this field only."""
         for name, limits in self.ranges.items():
-            yield {name: self.fitting(name, limits.low)}
-            yield {name: self.fitting(name, limits.high)}
+            for end in (limits.low, limits.high):
+                yield {name: self.fitting(name, end)}
         for name, values in self.lists.items():
-            for value in values:
-                yield {name: value}
+            yield from ({name: value} for value in values)
 
     def describe(self) -> str:
         """Return the space in words: 'lr 0.0001 to 0.1, log-uniform; batch_size 32, 64'."""
-        parts = [
-            f"{name} {self.ranges[name]}"
-            if name in self.ranges
-            else f"{name} {', '.join(map(_shown, self.lists[name]))}"
-            for name in self.names
-        ]
-        return "; ".join(parts)
+        words = {name: str(limits) for name, limits in self.ranges.items()}
+        words |= {name: ", ".join(map(_shown, values)) for name, values in self.lists.items()}
+        return "; ".join(f"{name} {words[name]}" for name in self.names)
 
 
 def _shown(value: Value) -> str:
@@ -159,24 +155,10 @@ def describe_values(values: Mapping[str, Value]) -> str:
     return ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
 
 
-def _is_whole(name: str) -> bool:
-    return int in (_kinds(name) - {float})
-
-
 def _kinds(name: str) -> set[Any]:
-    """Return the plain types that a field of the recipe takes."""
-    kinds: set[Any] = set()
-
-    def look(annotation: Any) -> None:
-        parts = typing.get_args(annotation)
-        if parts and typing.get_origin(annotation) is not typing.Literal:
-            for part in parts:
-                look(part)
-        else:
-            kinds.add(annotation)
-
-    look(Recipe.model_fields[name].annotation)
-    return kinds
+    """Return the types that a field of the recipe takes: of ``int | None``, int and NoneType."""
+    annotation: Any = Recipe.model_fields[name].annotation
+    return set(typing.get_args(annotation)) if isinstance(annotation, types.UnionType) else {annotation}
 
 
 def read_space(file: Path) -> tuple[Space, Values]:
@@ -197,7 +179,7 @@ def read_space(file: Path) -> tuple[Space, Values]:
 
 
 def parse_space(content: Mapping[str, Any], source: str) -> tuple[Space, Values]:
-    """Parse the content of a file as :func:`read_space` does; ``source`` begins every error message.
+    """Return (the space, the fixed values) from the content of a space file; ``source`` begins every error message.
 
     Raises:
         UserError: as :func:`read_space`.
@@ -223,27 +205,31 @@ def parse_space(content: Mapping[str, Any], source: str) -> tuple[Space, Values]
 
 
 def _check_field(name: str, source: str) -> None:
-    valid = [field for field in Recipe.model_fields if field not in _NOT_SWEPT]
     if name in _NOT_SWEPT:
         raise UserError(f"{source}: {name} cannot be swept: {_NOT_SWEPT[name]}")
+    valid = sorted(Recipe.model_fields.keys() - _NOT_SWEPT)
     if name not in valid:
-        raise UserError(f"{source}: unknown field {name!r}; valid: {', '.join(sorted(valid))}{nearest(name, valid)}")
+        raise UserError(f"{source}: unknown field {name!r}; valid: {', '.join(valid)}{nearest(name, valid)}")
 
 
 def _range(name: str, value: dict[str, Any], source: str) -> Range:
     try:
         limits = Range.model_validate(value)
     except ValidationError as error:
-        detail = error.errors()[0]
-        where = f"{detail['loc'][0]}: " if detail["loc"] else ""
-        message = detail["msg"].removeprefix("Value error, ")
-        hint = "" if not detail["loc"] else "; a range is {low: 0.0001, high: 0.1, log: true}, log is optional"
-        raise UserError(f"{source}: {name}: {where}{message[:1].lower()}{message[1:]}{hint}") from None
+        where = error.errors()[0]["loc"]
+        example = "; a range is {low: 0.0001, high: 0.1, log: true}, log is optional"
+        reason = f"{where[0]}: {_reason(error)}{example}" if where else _reason(error)
+        raise UserError(f"{source}: {name}: {reason}") from None
     if not _kinds(name) & {int, float}:
         raise UserError(f"{source}: {name}: a range needs numbers; name values, as in [{', '.join(_examples(name))}]")
     for end in (limits.low, limits.high):
         _checked(name, end, source)
     return limits
+
+
+def _reason(error: ValidationError) -> str:
+    message = error.errors()[0]["msg"].removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
 
 
 def _examples(name: str) -> list[str]:
@@ -268,6 +254,5 @@ def _checked(name: str, value: Any, source: str) -> Value:
     try:
         checked: Value = getattr(Recipe.model_validate({name: value}), name)
     except ValidationError as error:
-        message = error.errors()[0]["msg"]
-        raise UserError(f"{source}: {name}: {value!r} is not allowed: {message[:1].lower()}{message[1:]}") from None
+        raise UserError(f"{source}: {name}: {value!r} is not allowed: {_reason(error)}") from None
     return checked

@@ -20,7 +20,7 @@ DEFAULT_TRIALS = 8
 
 
 class TuneOptions(Options):
-    """The options of ``bench.tune``. Options that make no sense for a sweep have no flag; a preset may not set them."""
+    """The options of ``bench.tune``. Options of ``bench.run`` that a sweep cannot use have no flag, nor a YAML key."""
 
     lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False, **_NOT_HERE)
     variants: tuple[dict[str, Any], ...] = Field(default=(), **_NOT_HERE)
@@ -73,7 +73,7 @@ class TuneOptions(Options):
     )
     search: Literal["random", "optuna"] = option(
         "random",
-        "what to try next: spread evenly at random, or proposed by Optuna from what was found so far",
+        "what to try next: points spread evenly at random, or proposed by Optuna from the results so far",
         group="the search",
     )
     search_seed: _Seed = option(0, "seed of the trials that are drawn", group="the search", metavar="N")
@@ -85,7 +85,7 @@ class TuneOptions(Options):
     )
     reduction_factor: float = option(
         3.0,
-        "of so many trials asha lets one go on",
+        "asha lets one of so many trials go on",
         group="the search",
         metavar="N",
         gt=1,
@@ -126,7 +126,7 @@ class TuneOptions(Options):
     @classmethod
     def _something_to_judge_on(cls, size: int) -> int:
         if size == 0:
-            raise ValueError("trials are judged on held-out training images; hold out at least one a class")
+            raise ValueError("trials are judged on held-out training images; hold out at least one of each class")
         return size
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,14 +27,16 @@ class Answer:
     """The answer of one model to a picture."""
 
     model: str
-    """The model's name; the run's id where several checkpoints are of the same model."""
+    """The model's name; the run's id if several checkpoints are of the same model."""
     test_accuracy: float | None
-    """Share of test images classified right, of the data set that the model was trained on; None if unknown."""
+    """The share of test images classified right, of the data set trained on; None if the checkpoint does not say."""
     dataset: str | None
+    """The name of the data set trained on; None if the checkpoint does not say."""
     class_names: tuple[str, ...]
     top: list[tuple[str, float]]
     """The most probable classes with their probabilities, best first."""
     milliseconds: float
+    """The time for the answer, without preprocessing."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Answers:
     """The answers of all models to one picture."""
 
     seen: NDArray[np.uint8] | None
-    """uint8 [28, 28]: the image that the models were shown; None when the picture holds no ink."""
+    """uint8 [28, 28]: the image that the models were shown; None if the picture holds no ink."""
     answers: list[Answer]
     preprocessing_ms: float = 0.0
     problems: tuple[str, ...] = ()
@@ -49,27 +52,25 @@ class Answers:
 
 
 class Shelf:
-    """The checkpoints in a results folder, each loaded once and again when its file changes."""
+    """The checkpoints in a results folder, each loaded once, and again if its file has changed."""
 
     def __init__(self, results: Path) -> None:
         self.folder = results / "checkpoints"
-        self._loaded: dict[Path, tuple[int, Trained | str]] = {}
+        self._loaded: dict[tuple[Path, int], Trained | str] = {}
+        """A model, or why it cannot be used, by file and time of change."""
         self._lock = threading.Lock()  # the page answers several visitors at once
 
     def models(self) -> tuple[dict[str, Trained], tuple[str, ...]]:
         """Return (models by run id, a line for each checkpoint that cannot be used), as the folder is now."""
+        loaded = {}
         with self._lock:
-            files = sorted(self.folder.glob("*.safetensors"))
-            for file in files:
-                try:
-                    changed = file.stat().st_mtime_ns
-                except OSError:  # deleted just now
-                    continue
-                if file not in self._loaded or self._loaded[file][0] != changed:
-                    self._loaded[file] = (changed, _load(file))
-            entries = {file: self._loaded[file][1] for file in files if file in self._loaded}
-        models = {file.stem: entry for file, entry in entries.items() if isinstance(entry, Trained)}
-        return models, tuple(entry for entry in entries.values() if isinstance(entry, str))
+            for file in sorted(self.folder.glob("*.safetensors")):
+                with suppress(FileNotFoundError):  # deleted just now
+                    key = file, file.stat().st_mtime_ns
+                    loaded[key] = self._loaded.get(key) or _load(file)
+            self._loaded = loaded
+        models = {file.stem: entry for (file, _), entry in loaded.items() if isinstance(entry, Trained)}
+        return models, tuple(entry for entry in loaded.values() if isinstance(entry, str))
 
     def answer(self, picture: Image.Image) -> Answers:
         """Show ``picture`` to every model as an MNIST digit; return the answers, those of the best model first."""

@@ -6,7 +6,7 @@ const UNDO_STEPS = 30;
 
 const canvas = element.querySelector("canvas");
 const pen = canvas.getContext("2d", { willReadFrequently: true });
-const said = element.querySelector(".said");
+const results = element.querySelector(".results");
 const note = element.querySelector(".note");
 const picker = element.querySelector("input[type=file]");
 const undone = [];
@@ -27,16 +27,16 @@ function blank(width, height) {
 
 async function ask() {
   const mine = ++asked;
-  said.parentElement.parentElement.classList.add("thinking");
+  results.parentElement.parentElement.classList.add("thinking");
   note.textContent = "";
   try {
     const answer = await server.answer(empty ? "" : canvas.toDataURL("image/png"));
     if (mine !== asked) return; // a newer drawing is on its way
-    said.innerHTML = answer;
+    results.innerHTML = answer;
   } catch (error) {
     if (mine === asked) note.textContent = "No answer: is the command that serves this page still running?";
   }
-  if (mine === asked) said.parentElement.parentElement.classList.remove("thinking");
+  if (mine === asked) results.parentElement.parentElement.classList.remove("thinking");
 }
 
 function place(event) {

@@ -25,7 +25,7 @@ STROKES: dict[str, list[list[tuple[float, float]]]] = {
 
 
 def sample(digit: str, *, size: tuple[int, int] = (240, 240), width: int = 9) -> Image.Image:
-    """Return a digit drawn as a dark stroke on white: RGB, ``size`` pixels."""
+    """Return a digit as a dark stroke on white: RGB, ``size`` (width, height), the stroke ``width`` pixels wide."""
     fine = 4
     canvas = Image.new("RGB", (fine * size[0], fine * size[1]), "white")
     pen = ImageDraw.Draw(canvas)
@@ -40,7 +40,10 @@ def sample(digit: str, *, size: tuple[int, int] = (240, 240), width: int = 9) ->
 
 
 def smooth(points: list[tuple[float, float]], times: int = 3) -> list[tuple[float, float]]:
-    """Return the line with its corners cut (Chaikin, An algorithm for high-speed curve generation, CGIP 1974)."""
+    """Return a line with its corners cut ``times`` times.
+
+    Chaikin, An algorithm for high-speed curve generation, CGIP 1974.
+    """
     for _ in range(times):
         cut = [points[0]]
         for (x0, y0), (x1, y1) in itertools.pairwise(points):

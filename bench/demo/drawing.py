@@ -1,4 +1,4 @@
-"""Pictures of digits as MNIST would show them: :func:`to_mnist`, for the drawing page and bench.evaluate.
+"""Pictures of digits as MNIST shows digits: :func:`to_mnist`, for the drawing page and bench.evaluate.
 
 MNIST's digits were "size normalized to fit in a 20x20 pixel box while preserving their aspect ratio" and "centered in
 a 28x28 image by computing the center of mass of the pixels, and translating the image so as to position this point at
@@ -19,17 +19,17 @@ from scipy import ndimage
 from bench.learning.data.pictures import grey_and_alpha
 
 SIZE = 28
-"""Height and width of the result, pixels."""
+"""The height and width of the result, pixels."""
 BOX = 20
 """The longer side of the digit in the result, pixels."""
 STROKE = (2.4, 4.2)
-"""The least and the largest width of a stroke in the result, pixels; others are thickened or thinned to it."""
+"""The smallest and the largest width of a stroke in the result, pixels; others are thickened or thinned to it."""
 LARGEST_SIDE = 1200
 """The longest side of a picture that is not reduced first, pixels."""
 FINE = 8
-"""The least factor by which the grid that the digit is shaped on is finer than the result."""
+"""The smallest factor by which the grid that the digit is shaped on is finer than the result."""
 LEAST_CONTRAST = 20.0
-"""The least difference between ink and its paper, of 255; below it is noise or an empty canvas."""
+"""The smallest difference between ink and paper, of 255; anything fainter is noise or an empty canvas."""
 
 Grey = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -98,9 +98,7 @@ def _find_ink(picture: Image.Image) -> _Ink | None:
     darker = np.clip(paper_everywhere - grey, 0, None)
     lighter = np.clip(grey - paper_everywhere, 0, None)
     # Ink is what stands out: the cube lets a few strong pixels outweigh much faint noise.
-    strength = (
-        darker if float((darker * darker * darker).sum()) >= float((lighter * lighter * lighter).sum()) else lighter
-    )
+    strength = max(darker, lighter, key=lambda side: float((side * side * side).sum()))
     if uneven:
         strength = ndimage.gaussian_filter(strength, 0.7)  # the camera's noise
     return _Ink(strength.astype(np.float32), uneven)
@@ -167,18 +165,17 @@ def _strokes(ink: _Ink) -> Mask | None:
 
 def _in_box(strength: Grey, mask: Mask) -> Grey:
     """Return the digit with a longer side of 20 pixels and a stroke of the usual width, from 0 to 255."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    longer = max(bottom - top, right - left)
-    zoom = max(1.0, BOX * FINE / longer)
-    shape = mask[top:bottom, left:right]
+    box = _bounds(mask)
+    shape = mask[box]
+    zoom = max(1.0, BOX * FINE / max(shape.shape))
     if zoom > 1:  # small drawings: their grey levels say where between the pixels the edge runs
-        padded = np.pad(np.where(mask, strength, 0)[top:bottom, left:right], 1)
+        padded = np.pad(np.where(mask, strength, 0)[box], 1)
         level = float(np.percentile(padded[padded > 0], 90))
         fine = ndimage.zoom(padded / level, zoom, order=1, grid_mode=True, mode="grid-constant")
-        shape = _cropped(fine >= 0.5) if (fine >= 0.5).any() else np.ones((1, 1), dtype=bool)
+        shape = fine[_bounds(fine >= 0.5)] >= 0.5 if (fine >= 0.5).any() else np.ones((1, 1), dtype=bool)
     for _ in range(2):  # a wider stroke makes the digit larger, so it is scaled down more: the second pass is exact
-        shape = _cropped(_with_stroke(shape))
+        shape = _with_stroke(shape)
+        shape = shape[_bounds(shape)]
     height, width = shape.shape
     scale = BOX / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -211,18 +208,19 @@ def _stroke_width(shape: Mask) -> float:
     return max(1.0, 4 * (float(depth[depth > 0].mean()) - 0.5))
 
 
-def _cropped(shape: Mask) -> Mask:
-    rows, columns = np.flatnonzero(shape.any(1)), np.flatnonzero(shape.any(0))
-    return shape[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+def _bounds(mask: Mask) -> tuple[slice, slice]:
+    """Return the smallest box around the ink as (rows, columns)."""
+    rows, columns = ndimage.find_objects(mask.view(np.uint8))[0]
+    return rows, columns
 
 
 def _centred(digit: Grey) -> NDArray[np.uint8]:
     """Return the digit in 28 x 28 pixels, its centre of mass as near to the middle as the frame allows."""
     height, width = digit.shape
     row, column = ndimage.center_of_mass(digit) if digit.any() else ((height - 1) / 2, (width - 1) / 2)
-    middle = SIZE / 2  # of pixel edges; pixel centres are half a pixel further
-    top = int(np.clip(round(middle - 0.5 - row), 0, SIZE - height))
-    left = int(np.clip(round(middle - 0.5 - column), 0, SIZE - width))
+    middle = SIZE / 2 - 0.5  # the middle of the frame, counted from the centre of the first pixel
+    y = int(np.clip(round(middle - row), 0, SIZE - height))
+    x = int(np.clip(round(middle - column), 0, SIZE - width))
     field = np.zeros((SIZE, SIZE), dtype=np.uint8)
-    field[top : top + height, left : left + width] = np.clip(np.rint(digit), 0, 255).astype(np.uint8)
+    field[y : y + height, x : x + width] = np.clip(np.rint(digit), 0, 255).astype(np.uint8)
     return field

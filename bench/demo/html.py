@@ -1,4 +1,4 @@
-"""Answers as HTML. Everything that comes from a file is escaped."""
+"""The page's frame, messages and answers as HTML. Everything that comes from a file is escaped."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image
 from bench.demo.answers import Answer, Answers
 
 HINT = "Draw a digit and the models say what they see."
+UNREADABLE = "This picture is too large or cannot be read. A smaller one will do."
 NO_INK = "There is nothing on the canvas that looks like ink. Draw a digit, a little larger or darker."
 NO_CHECKPOINT = "There is no trained model in {folder} yet. This command makes two of them; then come back here:"
 COMMAND = "python -m bench.run --models cnn mobilenet"
@@ -46,7 +47,7 @@ footer { display: none !important; }
 #board .note { color: #b91c1c; }
 #board .note:not(:empty) { margin-bottom: 12px; }
 .dark #board .note { color: #fca5a5; }
-#board .thinking .said { opacity: .6; }
+#board .thinking .results { opacity: .6; }
 .answers { display: flex; flex-direction: column; gap: 14px; }
 .answers .verdict { font-size: 1.5rem; font-weight: 600; line-height: 1.3; }
 .answers .verdict.apart { color: #b45309; }
@@ -88,7 +89,7 @@ do.</p>
       <input type="file" accept="image/*" hidden>
     </div>
   </div>
-  <div class="right"><div class="note" role="alert"></div><div class="said"></div></div>
+  <div class="right"><div class="note" role="alert"></div><div class="results"></div></div>
   <div class="clicking">
     <div>Or click on one of these:</div>
     <div class="samples">{pictures}</div>
@@ -96,34 +97,28 @@ do.</p>
 </div>"""
 
 
-def unreadable() -> str:
-    """Return the message for a picture that cannot be read."""
-    return _page('<div class="message">This picture is too large or cannot be read. A smaller one will do.</div>')
-
-
-def hint() -> str:
-    """Return the message for an empty canvas."""
-    return _page(f'<div class="message">{HINT}</div>')
+def message(text: str, more: str = "") -> str:
+    """Return a message in place of answers; ``more`` is HTML to put below it."""
+    return _page(f'<div class="message">{escape(text)}</div>{more}')
 
 
 def no_checkpoint(folder: str, problems: Sequence[str] = ()) -> str:
     """Return the message for a folder without a usable model."""
-    text = escape(NO_CHECKPOINT.format(folder=folder))
-    return _page(f'<div class="message">{text}</div><code>{escape(COMMAND)}</code>{_problems(problems)}')
+    return message(NO_CHECKPOINT.format(folder=folder), f"<code>{escape(COMMAND)}</code>{_problems(problems)}")
 
 
-def answered(said: Answers) -> str:
+def answered(results: Answers) -> str:
     """Return the verdict, the image that the models saw, and the bars of each model."""
-    if said.seen is None:
-        return _page(f'<div class="message">{NO_INK}</div>{_problems(said.problems)}')
-    apart, words = verdict(said.answers)
+    if results.seen is None:
+        return message(NO_INK, _problems(results.problems))
+    apart, words = verdict(results.answers)
     seen = (
-        f'<div class="seen"><img alt="the drawing in 28 x 28 pixels" src="{_data_uri(Image.fromarray(said.seen))}">'
+        f'<div class="seen"><img alt="the drawing in 28 x 28 pixels" src="{_data_uri(Image.fromarray(results.seen))}">'
         f'<div class="quiet">What the models really see: your drawing in 28 x 28 pixels, as MNIST would show it. '
-        f"Made in {said.preprocessing_ms:.0f} ms.</div></div>"
+        f"Made in {results.preprocessing_ms:.0f} ms.</div></div>"
     )
     heading = f'<div class="verdict{" apart" if apart else ""}">{escape(words)}</div>'
-    return _page(heading + seen + "".join(_model(answer) for answer in said.answers) + _problems(said.problems))
+    return _page(heading + seen + "".join(_model(answer) for answer in results.answers) + _problems(results.problems))
 
 
 def verdict(answers: Sequence[Answer]) -> tuple[bool, str]:

@@ -24,25 +24,26 @@ from bench.workflows.interrupts import interruptible
 HOST = "127.0.0.1"
 """The loopback address: no other machine can reach the page."""
 PORTS = range(7860, 7960)
+"""The ports that are tried without --port."""
 LARGEST_PICTURE = 12_000_000
-"""The most characters of a canvas: the page sends at most 1000 x 1000 pixels, as PNG in base 64."""
+"""The most characters of a canvas that is read: the page sends at most 1000 x 1000 pixels, as PNG in base 64."""
 DATA_URL = "data:image/png;base64,"
 TITLE = "Which digit is this?"
 
 
 def build(results: Path) -> gr.Blocks:
-    """Return the page over the checkpoints in ``results``."""
+    """Return the page that answers with the checkpoints in the folder ``results``."""
     shelf = Shelf(results)
 
     def answer(canvas: str) -> str:
-        """Return the answers, as HTML, to a canvas: a data URL, or an empty string when nothing was drawn."""
+        """Return the answers, as HTML, to a canvas: a data URL, or an empty string if nothing was drawn."""
         models, problems = shelf.models()
         if not models:
             return html.no_checkpoint(str(shelf.folder), problems)
         if not canvas:
-            return html.hint()
+            return html.message(html.HINT)
         picture = read_canvas(canvas)
-        return html.unreadable() if picture is None else html.answered(shelf.answer(picture))
+        return html.message(html.UNREADABLE) if picture is None else html.answered(shelf.answer(picture))
 
     samples = {digit: digits.sample(digit) for digit in digits.STROKES}
     page: gr.Blocks
@@ -57,7 +58,7 @@ def build(results: Path) -> gr.Blocks:
 
 
 def read_canvas(text: str) -> Image.Image | None:
-    """Return the picture in a data URL of a PNG; None when it is not one or too large."""
+    """Return the picture in a data URL of a PNG; None if it is not one or too large."""
     if not isinstance(text, str) or not text.startswith(DATA_URL) or len(text) > LARGEST_PICTURE:
         return None
     try:

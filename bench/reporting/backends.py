@@ -1,36 +1,29 @@
-"""What the back ends of one model come to: which is the fastest, and what that costs in accuracy."""
+"""The fastest back end of a model, and what it costs in accuracy, in one sentence."""
 
 from __future__ import annotations
 
 from bench.reporting import stats
 from bench.reporting.entries import Comparison, Entry
-from bench.reporting.formats import MISSING, count, file_size, per_second, percent
+from bench.reporting.formats import MISSING, count, file_size, p_value, per_second, percent, points
 from bench.reporting.speed import EAGER
 from bench.reporting.verdicts import INFERENCE, speeds_difference
 from bench.spec import Deployment
 
 
 def backend_sentences(comparison: Comparison) -> list[str]:
-    """Return a sentence for each job with several back ends: which answers batches fastest, and what that costs."""
+    """Return a sentence for each job with several back ends, as :func:`fastest_backend` does."""
     return [sentence for entry in comparison.entries if (sentence := fastest_backend(entry)) is not None]
 
 
 def fastest_backend(entry: Entry) -> str | None:
-    """Return a sentence on the fastest back end of one job, its cost in accuracy, and the size of what is deployed.
+    """Return a sentence on the back end of one job with the highest throughput, its accuracy and its size.
 
-    None unless eager and another back end were timed on one machine with nothing else on it.
+    None unless eager and another back end were timed on one machine with nothing else running on it.
     """
     timed = {name: answers.batches for name, answers in entry.speeds.by_backend.items()}
-    eager = timed.get(EAGER)
-    rivals = {
-        name: speed
-        for name, speed in timed.items()
-        if eager is not None
-        and speed is not None
-        and name != EAGER
-        and speed.machine == eager.machine
-        and not (speed.contended or eager.contended)
-    }
+    alone = {name: speed for name, speed in timed.items() if speed is not None and not speed.contended}
+    eager = alone.pop(EAGER, None)
+    rivals = {name: speed for name, speed in alone.items() if eager is not None and speed.machine == eager.machine}
     if eager is None or not rivals:
         return None
     name, best = max(rivals.items(), key=lambda rival: rival[1].images_per_second)
@@ -45,7 +38,7 @@ def fastest_backend(entry: Entry) -> str | None:
     rates = f"{count(best.images_per_second)} against {per_second(eager.images_per_second)}"
     sentence = (
         f"Back ends of {entry.label}: {name} is the fastest in batches, {1 + difference.value:.2f} times {EAGER} "
-        f"({rates}; {_p_value(difference.p or 0.0)})"
+        f"({rates}; {p_value(difference.p or 0.0)})"
     )
     row, plain = entry.deployments.get(name), entry.deployments.get(EAGER)
     if row is None or plain is None or row.images is None:
@@ -59,16 +52,12 @@ def _size(row: Deployment) -> str:
 
 
 def _accuracy_cost(row: Deployment) -> str:
-    """Say how a back end's accuracy differs from eager's; both answered the same images, so the test is paired."""
+    """Return how a back end's accuracy differs from eager's; both classified the same images, so the test is paired."""
     lost, gained, images = row.only_eager_right or 0, row.only_this_right or 0, row.images or 0
     if not lost + gained:
         return f"its accuracy is the same, {percent(row.accuracy or 0.0)}"
     difference = stats.checkpoints_difference(lost, gained, images)
-    p = f"{100 * difference.value:+.2f} points, {_p_value(difference.p or 0.0)}, {difference.method}"
+    figures = f"{points(difference.value)}, {p_value(difference.p or 0.0)}, {difference.method}"
     if not difference.distinguishable:
-        return f"its accuracy is not distinguishable from that of {EAGER} ({p})"
-    return f"its accuracy is {'higher' if difference.value > 0 else 'lower'} ({p})"
-
-
-def _p_value(p: float) -> str:
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
+        return f"its accuracy is not distinguishable from that of {EAGER} ({figures})"
+    return f"its accuracy is {'higher' if difference.value > 0 else 'lower'} ({figures})"

@@ -1,4 +1,4 @@
-"""Circumstances that may change a result although the recipe does not hold them; a line names those that differ.
+"""Circumstances that may change a result although they are not in the recipe: device, precision, threads, versions.
 
 A sum in another order, or by another version of a library, is rounded differently, and training amplifies that.
 """
@@ -20,7 +20,7 @@ class Circumstance:
 
     column: str
     name: str
-    """The word that a list of its values begins with."""
+    """The words that a list of its values begins with."""
     phrase: Callable[[str], str]
     """The words for a value after 'was trained'."""
 
@@ -36,13 +36,13 @@ CIRCUMSTANCES = (
 def between(first: str, first_records: Iterable[Record], second: str, second_records: Iterable[Record]) -> list[str]:
     """Return a line for each circumstance in which two sides differ: 'note: OLD was trained with torch 2.11.0, ...'.
 
+    A circumstance that one side did not record is not compared.
+
     Args:
         first: the name of the first side.
         first_records: its finished runs.
         second: the name of the second side.
         second_records: its finished runs.
-
-    A circumstance that one side did not record is not compared.
     """
     sides = [list(first_records), list(second_records)]
     lines = []
@@ -55,7 +55,7 @@ def between(first: str, first_records: Iterable[Record], second: str, second_rec
 
 
 def among(jobs: Sequence[tuple[str, Sequence[Record]]]) -> str:
-    """Return one line on what differs within or between jobs (labels, finished runs); '' if nothing does."""
+    """Return one line on what differs within or between jobs, each (label, finished runs); '' if nothing does."""
     parts = []
     for circumstance in CIRCUMSTANCES:
         labels: dict[str, list[str]] = {}

@@ -1,9 +1,9 @@
-"""What bench.compare found, as text, Markdown or JSON."""
+"""The result of bench.compare as text, Markdown or JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from bench.reporting.formats import MISSING, one_line
@@ -30,9 +30,9 @@ class Checked:
     broken: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
-    """The limits that could not be checked for one model and metric."""
+    """The limits that could not be checked for one model and metric, with the reason."""
     useless: list[str] = field(default_factory=list)
-    """The limits or models for which nothing at all is known."""
+    """The limits or models of which nothing could be checked, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Result:
     pairs: list[Pair]
     limits: Checked = field(default_factory=Checked)
     lost: list[str] = field(default_factory=list)
-    """The jobs that the first has and the second lacks."""
+    """The jobs that only the first has."""
 
 
 def metric_name(metric: Metric) -> str:
@@ -59,14 +59,11 @@ def metric_name(metric: Metric) -> str:
 def _table(pair: Pair) -> Table:
     last = pair.verdicts[-1]
 
-    def value(verdict: Verdict, known: float | None) -> Cell:
-        return cell_of(known, verdict.metric.show)
-
     return table_of(
         [
             text_column("Metric", lambda verdict: metric_name(verdict.metric)),
-            Column(last.first, lambda verdict: value(verdict, verdict.first_value)),
-            Column(last.second, lambda verdict: value(verdict, verdict.second_value)),
+            Column(last.first, lambda verdict: cell_of(verdict.first_value, verdict.metric.show)),
+            Column(last.second, lambda verdict: cell_of(verdict.second_value, verdict.metric.show)),
             Column("Difference", lambda verdict: Cell(verdict.change or MISSING)),
             Column("95 % interval", lambda verdict: Cell(verdict.interval or MISSING)),
             Column("p", lambda verdict: Cell(verdict.p or MISSING)),
@@ -76,37 +73,33 @@ def _table(pair: Pair) -> Table:
     )
 
 
-def _notes(pair: Pair, bullet: str = "") -> list[str]:
-    """Return the notes as one paragraph, if there are any."""
-    return ["\n".join(bullet + one_line(note) for note in pair.notes)] if pair.notes else []
+def _listed(lines: Iterable[str], mark: str) -> str:
+    return "\n".join(mark + one_line(line) for line in lines)
 
 
 def comparison_as_text(result: Result) -> str:
     """Return the comparison for a terminal."""
-    parts = ["\n".join(result.meaning)] if result.meaning else []
+    parts = [_listed(result.meaning, "")]
     for pair in result.pairs:
-        parts += [pair.title, *_notes(pair), as_text(_table(pair))]
-        parts.append("\n".join(f"- {one_line(sentence)}" for sentence in sentences(pair.verdicts)))
-    lines = [f"FAILED: {line}" for line in result.limits.broken]
-    lines += [f"kept: {line}" for line in result.limits.kept]
-    lines += [f"not checked: {line}" for line in result.limits.not_checked]
-    if lines:
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+        parts += [pair.title, _listed(pair.notes, ""), as_text(_table(pair)), _listed(sentences(pair.verdicts), "- ")]
+    parts.append(_limits(result.limits, "FAILED: ", "kept: ", "not checked: "))
+    return "\n\n".join(filter(None, parts))
 
 
 def comparison_as_markdown(result: Result) -> str:
     """Return the comparison for a page or a pull request's comment."""
-    parts = ["\n".join(f"- {one_line(line)}" for line in result.meaning)] if result.meaning else []
+    parts = [_listed(result.meaning, "- ")]
     for pair in result.pairs:
-        parts += [f"### {one_line(pair.title)}", *_notes(pair, "- "), as_markdown(_table(pair))]
-        parts.append("\n".join(f"- {one_line(sentence)}" for sentence in sentences(pair.verdicts)))
-    lines = [f"- **Failed**: {one_line(line)}" for line in result.limits.broken]
-    lines += [f"- Kept: {one_line(line)}" for line in result.limits.kept]
-    lines += [f"- Not checked: {one_line(line)}" for line in result.limits.not_checked]
-    if lines:
-        parts += ["### Limits", "\n".join(lines)]
-    return "\n\n".join(parts)
+        parts += [f"### {one_line(pair.title)}", _listed(pair.notes, "- "), as_markdown(_table(pair))]
+        parts.append(_listed(sentences(pair.verdicts), "- "))
+    limits = _limits(result.limits, "- **Failed**: ", "- Kept: ", "- Not checked: ")
+    return "\n\n".join(filter(None, [*parts, limits and "### Limits", limits]))
+
+
+def _limits(limits: Checked, *marks: str) -> str:
+    """Return a line for each limit that was checked; ``marks`` begin a broken, a kept and a not checked one."""
+    kinds = zip((limits.broken, limits.kept, limits.not_checked), marks, strict=True)
+    return "\n".join(filter(None, (_listed(lines, mark) for lines, mark in kinds)))
 
 
 def comparison_as_json(result: Result) -> str:

@@ -1,4 +1,4 @@
-"""Records grouped for comparison: by data set, then by job, each job with a label that tells it apart."""
+"""Records grouped for comparison: by data set, then by job, each job with a unique label."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bench.reporting.speed import Speeds, speeds_of
+from bench.reporting.groups import grouped
+from bench.reporting.speed import Speed, Speeds, speeds_of
 from bench.spec import DISTINGUISHING, Deployment, Record, Status, describe_choice
 
 if TYPE_CHECKING:  # drawing plots does not need pyarrow
@@ -23,6 +24,12 @@ def data_key(record: Record) -> DataKey:
     return record.dataset, record.dataset_sha256, record.train_images, record.test_images
 
 
+def title_of(key: DataKey) -> str:
+    """Return a data set as a heading: 'mnist: 60,000 training and 10,000 test images'."""
+    name, _, train_images, test_images = key
+    return f"{name}: {train_images:,} training and {test_images:,} test images"
+
+
 @dataclass(frozen=True)
 class Entry:
     """The runs of one job: one column of the comparison."""
@@ -33,12 +40,17 @@ class Entry:
     speeds: Speeds = field(default_factory=Speeds)
     """The timings taken after the training."""
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
-    """The answers of one trained model to all test images, by back end."""
+    """The result of one trained model on all test images, by back end."""
 
     @property
     def accuracies(self) -> dict[int, float]:
         """Return the share of test images classified right, by seed."""
         return {record.seed: record.test_accuracy for record in self.records if record.test_accuracy is not None}
+
+    def machine_of(self, speed: Speed) -> str:
+        """Return the machine that a speed of this job was timed on, in words."""
+        cpu = self.records[0].cpu if speed.device == "cpu" else None
+        return f"{cpu}, {speed.machine}" if cpu else speed.machine
 
 
 @dataclass(frozen=True)
@@ -61,34 +73,23 @@ def comparisons(records: Iterable[Record], store: Store | None = None) -> list[C
         records: all records.
         store: the results folder with their timings; None leaves the timings out.
     """
-    by_data: dict[DataKey, list[Record]] = {}
-    for record in tested(records):
-        if record.status is Status.OK:
-            by_data.setdefault(data_key(record), []).append(record)
+    finished = [record for record in tested(records) if record.status is Status.OK]
+    compared = [Comparison(title_of(key), _entries(runs)) for key, runs in sorted(grouped(finished, data_key).items())]
     timed = store.timed() if store is not None else set()
-    compared = []
-    for (dataset, _, train_images, test_images), group in sorted(by_data.items()):
-        title = f"{dataset}: {train_images:,} training and {test_images:,} test images"
-        entries = _entries(group)
-        if store is not None and timed:
-            entries = [
-                replace(
-                    entry,
-                    speeds=speeds_of(store, entry.records, timed),
-                    deployments=_deployments(store, entry.records, timed),
-                )
-                for entry in entries
-            ]
-        compared.append(Comparison(title, entries))
-    return compared
+    if store is None or not timed:
+        return compared
+    return [
+        replace(comparison, entries=[_with_timings(entry, store, timed) for entry in comparison.entries])
+        for comparison in compared
+    ]
 
 
-def _deployments(store: Store, records: Sequence[Record], timed: set[str]) -> dict[str, Deployment]:
-    """Return the answers of the first run that was prepared for back ends, by back end."""
-    for record in records:
-        if record.run_id in timed and (rows := store.deployments(record.run_id)):
-            return {row.backend: row for row in rows}
-    return {}
+def _with_timings(entry: Entry, store: Store, timed: set[str]) -> Entry:
+    """Return a job with its timings, and the deployments of the first run that was prepared for back ends."""
+    deployments = (store.deployments(record.run_id) for record in entry.records if record.run_id in timed)
+    first = next(filter(None, deployments), [])
+    speeds = speeds_of(store, entry.records, timed)
+    return replace(entry, speeds=speeds, deployments={row.backend: row for row in first})
 
 
 def natural(label: str) -> list[tuple[str, float]]:

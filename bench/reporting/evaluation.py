@@ -1,4 +1,4 @@
-"""The text that bench.evaluate prints: the figures of one model in words and tables."""
+"""The text that bench.evaluate prints: the figures of one model, or its answers to pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from bench.reporting.formats import MISSING, percent
+from bench.reporting.formats import MISSING, count, counted, per_second, percent
 from bench.reporting.stats import Interval
 
 MOST_CLASSES = 30
@@ -23,14 +23,17 @@ class Assessment:
     title: str
     class_names: tuple[str, ...]
     confusion: NDArray[np.int64]
-    """Numbers of images, [true class, predicted class]."""
+    """The number of images, int64 [true class, predicted class]."""
     interval: Interval
     """The 95 % interval of the accuracy, in shares."""
     class_intervals: list[Interval]
+    """The 95 % interval of the accuracy on each class, in shares."""
     loss: float
     """Mean cross-entropy, nats."""
     calibration_error: float
+    """The expected calibration error, a share."""
     mean_confidence: float
+    """The mean probability of the predicted class."""
     images_per_second: float
     latency_p50_ms: float
     latency_p95_ms: float
@@ -45,24 +48,16 @@ def assessment_text(figures: Assessment) -> str:
     images, correct = int(table.sum()), int(np.trace(table))
     accuracy = correct / images
     direction = "sure" if figures.mean_confidence > accuracy else "unsure"
+    calibration = f"ECE, 15 bins; mean confidence {percent(figures.mean_confidence)}: too {direction}"
+    p50, p95 = figures.latency_p50_ms, figures.latency_p95_ms
+    throughput = f"{per_second(figures.images_per_second)} in batches, on the CPU"
     rows = [
         ["accuracy", f"{percent(accuracy)}  ({correct:,} of {images:,})"],
         ["95 % interval", f"{_range(figures.interval)}  (Wilson)"],
         ["cross-entropy", f"{figures.loss:.4f} nats"],
-        [
-            "calibration error",
-            f"{percent(figures.calibration_error)}  (ECE, 15 bins; mean confidence "
-            f"{percent(figures.mean_confidence)}: too {direction})",
-        ],
-        [
-            "latency",
-            f"{figures.latency_p50_ms:.2f} ms for one image (median; 95th percentile {figures.latency_p95_ms:.2f} ms)",
-        ],
-        [
-            "throughput",
-            f"{figures.images_per_second:,.0f} images/s in batches, on the CPU with {figures.threads} "
-            f"thread{'s' if figures.threads != 1 else ''}",
-        ],
+        ["calibration error", f"{percent(figures.calibration_error)}  ({calibration})"],
+        ["latency", f"{p50:.2f} ms for one image (median; 95th percentile {p95:.2f} ms)"],
+        ["throughput", f"{throughput} with {counted(figures.threads, 'thread')}"],
     ]
     parts = [figures.title, tabulate(rows, tablefmt="plain", disable_numparse=True)]
     if figures.blank:
@@ -79,33 +74,36 @@ def _range(interval: Interval) -> str:
 
 def _per_class(figures: Assessment) -> str:
     rows = []
-    for number, name in enumerate(figures.class_names):
-        counts = figures.confusion[number]
-        images, correct = int(counts.sum()), int(counts[number])
-        if not images:
-            rows.append([name, "0", MISSING, MISSING, MISSING])
-            continue
-        wrong = counts.copy()
-        wrong[number] = 0
-        worst = int(wrong.argmax())
-        taken_for = f"{figures.class_names[worst]} ({int(wrong[worst])})" if wrong[worst] else MISSING
-        accuracy = percent(correct / images)
-        rows.append([name, f"{images:,}", accuracy, _range(figures.class_intervals[number]), taken_for])
+    table = figures.confusion
+    wrong = table - np.diag(np.diag(table))
+    for number, (name, interval) in enumerate(zip(figures.class_names, figures.class_intervals, strict=True)):
+        images, worst = table[number].sum(), wrong[number].argmax()
+        mistakes = wrong[number, worst]
+        taken_for = f"{figures.class_names[worst]} ({mistakes})" if mistakes else MISSING
+        shown = [percent(table[number, number] / images), _range(interval)] if images else [MISSING, MISSING]
+        rows.append([name, count(images), *shown, taken_for])
     headers = ["class", "images", "accuracy", "95 % interval", "most often taken for (images)"]
     return tabulate(rows, headers, disable_numparse=True, colalign=["left", "right", "right", "right", "left"])
 
 
 def _matrix(figures: Assessment) -> str:
     names = [name[:8] for name in figures.class_names]
-    rows = []
-    for name, counts in zip(names, figures.confusion, strict=True):
-        rows.append([name, *[str(count) if count else "." for count in counts]])
+    rows = [
+        [name, *(str(images) if images else "." for images in row)]
+        for name, row in zip(names, figures.confusion, strict=True)
+    ]
     table = tabulate(rows, ["", *names], disable_numparse=True, colalign=["left", *["right"] * len(names)])
     return f"confusion matrix: rows are what it is, columns what the model said\n\n{table}"
 
 
 def answers_table(title: str, rows: Sequence[Sequence[object]], blank: int) -> str:
-    """Return the answers to pictures without labels as text; the first of ``rows`` holds the headers."""
+    """Return the answers to pictures without labels as text.
+
+    Args:
+        title: what was classified, by which model.
+        rows: (name, class, its probability, second class, its probability) of each picture, after a row of headers.
+        blank: the number of pictures in which no ink was found.
+    """
     shown = [
         [str(name), str(first), f"{100 * float(str(p)):.1f} %", f"{second} ({100 * float(str(q)):.1f} %)"]
         for name, first, p, second, q in rows[1:]

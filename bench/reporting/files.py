@@ -14,7 +14,11 @@ from bench.errors import UserError
 def write_whole(file: Path, content: bytes) -> os.stat_result:
     """Write a file through a temporary one and a rename: readers see the old content or the new, never a part.
 
-    Return the status of the file written, with its size and time of change.
+    Returns:
+        The status of the file, with its size and time of change.
+
+    Raises:
+        OSError: the file cannot be written; what was there before is untouched.
     """
     handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent)
     temporary = Path(name)
@@ -40,7 +44,7 @@ def _umask() -> int:
 
 @contextmanager
 def disk_errors(root: Path) -> Iterator[None]:
-    """Turn an error of the operating system into a user's error that names ``root``."""
+    """Turn an error of the operating system into a :class:`UserError` that names the folder ``root``."""
     try:
         yield
     except OSError as error:

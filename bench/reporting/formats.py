@@ -52,6 +52,21 @@ def milliseconds(seconds: float) -> str:
     return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2 if number >= 1 else 3}f} ms"
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun: '1 trial', '2 trials'."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def points(share: float) -> str:
+    """Return a difference of shares in percentage points: '+0.12 points'."""
+    return f"{100 * share:+.2f} points"
+
+
+def p_value(p: float) -> str:
+    """Return 'p = 0.0569' or 'p < 0.0001'."""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
+
+
 def brackets(interval: Interval) -> str:
     """Return an interval of a share as '[97.26, 99.74]', in percent."""
     # an interval that is symmetric about the mean may reach below 0 or above 1

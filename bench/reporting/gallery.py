@@ -1,4 +1,4 @@
-"""The plots that the stored records call for: chosen, drawn, and saved as SVG and PNG into results/plots/.
+"""The plots of a results folder: chosen, drawn, and saved as SVG and PNG into results/plots/.
 
 However many runs are stored, only the epochs, predictions and timings of a few jobs are read.
 """
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.errors import UserError
 from bench.reporting import images, plots, style
 from bench.reporting.entries import Comparison, DataKey, Entry, comparisons, data_key
-from bench.reporting.files import write_whole
+from bench.reporting.files import disk_errors, write_whole
+from bench.reporting.groups import grouped
 from bench.reporting.images import KeptImages
 from bench.reporting.store import Store
 from bench.reporting.style import Look
-from bench.reporting.sweeps import Swept, choose, read_sweeps, trials_of
+from bench.reporting.sweeps import Swept, read_swept
 from bench.spec import Predictions, Recipe, Record, slug
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ MOST_JOBS = 12
 MOST_CURVES = 6
 """The most jobs among the learning curves."""
 MOST_MATRICES = 4
+"""The most confusion matrices."""
 MOST_SEEDS = 10
 """The most seeds of a job whose epochs and predictions are read."""
 MOST_IMAGES = 30
@@ -39,7 +40,7 @@ MOST_IMAGES = 30
 OURS = re.compile(
     r".*-(learning-curves|accuracy(-(parameters|latency|lr|train-size).*)?|confusion-.+|wrong-.+)\.(svg|png)"
 )
-"""The names of the files that this module writes; such files that are no longer drawn are deleted."""
+"""The pattern of the names of the files that this module writes; those of plots no longer drawn are deleted."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,16 @@ class Gallery:
     """The reasons why something is not drawn, in sentences."""
 
 
-def draw(store: Store, records: Sequence[Record], compared: Sequence[Comparison]) -> dict[DataKey, Gallery]:
+def draw(
+    store: Store, records: Sequence[Record], compared: Sequence[Comparison], swept: Sequence[Swept] | None = None
+) -> dict[DataKey, Gallery]:
     """Draw and save all plots, and delete those of earlier reports that are no longer drawn.
 
     Args:
         store: the results folder.
         records: all records that it holds.
         compared: its comparisons, with timings.
+        swept: its sweeps with their trials; None reads them.
 
     Returns:
         The plots by data set, sorted by name, including data sets with nothing to compare.
@@ -77,23 +81,22 @@ def draw(store: Store, records: Sequence[Record], compared: Sequence[Comparison]
         UserError: the results folder cannot be written.
     """
     looks = style.looks(record.model for record in records)
-    by_data: dict[DataKey, list[Record]] = {}
-    for record in records:
-        by_data.setdefault(data_key(record), []).append(record)
     entries = {data_key(comparison.entries[0].records[0]): comparison.entries for comparison in compared}
+    swept = read_swept(store, records) if swept is None else swept
     folder = store.root / "plots"
     galleries = {}
     prefixes: set[str] = set()
     written: set[str] = set()
-    try:
+    with disk_errors(folder):
         folder.mkdir(exist_ok=True)
-        for key, group in sorted(by_data.items()):
+        for key in sorted({data_key(record) for record in records}):
             prefix = slug(key[0])
             if prefix in prefixes:  # another data set of that name
                 prefix = f"{prefix}-{_digest(repr(key))}"
             prefixes.add(prefix)
             gallery = galleries[key] = Gallery()
-            for ending, figure in _figures(store, group, entries.get(key, []), looks, gallery.notes):
+            on_it = [result for result in swept if result.trials and data_key(result.trials[0].records[0]) == key]
+            for ending, figure in _figures(store, key[0], entries.get(key, []), on_it, looks, gallery.notes):
                 name, svg = f"{prefix}-{ending}", style.svg(figure)
                 write_whole(folder / f"{name}.svg", svg.encode())
                 write_whole(folder / f"{name}.png", style.png(figure))
@@ -102,8 +105,6 @@ def draw(store: Store, records: Sequence[Record], compared: Sequence[Comparison]
         for file in folder.iterdir():
             if file.name not in written and OURS.fullmatch(file.name):
                 file.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
     return galleries
 
 
@@ -113,73 +114,67 @@ def _digest(text: str) -> str:
 
 def best_jobs(entries: Iterable[Entry], most: int) -> list[Entry]:
     """Return at most ``most`` jobs: first the best of each model, then the others, both from the most accurate down."""
-    ranked = sorted(entries, key=lambda entry: (-_mean_accuracy(entry), entry.label))
+    ranked = _ranked(entries)
     firsts: dict[str, Entry] = {}
     for entry in ranked:
         firsts.setdefault(entry.records[0].model, entry)
-    chosen = {id(entry) for entry in firsts.values()}
-    ordered = [*firsts.values(), *(entry for entry in ranked if id(entry) not in chosen)]
-    return ordered[:most]
+    return sorted(ranked, key=lambda entry: firsts[entry.records[0].model] is not entry)[:most]
 
 
-def _mean_accuracy(entry: Entry) -> float:
-    return statistics.fmean(entry.accuracies.values() or [-1.0])
+def _ranked(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the jobs from the most accurate down."""
+    return sorted(entries, key=lambda entry: (-statistics.fmean(entry.accuracies.values() or [-1.0]), entry.label))
 
 
 def _figures(
-    store: Store, records: Sequence[Record], jobs: Sequence[Entry], known: Mapping[str, Look], notes: list[str]
+    store: Store,
+    dataset: str,
+    jobs: Sequence[Entry],
+    swept: Sequence[Swept],
+    looks: Mapping[str, Look],
+    notes: list[str],
 ) -> Iterator[tuple[str, Figure]]:
     """Yield (name, figure) for each plot of one data set; add to ``notes`` what cannot be drawn."""
-    dataset = records[0].dataset
     entries = [entry for entry in jobs if entry.accuracies]
-    known = style.with_jobs(known, entries)
+    looks = style.with_jobs(looks, entries)
     if entries:
-        shown = _in_order(best_jobs(entries, MOST_JOBS), entries)
+        shown = sorted(best_jobs(entries, MOST_JOBS), key=entries.index)
         if len(shown) < len(entries):
             notes.append(f"Of {len(entries):,} jobs the plots show {len(shown)}: each model's best, then the next.")
-        ranked = sorted(shown, key=lambda entry: (-_mean_accuracy(entry), entry.label))
-        yield "accuracy", plots.accuracy_over_seeds(ranked, known, dataset=dataset)
+        yield "accuracy", plots.accuracy_over_seeds(_ranked(shown), looks, dataset=dataset)
         if any(entry.records[0].total_parameters is not None for entry in shown):
-            yield "accuracy-parameters", plots.accuracy_against_parameters(shown, known, dataset=dataset)
-        yield from _latency(shown, known, notes)
-        yield from _train_sizes(entries, known)
-        yield from _learning(store, _in_order(best_jobs(shown, MOST_CURVES), entries), known)
-    yield from _sweeps(store, records, known)
+            yield "accuracy-parameters", plots.accuracy_against_parameters(shown, looks, dataset=dataset)
+        yield from _latency(shown, looks, notes)
+        yield from _train_sizes(entries, looks)
+        yield from _learning(store, sorted(best_jobs(shown, MOST_CURVES), key=entries.index), looks)
+    yield from _sweeps(dataset, swept, looks)
     if entries:
         yield from _mistakes(store, entries, notes)
 
 
-def _in_order(chosen: Iterable[Entry], entries: Iterable[Entry]) -> list[Entry]:
-    ids = {id(entry) for entry in chosen}
-    return [entry for entry in entries if id(entry) in ids]
-
-
-def _learning(store: Store, entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
+def _learning(store: Store, entries: Sequence[Entry], looks: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
     epochs = {record.run_id: store.epochs(record.run_id) for entry in entries for record in entry.records[:MOST_SEEDS]}
     there = [entry for entry in entries if any(epochs.get(record.run_id) for record in entry.records)]
     if there:
         dataset = entries[0].records[0].dataset
-        yield "learning-curves", plots.learning_curves(there, epochs, known, dataset=dataset)
+        yield "learning-curves", plots.learning_curves(there, epochs, looks, dataset=dataset)
 
 
-def _latency(entries: Sequence[Entry], known: Mapping[str, Look], notes: list[str]) -> Iterator[tuple[str, Figure]]:
-    """Yield a plot for each machine that was measured on, since times on two machines do not compare."""
-    machines: dict[str, list[Entry]] = {}
-    for entry in entries:
-        machine = plots.timed_on(entry)
-        if machine is not None:
-            machines.setdefault(machine, []).append(entry)
+def _latency(entries: Sequence[Entry], looks: Mapping[str, Look], notes: list[str]) -> Iterator[tuple[str, Figure]]:
+    """Yield a plot for each machine that was timed on, since times on two machines do not compare."""
+    machines = grouped(entries, plots.timed_on)
+    machines.pop(None, None)
     if any(entry.speeds.single is not None and entry.speeds.single.contended for entry in entries):
         notes.append("Latencies that were measured while other jobs used the machine are not plotted.")
-    for machine, timed in sorted(machines.items()):
-        name = "accuracy-latency" if len(machines) == 1 else f"accuracy-latency-{_digest(machine)}"
-        yield name, plots.accuracy_against_latency(timed, known, dataset=entries[0].records[0].dataset)
+    for machine, timed in sorted(machines.items(), key=lambda item: item[0] or ""):
+        name = "accuracy-latency" if len(machines) == 1 else f"accuracy-latency-{_digest(str(machine))}"
+        yield name, plots.accuracy_against_latency(timed, looks, dataset=entries[0].records[0].dataset)
 
 
-def _train_sizes(entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
+def _train_sizes(entries: Sequence[Entry], looks: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
     """Yield plots with a line for each group of runs that differ only in seed and number of training images.
 
-    Epochs and batch size may differ along a line too, if each number of images has one recipe.
+    Epochs and batch size may also differ along a line, if all runs on one number of images have the same.
     """
     records = [record for entry in entries for record in entry.records]
     if len({record.train_size for record in records}) < 2:
@@ -197,44 +192,36 @@ def _train_sizes(entries: Sequence[Entry], known: Mapping[str, Look]) -> Iterato
             curves += [record.model_copy(update={"job_id": group_id, "train_size": None}) for record in group]
     for comparison in comparisons(curves):
         dataset = records[0].dataset
-        shown = _in_order(best_jobs(comparison.entries, MOST_JOBS), comparison.entries)
-        looks = style.with_jobs(known, comparison.entries)
-        yield "accuracy-train-size", plots.accuracy_against_train_size(shown, looks, dataset=dataset)
+        shown = sorted(best_jobs(comparison.entries, MOST_JOBS), key=comparison.entries.index)
+        with_lines = style.with_jobs(looks, comparison.entries)
+        yield "accuracy-train-size", plots.accuracy_against_train_size(shown, with_lines, dataset=dataset)
 
 
 def _by(records: Sequence[Record], *, other_than: Sequence[str]) -> dict[str, list[Record]]:
     """Return groups of records that agree in all that makes a job except these fields, by a digest of the rest."""
-    same = (*(name for name in Recipe.model_fields if name not in other_than), "model", "workers")
-    same += ("weights_sha256", "plugin_sha256")
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        described = repr([getattr(record, name) for name in same])
-        groups.setdefault(_digest(described), []).append(record)
-    return groups
+    same = [name for name in Recipe.model_fields if name not in other_than]
+    same += ["model", "workers", "weights_sha256", "plugin_sha256"]
+    return grouped(records, lambda record: _digest(repr([getattr(record, name) for name in same])))
 
 
-def _sweeps(store: Store, records: Sequence[Record], known: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
+def _sweeps(dataset: str, swept: Sequence[Swept], looks: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
     """Yield the plot of the latest sweeps of the learning rate, if there are any."""
-    swept = []
-    for sweep in read_sweeps(store.root):
-        runs = [record for record in records if record.sweep_id == sweep.sweep_id and record.judged_on == "validation"]
-        unscored = [record for record in runs if record.validation_accuracy is None]
-        trials = trials_of(sweep, runs, {record.run_id: store.epochs(record.run_id) for record in unscored})
-        if "lr" in sweep.space.names and any(trial.score is not None for trial in trials):
-            swept.append(Swept(sweep, trials, choose(trials), []))
-        if len(swept) == MOST_JOBS:
-            break
-    if swept:
-        swept.sort(key=lambda result: (result.sweep.model, result.sweep.sweep_id))
-        yield "accuracy-lr", plots.accuracy_against_lr(swept, known, dataset=records[0].dataset)
+    scored = [
+        result
+        for result in sorted(swept, key=lambda result: result.sweep.time_key, reverse=True)
+        if "lr" in result.sweep.space.names and any(trial.score is not None for trial in result.trials)
+    ]
+    if scored:
+        shown = sorted(scored[:MOST_JOBS], key=lambda result: (result.sweep.model, result.sweep.sweep_id))
+        yield "accuracy-lr", plots.accuracy_against_lr(shown, looks, dataset=dataset)
 
 
 def _mistakes(store: Store, entries: Sequence[Entry], notes: list[str]) -> Iterator[tuple[str, Figure]]:
-    """Yield confusion matrices of the best jobs, then what only the best or only one of the next two gets wrong."""
+    """Yield confusion matrices of the best jobs, then grids of what only one of two gets wrong."""
     best = best_jobs(entries, MOST_MATRICES)
     models = {entry.records[0].model for entry in best}
     if len(models) > 1:  # one job of each model, rather than several of one
-        best = [entry for number, entry in enumerate(best) if number < len(models)]
+        best = best[: len(models)]
     predictions: dict[str, list[tuple[Record, Predictions]]] = {}
     for entry in best:
         read = [(record, store.predictions(record.run_id)) for record in entry.records[:MOST_SEEDS]]
@@ -283,26 +270,26 @@ def _whose(answers: Sequence[Predictions], entry: Entry) -> str:
 
 
 def _only_wrong(
-    one: Entry,
-    other: Entry,
-    said: Mapping[str, Sequence[tuple[Record, Predictions]]],
+    first: Entry,
+    second: Entry,
+    predictions: Mapping[str, Sequence[tuple[Record, Predictions]]],
     kept: KeptImages,
     notes: list[str],
 ) -> Iterator[tuple[str, Figure]]:
-    """Yield two grids, of what only ``one`` and what only ``other`` gets wrong, of the same seed if they share one."""
-    by_seed = [{record.seed: answers for record, answers in said[entry.label]} for entry in (one, other)]
+    """Yield grids of what only ``first`` and what only ``second`` gets wrong, of the same seed if they share one."""
+    by_seed = [{record.seed: answers for record, answers in predictions[entry.label]} for entry in (first, second)]
     shared = by_seed[0].keys() & by_seed[1].keys()
     seeds = [min(shared or answers) for answers in by_seed]
     pair = [answers[seed] for answers, seed in zip(by_seed, seeds, strict=True)]
     if not all(np.array_equal(answers.labels, kept.labels) for answers in pair):
         notes.append(
-            f"What only one of {one.label} and {other.label} gets wrong is not shown: "
+            f"What only one of {first.label} and {second.label} gets wrong is not shown: "
             "their predictions are not of the images that are stored."
         )
         return
     for wrong, right, (answers, others), (seed, other_seed) in (
-        (one, other, pair, seeds),
-        (other, one, pair[::-1], seeds[::-1]),
+        (first, second, pair, seeds),
+        (second, first, pair[::-1], seeds[::-1]),
     ):
         positions = plots.only_wrong(answers, others)
         title = f"{wrong.label} wrong, {right.label} right: {len(positions):,} of {len(kept.labels):,} test images"

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.reporting import style, sweeps, tuning
-from bench.reporting.entries import Comparison, DataKey, data_key, tested
+from bench.reporting.entries import Comparison, DataKey, data_key, title_of
+from bench.reporting.formats import counted
 from bench.reporting.gallery import Gallery, draw
 from bench.reporting.store import Store
-from bench.reporting.summary import MOST_FAILED, Found, look
+from bench.reporting.summary import MOST_FAILED, ONE_CHECKPOINT, SET_ASIDE, Overview, look
 from bench.reporting.sweeps import Swept
 from bench.reporting.table import Table
 from bench.reporting.tables import (
@@ -48,14 +49,6 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Item:
-    """A line of a list."""
-
-    name: str
-    text: str = ""
-
-
-@dataclass(frozen=True)
 class Section:
     """A part of the page."""
 
@@ -63,40 +56,34 @@ class Section:
     title: str
     tables: list[Shown] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    items: list[Item] = field(default_factory=list)
+    items: list[tuple[str, str]] = field(default_factory=list)
+    """The lines of a list: (name, text)."""
     plots: list[Markup] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Findings:
-    """The findings on one data set, in sentences."""
-
-    title: str
-    sentences: list[str]
-
-
-def write_report(store: Store, found: Found | None = None, swept: Sequence[Swept] | None = None) -> Path:
+def write_report(store: Store, overview: Overview | None = None, swept: Sequence[Swept] | None = None) -> Path:
     """Write results/report.html, and all plots into results/plots/.
 
     Args:
         store: the results folder.
-        found: the result of :func:`bench.reporting.summary.look`; None calls it.
+        overview: the result of :func:`bench.reporting.summary.look`; None calls it.
         swept: the result of :func:`bench.reporting.sweeps.read_swept`; None calls it.
 
     Raises:
         UserError: a file cannot be written.
     """
-    found = found or look(store)
+    overview = overview or look(store)
     if swept is None:
-        swept = sweeps.read_swept(store, found.records)
-    return store.write_text(NAME, render(found, draw(store, found.records, found.comparisons), swept))
+        swept = sweeps.read_swept(store, overview.records)
+    galleries = draw(store, overview.records, overview.comparisons, swept)
+    return store.write_text(NAME, render(overview, galleries, swept))
 
 
-def render(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequence[Swept]) -> str:
+def render(overview: Overview, galleries: Mapping[DataKey, Gallery], swept: Sequence[Swept]) -> str:
     """Return the page as HTML: the content of the summary, with tables that sort, and the plots.
 
     Args:
-        found: the records, comparisons and findings to show.
+        overview: the records, comparisons and findings to show.
         galleries: the plots of each data set.
         swept: sweeps with their trials.
     """
@@ -114,18 +101,14 @@ def render(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequence[S
         for name in ("report.css", "report.js")
     )
     digest = hashlib.sha256(f"\n{script}\n".encode()).digest()
-    findings = [
-        Findings(comparison.title, sentences)
-        for comparison, sentences in zip(found.comparisons, found.verdicts, strict=True)
-        if sentences
-    ]
+    titles = (comparison.title for comparison in overview.comparisons)
     page: str = environment.get_template("report.html.j2").render(
         style=css,
         script=script,
         script_sha256=base64.b64encode(digest).decode(),
-        lead=_lead(found.records),
-        findings=findings,
-        sections=list(_sections(found, galleries, swept)),
+        lead=_lead(overview.records),
+        findings=[pair for pair in zip(titles, overview.verdicts, strict=True) if pair[1]],
+        sections=list(_sections(overview, galleries, swept)),
     )
     return page
 
@@ -137,50 +120,43 @@ def _lead(records: Sequence[Record]) -> str:
     finished = [record for record in records if record.status is Status.OK]
     jobs, data = len({record.job_id for record in finished}), len({data_key(record) for record in finished})
     last = max(record.ended_at for record in records)
-    counts = f"{_number(jobs, 'job')} on {_number(data, 'data set')}"
+    counts = f"{counted(jobs, 'job')} on {counted(data, 'data set')}"
     return (
-        f"{_number(len(records), 'run')} stored, {len(finished):,} finished: {counts}. "
+        f"{counted(len(records), 'run')} stored, {len(finished):,} finished: {counts}. "
         f"The last one ended {last:%Y-%m-%d %H:%M} UTC."
     )
-
-
-def _number(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 # --- the sections ----------------------------------------------------------------------------------------------------
 
 
-def _sections(found: Found, galleries: Mapping[DataKey, Gallery], swept: Sequence[Swept]) -> Iterator[Section]:
-    by_key = {data_key(comparison.entries[0].records[0]): comparison for comparison in found.comparisons}
+def _sections(overview: Overview, galleries: Mapping[DataKey, Gallery], swept: Sequence[Swept]) -> Iterator[Section]:
+    by_key = {data_key(comparison.entries[0].records[0]): comparison for comparison in overview.comparisons}
     for number, (key, gallery) in enumerate(galleries.items(), 1):
         if key in by_key or gallery.plots:
             yield _data(f"data-{number}", key, by_key.get(key), gallery)
     if swept:
         yield _sweeps(swept)
-    records = tested(found.records)
-    failed = [record for record in records if record.status is not Status.OK]
+    failed = overview.failed
     if failed:
-        items = [Item(record.run_id, f"{record.status}. {record.reason or ''}") for record in failed[-MOST_FAILED:]]
+        items = [(record.run_id, f"{record.status}. {record.reason or ''}") for record in failed[-MOST_FAILED:]]
         notes = [f"The last {MOST_FAILED} of {len(failed):,}."] if len(failed) > MOST_FAILED else []
         yield Section("failed", "Runs that did not finish", items=items, notes=notes)
-    if records:
-        yield _runs(records)
-    finished = [record for record in records if record.status is Status.OK]
-    if finished:
-        facts = Shown("Where it was measured", environment_table(finished), sortable=False)
+    if overview.tested:
+        yield _runs(overview.tested)
+    if overview.finished:
+        facts = Shown("Where it was measured", environment_table(overview.finished), sortable=False)
         yield Section("environment", "Where it was measured", [facts])
-    if found.set_aside:
-        note = "These files in runs/ were no records of runs; they are in set-aside/ now."
-        yield Section("set-aside", "Set aside", notes=[note], items=[Item(name) for name in found.set_aside])
+    if overview.set_aside:
+        names = [(name, "") for name in overview.set_aside]
+        yield Section("set-aside", "Set aside", notes=[SET_ASIDE.replace("`", "")], items=names)
 
 
 def _data(section_id: str, key: DataKey, comparison: Comparison | None, gallery: Gallery) -> Section:
     """Return the section on one data set."""
     from markupsafe import Markup
 
-    name, _, train_images, test_images = key
-    section = Section(section_id, f"{name}: {train_images:,} training and {test_images:,} test images")
+    section = Section(section_id, title_of(key))
     if comparison is not None:
         section.tables.append(Shown(section.title, comparison_table(comparison)))
         section.notes.extend(re.sub(r"\\(?=[*+])", "", note) for note in footnotes(comparison))
@@ -207,7 +183,7 @@ def _sweeps(swept: Sequence[Swept]) -> Section:
 
 def _runs(records: Sequence[Record]) -> Section:
     table = runs_table(records[: -MOST_RUNS - 1 : -1])
-    notes = ["Accuracy is that of one checkpoint, in brackets its 95 % Wilson interval over the test images."]
+    notes = [ONE_CHECKPOINT]
     if len(records) > MOST_RUNS:
         notes.append(f"These are the last {MOST_RUNS} of {len(records):,} runs.")
     return Section("runs", "Every run", [Shown("Every run", table)], notes)

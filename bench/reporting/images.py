@@ -1,4 +1,4 @@
-"""The test images of a data set, kept beside the results, so that a report can show what a model got wrong.
+"""The test images of a data set, kept in the results folder, so that a report can show what a model got wrong.
 
 results/images/DATASET-SHA12.npz    images, labels, names of the classes, the data set's digest
 """
@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import UserError
-from bench.reporting.files import write_whole
+from bench.reporting.files import disk_errors, write_whole
 from bench.spec import slug
 
 MOST_MB = 100
-"""The most that test images may take, uncompressed, to be kept; 10^6 bytes."""
+"""The largest size of test images that are kept, uncompressed, 10^6 bytes."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +64,17 @@ def save(
     if images.nbytes > MOST_MB * 1e6:
         return None
     content = io.BytesIO()
-    arrays = {
-        "images": images,
-        "labels": labels.astype(np.int16),
-        "class_names": np.array(list(class_names), dtype=np.str_),
-        "sha256": np.array(sha256),
-    }
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:  # numpy's own writer adds the time of day
+    names = np.array(list(class_names), dtype=np.str_)
+    arrays = {"images": images, "labels": labels.astype(np.int16), "class_names": names, "sha256": np.array(sha256)}
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:  # np.savez_compressed adds the time of day
         for name, array in arrays.items():
             entry = io.BytesIO()
             np.lib.format.write_array(entry, np.asarray(array, order="C"), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), entry.getvalue(), zipfile.ZIP_DEFLATED)
     file = root / "images" / f"{slug(dataset)}-{sha256[:12]}.npz"
-    try:
+    with disk_errors(file.parent):
         file.parent.mkdir(exist_ok=True)
         write_whole(file, content.getvalue())
-    except OSError as error:
-        raise UserError(f"cannot write to {file.parent}: {error.strerror or error}") from error
     return file
 
 
@@ -92,7 +85,7 @@ def load(root: Path, sha256: str) -> KeptImages | None:
 
 
 def _file(root: Path, sha256: str) -> Path | None:
-    return next(iter(sorted((root / "images").glob(f"*-{sha256[:12]}.npz"))), None)
+    return min((root / "images").glob(f"*-{sha256[:12]}.npz"), default=None)
 
 
 def _read(file: Path, sha256: str) -> KeptImages | None:

@@ -1,4 +1,8 @@
-"""Plots: pure functions from what is stored to matplotlib figures."""
+"""The plots, each a pure function from what is stored to a matplotlib figure.
+
+``looks`` are the colours and markers, from :func:`bench.reporting.style.looks` or, where jobs of one model are to be
+told apart, :func:`bench.reporting.style.with_jobs`. ``dataset`` is the data set's name, for the title.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.reporting.entries import Entry
+from bench.reporting.formats import counted
+from bench.reporting.groups import grouped
 from bench.reporting.speed import EAGER
 from bench.reporting.stats import confusion, mean_interval
 from bench.reporting.style import (
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
 
 MOST_DOTS = 100
 """The most seeds of a job that are drawn one by one."""
+IMAGES_IN_A_ROW = 6
 
 
 def _accuracies(records: Iterable[Record]) -> list[float]:
@@ -47,15 +54,13 @@ def _accuracies(records: Iterable[Record]) -> list[float]:
 
 @styled
 def learning_curves(
-    entries: Sequence[Entry], epochs: Mapping[str, Sequence[EpochRecord]], known: Mapping[str, Look], *, dataset: str
+    entries: Sequence[Entry], epochs: Mapping[str, Sequence[EpochRecord]], looks: Mapping[str, Look], *, dataset: str
 ) -> Figure:
     """Draw accuracy and loss by epoch: the mean over the seeds, in a band from the lowest to the highest.
 
     Args:
         entries: the jobs to draw.
         epochs: the epochs of their runs, by run id; runs without epochs are left out.
-        known: from :func:`looks`, and :func:`with_jobs` where jobs of one model are to be told apart.
-        dataset: its name, for the title.
     """
     held_out = any(epoch.validation_accuracy is not None for run in epochs.values() for epoch in run)
     several = any(len(entry.records) > 1 for entry in entries)
@@ -64,7 +69,7 @@ def learning_curves(
     handles = []
     losses: list[float] = []
     for entry in entries:
-        look = look_of(entry, known)
+        look = look_of(entry, looks)
         runs = [epochs[record.run_id] for record in entry.records if epochs.get(record.run_id)]
         handles.append(line_of(entry.label, look))
         for axis, field, factor, dashes in (
@@ -96,19 +101,16 @@ def _band(
     axis: Axes, runs: Sequence[Sequence[EpochRecord]], field: str, factor: float, look: Look, dashes: str
 ) -> list[float]:
     """Draw mean and range of one field of the epochs, times ``factor``; return the means drawn."""
-    by_epoch: dict[int, list[float]] = {}
-    for run in runs:
-        for epoch in run:
-            value = getattr(epoch, field)
-            if value is not None:
-                by_epoch.setdefault(epoch.epoch, []).append(factor * value)
-    numbers = sorted(by_epoch)
-    means = [statistics.fmean(by_epoch[number]) for number in numbers]
+    measured = (epoch for run in runs for epoch in run if getattr(epoch, field) is not None)
+    by_epoch = sorted(grouped(measured, lambda epoch: epoch.epoch).items())
+    numbers = [number for number, _ in by_epoch]
+    values = [[factor * getattr(epoch, field) for epoch in epochs] for _, epochs in by_epoch]
+    means = list(map(statistics.fmean, values))
     style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markevery": max(1, len(numbers) // 10)}
     axis.plot(numbers, means, linestyle=dashes, markersize=4, **style)
-    if any(len(values) > 1 for values in by_epoch.values()):
-        lowest, highest = ([of(by_epoch[number]) for number in numbers] for of in (min, max))
-        axis.fill_between(numbers, lowest, highest, color=look.colour, alpha=0.18, linewidth=0)
+    if any(len(of_seeds) > 1 for of_seeds in values):
+        edges = list(map(min, values)), list(map(max, values))
+        axis.fill_between(numbers, *edges, color=look.colour, alpha=0.18, linewidth=0)
     return means
 
 
@@ -116,15 +118,15 @@ def _band(
 
 
 @styled
-def accuracy_over_seeds(entries: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
+def accuracy_over_seeds(entries: Sequence[Entry], looks: Mapping[str, Look], *, dataset: str) -> Figure:
     """Draw each job's test accuracies and their mean, from three seeds on with its 95 % t-interval over the seeds."""
-    labels = [wrapped(f"{entry.label}, {_seeds(len(_accuracies(entry.records)))}", 58) for entry in entries]
+    labels = [wrapped(f"{entry.label}, {counted(len(_accuracies(entry.records)), 'seed')}", 58) for entry in entries]
     lines = max(label.count("\n") + 1 for label in labels)
     figure = figure_of(f"Test accuracy on {dataset}, seed by seed", 1.4 + (0.36 + 0.16 * lines) * len(entries))
     axis = figure.subplots()
     above = 0.32 / (0.36 + 0.16 * lines)  # the seeds' dots stay clear of the next label
     for row, entry in enumerate(entries):
-        look = look_of(entry, known)
+        look = look_of(entry, looks)
         values = _accuracies(entry.records)
         small: dict[str, Any] = {"color": look.colour, "alpha": 0.45, "markersize": 4, "markeredgewidth": 0}
         dots = values[:MOST_DOTS]
@@ -140,10 +142,6 @@ def accuracy_over_seeds(entries: Sequence[Entry], known: Mapping[str, Look], *, 
     return figure
 
 
-def _seeds(number: int) -> str:
-    return f"{number} seed{'s' if number != 1 else ''}"
-
-
 def _mean(axis: Axes, values: Sequence[float], at: float, look: Look, *, horizontal: bool = False) -> None:
     """Draw the mean of ``values``, with its interval if there is one."""
     mean = statistics.fmean(values)
@@ -157,19 +155,18 @@ def _mean(axis: Axes, values: Sequence[float], at: float, look: Look, *, horizon
 
 
 @styled
-def accuracy_against_parameters(entries: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
-    """Draw mean test accuracy against all parameters of the model, with its t-interval over the seeds."""
-    sizes = {entry.label: entry.records[0].total_parameters for entry in entries}
-    there = [entry for entry in entries if sizes[entry.label] is not None]
+def accuracy_against_parameters(entries: Sequence[Entry], looks: Mapping[str, Look], *, dataset: str) -> Figure:
+    """Draw mean test accuracy against the number of parameters, with its 95 % t-interval over the seeds."""
+    sizes = [(entry, size) for entry in entries if (size := entry.records[0].total_parameters) is not None]
     figure = figure_of(f"Test accuracy on {dataset} against model size", 3.4)
     axis = figure.subplots()
     handles = []
-    for entry in there:
-        look = look_of(entry, known)
-        _mean(axis, _accuracies(entry.records), float(sizes[entry.label] or 0), look)
+    for entry, size in sizes:
+        look = look_of(entry, looks)
+        _mean(axis, _accuracies(entry.records), size, look)
         handles.append(line_of(entry.label, look, linestyle="none"))
     axis.set(xlabel="parameters, trained and frozen", ylabel="test accuracy (%)")
-    log_axis(axis.xaxis, [size for size in sizes.values() if size])
+    log_axis(axis.xaxis, [size for _, size in sizes if size])
     axis.margins(x=0.15)
     note_below(axis, "Mean of the seeds, with 95 % t-interval (from 3 seeds on).")
     legend_of(figure, handles)
@@ -177,23 +174,19 @@ def accuracy_against_parameters(entries: Sequence[Entry], known: Mapping[str, Lo
 
 
 def timed_on(entry: Entry) -> str | None:
-    """Return the machine on which answers to one image were timed with nothing else on it; None if on none."""
+    """Return the machine and back end that one image at a time was timed on with nothing else running; None if none."""
     single = entry.speeds.single
     if single is None or single.contended:
         return None
-    cpu = entry.records[0].cpu if single.device == "cpu" else None
-    how = "" if single.backend == EAGER else f", {single.backend}"
-    return (f"{cpu}, {single.machine}" if cpu else single.machine) + how
+    return entry.machine_of(single) + ("" if single.backend == EAGER else f", {single.backend}")
 
 
 @styled
-def accuracy_against_latency(entries: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
+def accuracy_against_latency(entries: Sequence[Entry], looks: Mapping[str, Look], *, dataset: str) -> Figure:
     """Draw mean test accuracy against the median time for one image.
 
     Args:
         entries: the jobs to draw, timed on one machine; those that were not timed alone are left out.
-        known: from :func:`looks`, and :func:`with_jobs` where jobs of one model are to be told apart.
-        dataset: its name, for the title.
     """
     figure = figure_of(f"Test accuracy on {dataset} against latency", 3.4)
     axis = figure.subplots()
@@ -201,7 +194,7 @@ def accuracy_against_latency(entries: Sequence[Entry], known: Mapping[str, Look]
     medians = []
     machines = set()
     for entry in entries:
-        look = look_of(entry, known)
+        look = look_of(entry, looks)
         single, machine = entry.speeds.single, timed_on(entry)
         if single is None or machine is None:
             continue
@@ -222,7 +215,7 @@ def accuracy_against_latency(entries: Sequence[Entry], known: Mapping[str, Look]
     return figure
 
 
-# --- what models take for what ---------------------------------------------------------------------------------------
+# --- mistakes --------------------------------------------------------------------------------------------------------
 
 
 @styled
@@ -234,14 +227,14 @@ def confusion_matrix(
     title: str,
     note: str = "",
 ) -> Figure:
-    """Draw how often each class was taken for each: the number, and the share of the true class as its shade.
+    """Draw how often each class was predicted for each: the number, and the share of the true class as its shade.
 
     Args:
-        labels: true classes, [images]; may go over the test images several times, once for each seed.
-        predicted: classes predicted, in the same order.
+        labels: int16 [predictions]: the true classes; of several seeds, one after the other.
+        predicted: int16 [predictions]: the classes predicted.
         class_names: one for each class.
         title: the title of the figure.
-        note: whose answers these are.
+        note: whose predictions these are.
     """
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap, PowerNorm
@@ -280,32 +273,26 @@ def confusion_matrix(
     return figure
 
 
-def only_wrong(one: Predictions, other: Predictions) -> NDArray[np.int64]:
-    """Return positions of the images that ``one`` gets wrong and ``other`` right, those ``one`` was surest of first."""
-    positions = np.flatnonzero((one.predicted != one.labels) & (other.predicted == other.labels))
-    return positions[np.argsort(-one.probability[positions], kind="stable")]
+def only_wrong(first: Predictions, second: Predictions) -> NDArray[np.int64]:
+    """Return the positions of the images that only ``first`` gets wrong, its highest probabilities first."""
+    positions = np.flatnonzero((first.predicted != first.labels) & (second.predicted == second.labels))
+    return positions[np.argsort(-first.probability[positions], kind="stable")]
 
 
 @styled
 def wrong_answers(
-    images: NDArray[np.uint8],
-    truth: Sequence[str],
-    said: Sequence[str],
-    *,
-    title: str,
-    note: str,
-    columns: int = 6,
+    images: NDArray[np.uint8], truth: Sequence[str], answers: Sequence[str], *, title: str, note: str
 ) -> Figure:
     """Draw a grid of images, each with its true class and the model's answer.
 
     Args:
         images: uint8 [images, channels, height, width] with 1 or 3 channels; at least one.
-        truth: the true class of each, in words.
-        said: the model's answer to each, in words.
+        truth: the name of the true class of each.
+        answers: the name of the predicted class of each.
         title: whose answers these are.
         note: which images are shown.
-        columns: images in a row.
     """
+    columns = IMAGES_IN_A_ROW
     rows = -(-len(images) // columns)
     pixels = np.repeat(images, 3, axis=1) if images.shape[1] == 1 else images[:, :3]
     pixels = pixels.transpose(0, 2, 3, 1)
@@ -315,15 +302,15 @@ def wrong_answers(
     gap, below = max(1, width // 10), round(0.52 * width)
     sheet = np.zeros((rows * (height + below), columns * (width + gap) - gap, 4), dtype=np.uint8)
     size = (WIDTH - 0.2) / columns
-    size_of_text = 7.5 if max(map(len, (*truth, *said))) <= 8 else 6.3
+    size_of_text = 7.5 if max(map(len, (*truth, *answers))) <= 8 else 6.3
     figure = figure_of(title, rows * size * (height + below) / (width + gap) + 0.75)
     axis = figure.subplots()
-    for number, (picture, true, answer) in enumerate(zip(pixels, truth, said, strict=True)):
-        top, left = (number // columns) * (height + below), (number % columns) * (width + gap)
-        sheet[top : top + height, left : left + width, :3] = picture
-        sheet[top : top + height, left : left + width, 3] = 255
+    for number, (picture, true, answer) in enumerate(zip(pixels, truth, answers, strict=True)):
+        y, x = (number // columns) * (height + below), (number % columns) * (width + gap)
+        sheet[y : y + height, x : x + width, :3] = picture
+        sheet[y : y + height, x : x + width, 3] = 255
         caption = f"true {plain(true, 12)}\nsaid {plain(answer, 12)}"
-        axis.text(left + width / 2, top + height + 0.05 * width, caption, ha="center", va="top", fontsize=size_of_text)
+        axis.text(x + width / 2, y + height + 0.05 * width, caption, ha="center", va="top", fontsize=size_of_text)
     axis.imshow(sheet, interpolation="none", aspect="equal")
     axis.axis("off")
     note_below(axis, note)
@@ -334,10 +321,10 @@ def wrong_answers(
 
 
 @styled
-def accuracy_against_lr(sweeps: Sequence[Swept], known: Mapping[str, Look], *, dataset: str) -> Figure:
-    """Draw validation accuracy of the trials of sweeps against their learning rate, on a log axis.
+def accuracy_against_lr(sweeps: Sequence[Swept], looks: Mapping[str, Look], *, dataset: str) -> Figure:
+    """Draw the validation accuracy of the trials of sweeps against their learning rate, on a log axis.
 
-    The finished trials of a sweep of the learning rate alone are joined by a line. A ring marks the winner; trials
+    If a sweep varies nothing but the learning rate, a line joins its finished trials. A ring marks the winner; trials
     that were stopped early are hollow; those without a score are left out.
     """
     figure = figure_of(f"Validation accuracy on {dataset} against learning rate", 3.6)
@@ -346,7 +333,7 @@ def accuracy_against_lr(sweeps: Sequence[Swept], known: Mapping[str, Look], *, d
     models = [swept.sweep.model for swept in sweeps]
     rates: list[float] = []
     for swept in sweeps:
-        model, look = swept.sweep.model, known[swept.sweep.model]
+        model, look = swept.sweep.model, looks[swept.sweep.model]
         scored = sorted((trial for trial in swept.trials if trial.score is not None), key=_lr)
         finished = [trial for trial in scored if trial.status is Status.OK]
         others = [trial for trial in scored if trial.status is not Status.OK]
@@ -383,27 +370,23 @@ def trained_on(record: Record) -> int:
 
 
 @styled
-def accuracy_against_train_size(curves: Sequence[Entry], known: Mapping[str, Look], *, dataset: str) -> Figure:
+def accuracy_against_train_size(curves: Sequence[Entry], looks: Mapping[str, Look], *, dataset: str) -> Figure:
     """Draw mean test accuracy against the number of training images, on a log axis, with t-intervals over the seeds.
 
     Args:
         curves: for each line the finished runs on it, of all sizes and seeds.
-        known: from :func:`looks`, and :func:`with_jobs` where jobs of one model are to be told apart.
-        dataset: its name, for the title.
     """
     figure = figure_of(f"Test accuracy on {dataset} against training images", 3.6)
     axis = figure.subplots()
     handles = []
     sizes = sorted({trained_on(record) for curve in curves for record in curve.records})
     for curve in curves:
-        look = look_of(curve, known)
-        points: dict[int, list[float]] = {}
-        for record in curve.records:
-            if record.test_accuracy is not None:
-                points.setdefault(trained_on(record), []).append(100 * record.test_accuracy)
-        means = [(size, statistics.fmean(points[size])) for size in sorted(points)]
-        axis.plot(*zip(*means, strict=True), color=look.colour, linewidth=1)
-        for size, values in sorted(points.items()):
+        look = look_of(curve, looks)
+        by_size = grouped((record for record in curve.records if record.test_accuracy is not None), trained_on)
+        points = [(size, _accuracies(by_size[size])) for size in sorted(by_size)]
+        means = [statistics.fmean(values) for _, values in points]
+        axis.plot([size for size, _ in points], means, color=look.colour, linewidth=1)
+        for size, values in points:
             _mean(axis, values, size, look)
         handles.append(line_of(curve.label, look))
     axis.set(xlabel="training images", ylabel="test accuracy (%)")

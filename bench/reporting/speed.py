@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.reporting.stats import Session, percentiles
+from bench.reporting.formats import counted
+from bench.reporting.groups import grouped
+from bench.reporting.stats import percentiles
+from bench.reporting.timing_stats import Session
 from bench.spec import BEFORE_BACKENDS, Record, Timing
 
 if TYPE_CHECKING:  # drawing plots does not need pyarrow
@@ -26,7 +29,7 @@ Kind = Literal["training", "extraction", "head", "inference"]
 
 @dataclass(frozen=True)
 class Speed:
-    """The time that one job took, in one way of using it, on one kind of device."""
+    """The timings of one job, of one kind, on one kind of device."""
 
     kind: Kind
     backend: str
@@ -39,20 +42,19 @@ class Speed:
     precision: str
     """fp32, bf16 or int8."""
     sessions: tuple[Session, ...]
-    """Seconds of each sample, by block, by run; only of the blocks that were taken alone, if there are any."""
+    """Seconds of each sample, by block, by run; only of the blocks that were timed alone, if there are any."""
     references: tuple[NDArray[np.float64], ...] | None
-    """Seconds of the reference step beside each block of each session; None where it was not timed, in earlier
-    versions."""
+    """Seconds of the reference step beside each block, by run, shape [blocks] each; None if it was not timed, as in
+    earlier versions."""
     contended: bool
-    """True if no block was taken alone: the figures are not for ranking."""
+    """Whether other work ran beside every block: then the figures are not for ranking."""
     peak_memory_mb: float | None
-    """The highest of all blocks, 10^6 bytes."""
+    """The highest peak memory of all blocks, 10^6 bytes."""
 
     @property
     def machine(self) -> str:
-        """Return what computed, in words: two speeds are compared only where this is the same."""
-        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
-        return f"{'CPU' if self.device == 'cpu' else self.device}, {threads}"
+        """Return the device and threads in words; two speeds are compared only if these are the same."""
+        return f"{'CPU' if self.device == 'cpu' else self.device}, {counted(self.threads, 'thread')}"
 
     @property
     def seconds(self) -> NDArray[np.float64]:
@@ -71,11 +73,11 @@ class Speed:
 
     @property
     def reference_seconds(self) -> float | None:
-        """Return the median of the reference step over the blocks, in seconds; None where it was not timed."""
+        """Return the median of the reference step over the blocks, in seconds; None if it was not timed."""
         return None if self.references is None else float(np.median(np.concatenate(self.references)))
 
     def in_reference_steps(self) -> list[Session] | None:
-        """Return the sessions with the reference step beside each block as the unit; None where it was not timed."""
+        """Return the sessions with the reference step beside each block as the unit; None if it was not timed."""
         if self.references is None:
             return None
         pairs = zip(self.sessions, self.references, strict=True)
@@ -84,7 +86,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Answers:
-    """The speed at which one back end answers; None where it was not timed."""
+    """The speed of one back end's inference; None if it was not timed."""
 
     single: Speed | None = None
     """The speed with one image at a time."""
@@ -94,7 +96,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Speeds:
-    """The speed of a job in each way of using it; None where it was not timed."""
+    """The speeds of a job, of each kind; None if it was not timed."""
 
     training: Speed | None = None
     """The training as the recipe does it, in seconds for the images of a step: whole steps or, with a frozen backbone,
@@ -102,21 +104,21 @@ class Speeds:
     head: Speed | None = None
     """The steps of the head on features that are already extracted."""
     by_backend: Mapping[str, Answers] = field(default_factory=dict)
-    """The answers of each back end, eager first."""
+    """The inference of each back end, eager first."""
 
     @property
     def answers(self) -> Answers:
-        """Return the answers of eager or, where it was not timed, of the first back end that was."""
+        """Return the inference of eager or, if it was not timed, of the first back end that was."""
         return next(iter(self.by_backend.values()), Answers())
 
     @property
     def single(self) -> Speed | None:
-        """Return the speed of answers to one image."""
+        """Return the speed of inference with one image at a time."""
         return self.answers.single
 
     @property
     def batches(self) -> Speed | None:
-        """Return the speed of answers to the largest batch."""
+        """Return the speed of inference with the largest batch."""
         return self.answers.batches
 
     def all(self) -> list[Speed]:
@@ -124,21 +126,11 @@ class Speeds:
         answers = [speed for backend in self.by_backend.values() for speed in (backend.single, backend.batches)]
         return [speed for speed in (self.training, self.head, *answers) if speed is not None]
 
-    @property
-    def contended(self) -> bool:
-        """Return whether any of the speeds is not for ranking."""
-        return any(speed.contended for speed in self.all())
-
-    @property
-    def known(self) -> bool:
-        """Return whether anything was timed."""
-        return bool(self.all())
-
 
 def speeds_of(store: Store, records: Sequence[Record], timed: set[str]) -> Speeds:
-    """Return how fast the runs of one job are.
+    """Return the speeds of the runs of one job.
 
-    Where they were timed on several devices, or with several numbers of threads, the latest counts.
+    Of timings on several devices, in several precisions, or with several numbers of threads, the latest counts.
 
     Args:
         store: the results folder.
@@ -154,26 +146,26 @@ def speeds_of(store: Store, records: Sequence[Record], timed: set[str]) -> Speed
 
 
 def summarise(runs: Iterable[Sequence[Timing]], *, epochs: int = 1, features: bool = False) -> Speeds:
-    """Return the samples of each run of one job as figures.
+    """Return the speeds of one job from the samples of its runs.
 
     Args:
         runs: the samples of each run.
         epochs: the number of epochs of the training.
-        features: whether the head was trained on a frozen backbone's features: then the steps that an earlier version
+        features: whether the head was trained on a frozen backbone's features. If so, the steps that an earlier version
             timed as training are steps of the head.
     """
-    taken: dict[tuple[Kind, str, int], dict[tuple[str, int, str], dict[str, list[Timing]]]] = {}
-    for sample in itertools.chain.from_iterable(runs):
+
+    def use_of(sample: Timing) -> tuple[Kind, str, int]:
         before = features and sample.backend == BEFORE_BACKENDS and sample.kind == "training"
-        kind: Kind = "head" if before else sample.kind
-        machines = taken.setdefault((kind, sample.backend, sample.batch_size), {})
-        sessions = machines.setdefault((sample.device, sample.threads, sample.precision), {})
-        sessions.setdefault(sample.run_id, []).append(sample)
+        return "head" if before else sample.kind, sample.backend, sample.batch_size
+
     speeds: dict[tuple[str, str], dict[int, Speed]] = {}
-    for (kind, backend, size), machines in taken.items():
-        last = max(machines.values(), key=_last_moment)
-        speeds.setdefault((kind, backend), {})[size] = replace(_speed(list(last.values())), kind=kind)
-    by_kind = {kind: _largest(sizes) for (kind, _), sizes in speeds.items() if kind != "inference"}
+    for (kind, backend, size), samples in grouped(itertools.chain.from_iterable(runs), use_of).items():
+        machines = grouped(samples, attrgetter("device", "threads", "precision")).values()
+        latest = max(machines, key=lambda taken: max(sample.measured_at for sample in taken))
+        sessions = grouped(latest, attrgetter("run_id")).values()
+        speeds.setdefault((kind, backend), {})[size] = _speed(kind, list(sessions))
+    by_kind = {kind: sizes[max(sizes)] for (kind, _), sizes in speeds.items() if kind != "inference"}
     extraction, head = by_kind.get("extraction"), by_kind.get("head")
     training = by_kind.get("training")
     if extraction is not None and head is not None:
@@ -186,9 +178,9 @@ def summarise(runs: Iterable[Sequence[Timing]], *, epochs: int = 1, features: bo
 def recipe_training(extraction: Speed, head: Speed, epochs: int) -> Speed | None:
     """Return the speed of training on a frozen backbone's features: the backbone runs once, the head in every epoch.
 
-    A sample is the time for a step's images in one round: their share of the extraction, spread over the epochs, and
-    the step itself. None where the two were timed on different machines, in different precision, or never in the same
-    round.
+    A sample is the time for the images of one step in one round of timing: their share of the extraction, divided by
+    the number of epochs, plus the step itself. None if the two were timed on different machines, in different
+    precision, or never in the same round.
 
     Args:
         extraction: the speed of extracting the features of a batch.
@@ -208,7 +200,7 @@ def recipe_training(extraction: Speed, head: Speed, epochs: int) -> Speed | None
             continue
         sessions.append([np.array([sum(parts)]) for parts in rounds])
         if extraction.references is not None and head.references is not None:
-            # chosen so that the sum in this unit is the sum of both parts in their own units
+            # chosen so that the sum in this unit is the sum of both parts, each in its unit
             units = zip(extraction.references[number], head.references[number], strict=False)
             pairs = zip(rounds, units, strict=False)
             references.append(np.array([(a + b) / (a / unit + b / other) for (a, b), (unit, other) in pairs]))
@@ -225,20 +217,12 @@ def recipe_training(extraction: Speed, head: Speed, epochs: int) -> Speed | None
     )
 
 
-def _largest(sizes: Mapping[int, Speed]) -> Speed:
-    return sizes[max(sizes)]
-
-
 def _answers(sizes: Mapping[int, Speed]) -> Answers:
-    batches = {size: speed for size, speed in sizes.items() if size > 1}
-    return Answers(sizes.get(1), _largest(batches) if batches else None)
+    largest = max(sizes)
+    return Answers(sizes.get(1), sizes[largest] if largest > 1 else None)
 
 
-def _last_moment(sessions: dict[str, list[Timing]]) -> datetime:
-    return max(sample.measured_at for taken in sessions.values() for sample in taken)
-
-
-def _speed(runs: Sequence[Sequence[Timing]]) -> Speed:
+def _speed(kind: Kind, runs: Sequence[Sequence[Timing]]) -> Speed:
     contended = all(sample.contended for taken in runs for sample in taken)
     sessions, references = [], []
     for taken in runs:
@@ -248,15 +232,11 @@ def _speed(runs: Sequence[Sequence[Timing]]) -> Speed:
         if blocks:
             sessions.append([np.array([sample.seconds for sample in block]) for block in blocks])
             references.append(np.array([block[0].reference_seconds for block in blocks], np.float64))
-    first = runs[0][0]
+    same = runs[0][0].model_dump(include={"backend", "batch_size", "device", "threads", "precision"})
     memory = [sample.peak_memory_mb for taken in runs for sample in taken if sample.peak_memory_mb is not None]
     return Speed(
-        kind=first.kind,
-        backend=first.backend,
-        batch_size=first.batch_size,
-        device=first.device,
-        threads=first.threads,
-        precision=first.precision,
+        kind=kind,
+        **same,
         sessions=tuple(sessions),
         references=None if any(np.isnan(units).any() for units in references) else tuple(references),
         contended=contended,

@@ -1,4 +1,4 @@
-"""Intervals, tests and power: statsmodels and scipy, asked the questions that a benchmark has.
+"""Confidence intervals, significance tests and power for a benchmark's questions, by scipy and statsmodels.
 
 Differences are always second minus first. scipy and statsmodels take a second to import and are imported when first
 needed, so that commands start fast.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,27 +20,15 @@ from bench.spec import Predictions
 CONFIDENCE = 0.95
 """The confidence level of every interval."""
 ALPHA = 1 - CONFIDENCE
-"""The p below which two things are called different."""
+"""The significance level: two things are called different if p is below it."""
 POWER = 0.8
-"""The chance to see a difference of the observed size that :class:`Needed` is computed for."""
+"""The statistical power that :class:`Needed` is computed for: the chance to see a difference of the observed size."""
 FEWEST_SEEDS = 3
-"""The fewest seeds that say anything useful about a recipe's spread."""
+"""The fewest seeds from which a recipe's spread is estimated."""
 CALIBRATION_BINS = 15
-"""The number of bins, as in Guo et al., 2017."""
+"""The number of bins of the calibration error, as in Guo et al., 2017."""
 FEWEST_FOR_P99 = 100
 """The fewest samples of which the 99th percentile is given."""
-SESSION_TO_SESSION = 0.1
-"""The relative standard deviation of a timing from one session to the next that the samples within one session cannot
-show; its causes are clock, memory layout, and above all neighbours on the same host."""
-RELATIVE_SESSION_TO_SESSION = 0.02
-"""The same for timings in units of the reference step beside them. Measured with experiments/speed/sessions.py: eleven
-sessions of both built-in models on two cores of a shared host differed by 19 to 22 % in seconds and by 1.2 to 3.9 % in
-reference steps; this is the part of it that the samples of one session do not show."""
-FEWEST_BLOCKS = 3
-"""The fewest blocks of a timing that are resampled whole; fewer are cut into parts."""
-_PARTS = 10
-"""The most parts of consecutive samples that a block is cut into."""
-_RESAMPLES = 499
 _MOST_NEEDED = 10_000_000
 """The largest number that :class:`Needed` gives."""
 
@@ -59,7 +46,7 @@ What = Literal["seeds of each", "test images", "timed sessions of each"]
 
 @dataclass(frozen=True)
 class Needed:
-    """The seeds, images or sessions it takes to see a difference of the observed size four times out of five."""
+    """The number of seeds, images or sessions with which a difference of the observed size is seen in 80 % of cases."""
 
     number: int
     of: What
@@ -71,17 +58,17 @@ class Difference:
 
     value: float
     interval: Interval | None
-    """The 95 % interval; None where it cannot be known."""
+    """The 95 % interval; None if the values were counted, not measured."""
     p: float | None
-    """The two-sided p of no difference; None where it cannot be known."""
+    """The two-sided p value, under the hypothesis of no difference; None if the values were counted, not measured."""
     method: str
-    """The test, in words."""
+    """The name of the test."""
     needed: Needed | None = None
-    """What it takes to see the difference; None where it is zero or no number within reach is enough."""
+    """How much data would show the difference; None if it is zero, or too small for ten million of anything."""
 
     @property
     def distinguishable(self) -> bool:
-        """Return whether the difference is more than chance."""
+        """Return whether the difference is significant: p below 0.05."""
         return self.p is not None and self.p < ALPHA
 
 
@@ -89,7 +76,7 @@ class Difference:
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Return Student's t-interval of the mean over seeds, in the values' unit; None below three values."""
+    """Return Student's 95 % t-interval of the mean over seeds, in the values' unit; None below three values."""
     return _students(tuple(values)) if len(values) >= FEWEST_SEEDS else None
 
 
@@ -105,7 +92,7 @@ def _students(values: tuple[float, ...]) -> Interval:
 
 @functools.lru_cache(maxsize=4096)
 def wilson(right: int, images: int) -> Interval:
-    """Return Wilson's interval of a checkpoint's accuracy over the test images, in shares; NaN without images."""
+    """Return Wilson's 95 % interval of a checkpoint's accuracy over the test images, in shares; NaN without images."""
     from statsmodels.stats.proportion import proportion_confint
 
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -121,9 +108,10 @@ def confusion(labels: NDArray[np.integer], predicted: NDArray[np.integer], class
 
 
 def calibration_error(predictions: Predictions, bins: int = CALIBRATION_BINS) -> float:
-    """Return the expected calibration error: the mean distance of confidence and accuracy, bins weighted by images.
+    """Return the expected calibration error (ECE), a share: the mean distance of confidence and accuracy.
 
-    Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3: bins of equal width, open below.
+    The images are put into ``bins`` of equal width by confidence, where an edge belongs to the bin below; the mean over
+    the bins is weighted by images. Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
     """
     confidence = predictions.probability.astype(np.float64)
     right = predictions.labels == predictions.predicted
@@ -133,7 +121,7 @@ def calibration_error(predictions: Predictions, bins: int = CALIBRATION_BINS) ->
 
 
 def percentiles(seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, float | None]:
-    """Return 'p50', 'p95' and 'p99' of timed samples in their unit; all None without samples, p99 below 100."""
+    """Return 'p50', 'p95' and 'p99' of timed samples in their unit; all None without samples, p99 None below 100."""
     if not len(seconds):
         return {"p50": None, "p95": None, "p99": None}
     p50, p95, p99 = (float(value) for value in np.percentile(seconds, [50, 95, 99]))
@@ -165,9 +153,14 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def checkpoints_difference(only_first: int, only_second: int, images: int) -> Difference:
     """Return how much more of the test images the second checkpoint classifies right, as a share.
 
-    The interval covers two others. The first is Student's, of the differences image by image. The second is that of
-    Clopper and Pearson for the second checkpoint's share of the images that only one of the two classified right; it is
-    the inverse of the exact test, so that the interval is clear of zero where p is below 0.05.
+    The interval is the smallest that contains two others: Student's, of the differences image by image, and Clopper and
+    Pearson's, of the second checkpoint's share of the images that only one of the two classified right. The latter is
+    the inverse of the exact McNemar test, so that the interval contains zero unless p is below 0.05.
+
+    Args:
+        only_first: the number of images that only the first classified right.
+        only_second: the number of images that only the second classified right.
+        images: the number of test images.
     """
     from statsmodels.stats.proportion import proportion_confint
     from statsmodels.stats.weightstats import DescrStatsW
@@ -189,17 +182,23 @@ def checkpoints_difference(only_first: int, only_second: int, images: int) -> Di
 
 
 def _images_for(share: float, apart: int, images: int) -> Needed | None:
-    """Return the images McNemar's test needs if ``apart`` of ``images`` decide, a ``share`` of them for the second."""
+    """Return the images that McNemar's test needs to see a difference of the observed size.
+
+    Args:
+        share: the share of the discordant images that only the second model classified right.
+        apart: the number of discordant images: those that only one of the two models classified right.
+        images: the number of test images.
+    """
     from statsmodels.stats.power import NormalIndPower
     from statsmodels.stats.proportion import proportion_effectsize
 
     effect = abs(float(proportion_effectsize(share, 0.5)))
-    wanted = _solved(NormalIndPower(), effect, ratio=0) if effect else math.inf
-    return _needed(max(wanted, 6.0) * images / apart, images, "test images")  # fewer than 6 never give p < 0.05
+    wanted = sample_size(NormalIndPower(), effect, ratio=0) if effect else math.inf
+    return needed_of(max(wanted, 6.0) * images / apart, images, "test images")  # fewer than 6 never give p < 0.05
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p values: by chance, any of them is below 0.05 in at most 5 % of cases."""
+    """Return the p values adjusted by Holm's method: by chance, any of them is below 0.05 in at most 5 % of cases."""
     if len(p) < 2:
         return list(p)
     from statsmodels.stats.multitest import multipletests
@@ -217,57 +216,59 @@ class Seeds:
     accuracies: Mapping[int, float]
     """The share of test images classified right, by seed."""
     right: NDArray[np.bool_] | None = None
-    """Images classified right, shape [seeds, images], seeds in the order of ``accuracies``; None if not stored."""
+    """Which images were classified right, [seeds, images], seeds in the order of ``accuracies``; None if not stored."""
 
 
 def recipes_difference(first: Seeds, second: Seeds) -> Difference | None:
     """Return how much more accurate the second recipe is on average, as a share; None below three seeds of either.
 
-    Seeds come first: paired where both recipes have the same ones, else by Welch's test. Images come second, where it
-    is stored which were classified right, since other test images would have given another difference. Seeds and images
-    are crossed random effects, so the variance of the mean difference is that of the seeds plus that of the images
-    minus that of their interaction, which is part of both (Brennan, Generalizability Theory, 2001, section 4.2, for one
-    facet). The degrees of freedom are those of Welch and Satterthwaite.
+    The test over the seeds is paired if both recipes have the same seeds, else Welch's. Other test images would have
+    given another difference; where it is stored which images were classified right, their variance is added. Seeds and
+    images are crossed random effects, so the variance of the mean difference is that of the seeds plus that of the
+    images minus that of their interaction, which is part of both (Brennan, Generalizability Theory, 2001, section 4.2,
+    for one facet). The degrees of freedom are those of Welch and Satterthwaite.
     """
-    from scipy import stats
-
-    counts = len(first.accuracies), len(second.accuracies)
-    if min(counts) < FEWEST_SEEDS:
+    if min(len(first.accuracies), len(second.accuracies)) < FEWEST_SEEDS:
         return None
     paired = set(first.accuracies) == set(second.accuracies)
-    order = list(first.accuracies)
-    ones = np.array(list(first.accuracies.values()))
-    others = np.array([second.accuracies[seed] for seed in order] if paired else list(second.accuracies.values()))
-    value = float(others.mean() - ones.mean())
-    spreads = [others - ones] if paired else [ones, others]
+    seeds = list(second.accuracies)
+    rows = [seeds.index(seed) for seed in (first.accuracies if paired else seeds)]  # paired: in the order of the first
+    before = np.array(list(first.accuracies.values()))
+    after = np.array(list(second.accuracies.values()))[rows]
+    value = float(after.mean() - before.mean())
+    spreads = [after - before] if paired else [before, after]
     # (variance of the mean, degrees of freedom) of each random effect
     parts = [(float(spread.var(ddof=1)) / len(spread), len(spread) - 1) for spread in spreads]
     over_seeds = sum(variance for variance, _ in parts)
-    over_images = twice = 0.0
+    over_images = interaction = 0.0
     images = 0
     method = "paired t-test over the seeds" if paired else "Welch's t-test over the seeds"
     if first.right is not None and second.right is not None and first.right.shape[1] == second.right.shape[1]:
         images = first.right.shape[1]
+        answers = [first.right.astype(np.float64), second.right[rows].astype(np.float64)]
         if paired:
-            rows = [list(second.accuracies).index(seed) for seed in order]
-            answers = [second.right[rows].astype(np.float64) - first.right]
-            per_image = answers[0].mean(axis=0)
-        else:
-            answers = [first.right.astype(np.float64), second.right.astype(np.float64)]
-            per_image = answers[1].mean(axis=0) - answers[0].mean(axis=0)
+            answers = [answers[1] - answers[0]]
+        per_image = answers[-1].mean(axis=0) - (0.0 if paired else answers[0].mean(axis=0))
         over_images = float(per_image.var(ddof=1)) / images
-        twice = sum(_interaction(table) for table in answers)
+        interaction = sum(_interaction(table) for table in answers)
         parts.append((over_images, images - 1))
         method += ", then over the test images"
-    variance = max(over_seeds + over_images - twice, over_seeds, over_images)
+    variance = max(over_seeds + over_images - interaction, over_seeds, over_images)
     if variance < 1e-18:  # every seed gave the same
         return Difference(value, Interval(value, value), 1.0 if abs(value) < 1e-12 else 0.0, method)
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    spread = stats.t(df=max(freedom, min(degrees for _, degrees in parts)), scale=math.sqrt(variance))
+    interval, p = by_t(value, variance, max(freedom, min(degrees for _, degrees in parts)))
+    needed = _for_recipes(value, spreads, max(over_images - interaction, 0.0), images)
+    return Difference(value, interval, p, method, needed)
+
+
+def by_t(value: float, variance: float, freedom: float) -> tuple[Interval, float]:
+    """Return (95 % interval, two-sided p) of a difference by Student's t with ``freedom`` degrees of freedom."""
+    from scipy import stats
+
+    spread = stats.t(df=freedom, scale=math.sqrt(variance))
     reach = float(spread.ppf(1 - ALPHA / 2))
-    p = float(2 * spread.sf(abs(value)))
-    needed = _for_recipes(value, spreads, max(over_images - twice, 0.0), images)
-    return Difference(value, Interval(value - reach, value + reach), p, method, needed)
+    return Interval(value - reach, value + reach), float(2 * spread.sf(abs(value)))
 
 
 def _interaction(table: NDArray[np.float64]) -> float:
@@ -285,7 +286,14 @@ def _interaction(table: NDArray[np.float64]) -> float:
 def _for_recipes(
     value: float, spreads: Sequence[NDArray[np.float64]], over_images: float, images: int
 ) -> Needed | None:
-    """Return the seeds that would be enough or, where no number of seeds is, the images."""
+    """Return the seeds that would show the difference or, where no number of seeds would, the images.
+
+    Args:
+        value: the difference.
+        spreads: the differences of the seeds if they are paired, else the accuracies of each recipe's seeds.
+        over_images: the variance that the images add to the difference, without that of their interaction with seeds.
+        images: the number of test images; 0 if it is not stored which were classified right.
+    """
     from scipy import stats
     from statsmodels.stats.power import TTestIndPower, TTestPower
 
@@ -295,20 +303,22 @@ def _for_recipes(
     remaining = value**2 - together**2 * over_images
     if remaining <= 0:
         wanted = 2 * images * together**2 * over_images / value**2  # half of the variance is for the seeds
-        return _needed(wanted, images, "test images")
+        return needed_of(wanted, images, "test images")
     deviation = math.sqrt(float(np.mean([spread.var(ddof=1) for spread in spreads])))
     if deviation == 0:
         return None
     power = TTestPower() if len(spreads) == 1 else TTestIndPower()
     have = min(map(len, spreads))
-    return _needed(_solved(power, math.sqrt(remaining) / deviation), max(have, FEWEST_SEEDS - 1), "seeds of each")
+    return needed_of(sample_size(power, math.sqrt(remaining) / deviation), max(have, FEWEST_SEEDS - 1), "seeds of each")
 
 
 def means_difference(first: Sequence[float], second: Sequence[float]) -> Difference | None:
-    """Return how much larger the second's geometric mean is, relative to the first's (Welch); None below three values.
+    """Return how much larger the second's geometric mean is, relative to the first's; None below three values.
+
+    The test is Welch's, of the logarithms.
 
     Args:
-        first: figures above 0, one for each run.
+        first: figures above 0, in any unit, one for each run.
         second: the same for the second.
     """
     from scipy import stats
@@ -327,100 +337,11 @@ def means_difference(first: Sequence[float], second: Sequence[float]) -> Differe
     return Difference(math.expm1(value), interval, float(test.pvalue), method)
 
 
-# --- timings -------------------------------------------------------------------------------------------------------
-
-Session = Sequence[NDArray[np.float64]]
-"""Blocks of samples of one timing: samples of a block follow each other, other work may be done between blocks."""
-
-
-def timings_difference(
-    first: Sequence[Session],
-    second: Sequence[Session],
-    *,
-    percentile: float = 50,
-    session_to_session: float = SESSION_TO_SESSION,
-) -> Difference | None:
-    """Return the relative increase from the first's median (or other percentile) to the second's; None without samples.
-
-    Samples that follow each other are alike, and one session as a whole is faster or slower than the next, so the
-    number of samples does not decide. With at least three sessions of each, the sessions' percentiles are compared by
-    Welch's test, on a logarithmic scale. With fewer, whole blocks are resampled (:func:`scipy.stats.bootstrap`, always
-    with the same random numbers). Both add the variance of ``session_to_session``, which no session shows by itself.
-
-    Args:
-        first: sessions, in any unit above 0: seconds, or images per second.
-        second: the same for the second.
-        percentile: 50 for the median.
-        session_to_session: relative standard deviation from one session to the next.
-    """
-    from scipy import stats
-
-    sides = [[kept for session in side if (kept := [b for b in session if len(b)])] for side in (first, second)]
-    if not all(sides):
-        return None
-    pooled = [np.concatenate([block for session in side for block in session]) for side in sides]
-    middles = [float(np.percentile(samples, percentile)) for samples in pooled]
-    if min(middles) <= 0:
-        return None
-    value = math.log(middles[1] / middles[0])
-    if min(map(len, sides)) >= FEWEST_SEEDS:
-        each = [np.log([np.percentile(np.concatenate(session), percentile) for session in side]) for side in sides]
-        parts = [(float(logs.var(ddof=1)) / len(logs), len(logs) - 1) for logs in each]
-        method = f"Welch's t-test over {len(sides[0])} and {len(sides[1])} timed sessions"
-    else:
-        parts = [block_variance(side, percentile) for side in sides]
-        method = "bootstrap over blocks of samples"
-    variance = sum(part for part, _ in parts) + sum(session_to_session**2 / len(side) for side in sides)
-    by_freedom = sum(part**2 / degrees for part, degrees in parts)
-    spread = stats.t(df=variance**2 / max(by_freedom, variance**2 / 1e6), scale=math.sqrt(variance))
-    reach = float(spread.ppf(1 - ALPHA / 2))
-    interval = Interval(math.expm1(value - reach), math.expm1(value + reach))
-    needed = None
-    if value:
-        from statsmodels.stats.power import TTestIndPower
-
-        deviation = math.sqrt(variance / (1 / len(sides[0]) + 1 / len(sides[1])))
-        have = max(*map(len, sides), FEWEST_SEEDS - 1)
-        needed = _needed(_solved(TTestIndPower(), abs(value) / deviation), have, "timed sessions of each")
-    return Difference(math.expm1(value), interval, float(2 * spread.sf(abs(value))), method, needed)
-
-
-def block_variance(sessions: Sequence[Session], percentile: float) -> tuple[float, int]:
-    """Return (variance of the logarithm of the percentile, degrees of freedom), from resampling blocks of samples."""
-    from scipy import stats
-
-    blocks = [block for session in sessions for block in session]
-    if len(blocks) < FEWEST_BLOCKS:
-        blocks = [part for block in blocks for part in np.array_split(block, min(_PARTS, len(block)))]
-    length = min(map(len, blocks))
-    table = np.stack([block[:length] for block in blocks])
-    if len(table) < 2 or np.ptp(table) == 0:
-        return 0.0, 1
-
-    def statistic(chosen: NDArray[np.int64], axis: int) -> NDArray[np.float64]:
-        samples = table[chosen].reshape(*chosen.shape[:-1], -1)
-        return cast(NDArray[np.float64], np.log(np.percentile(samples, percentile, axis=axis)))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        resampled = stats.bootstrap(
-            (np.arange(len(table)),),
-            statistic,
-            n_resamples=_RESAMPLES,
-            confidence_level=CONFIDENCE,
-            method="percentile",
-            vectorized=True,
-            rng=np.random.default_rng(0),
-        )
-    small = len(table) / (len(table) - 1)  # a bootstrap of few blocks underestimates the variance by this factor
-    return float(resampled.standard_error) ** 2 * small, len(table) - 1
-
-
 # --- power ---------------------------------------------------------------------------------------------------------
 
 
-def _solved(power: Any, effect: float, **further: float) -> float:
-    """Return the sample size from a power class of statsmodels: 0 for an effect above 4, infinite below 0.001."""
+def sample_size(power: Any, effect: float, **further: float) -> float:
+    """Return the sample size by a power class of statsmodels: 0 for an effect size above 4, infinite below 0.001."""
     if effect > 4:  # statsmodels finds no root below its smallest size
         return 0.0
     if effect < 1e-3:
@@ -428,7 +349,6 @@ def _solved(power: Any, effect: float, **further: float) -> float:
     return float(np.squeeze(power.solve_power(effect_size=effect, alpha=ALPHA, power=POWER, **further)))
 
 
-def _needed(
-    number: float, have: int, of: Literal["seeds of each", "test images", "timed sessions of each"]
-) -> Needed | None:
+def needed_of(number: float, have: int, of: What) -> Needed | None:
+    """Return the number, at least one more than there are; None where it is above ten million."""
     return Needed(math.ceil(max(number, have + 1)), of) if number <= _MOST_NEEDED else None

@@ -1,4 +1,4 @@
-"""The results folder. One immutable Parquet shard per run, each file written whole or not at all.
+"""The results folder: one immutable Parquet file per run and kind, each written whole or not at all.
 
     results/runs/ID.parquet              the record: one row, the same schema in every shard
     results/epochs/ID.parquet            one row per epoch
@@ -7,11 +7,11 @@
     results/deployments/ID.parquet       one row per back end that the trained model was prepared for
     results/checkpoints/ID.safetensors   the trained model
     results/unfinished/ID.state          the state that an interrupted run goes on from
-    results/set-aside/                   files from runs/ that are no records: torn, or somebody else's
+    results/set-aside/                   files from runs/ that are no records: damaged, or of another program
     results/.index.jsonl                 a copy of what runs/ holds, read a thousand times faster; may be deleted
 
-A record is written last: where there is a record, all that belongs to it is there. Only the shards count: a line of the
-index is used only while its shard has the size and the time of change that the line names.
+A record is written last: where there is a record, all that belongs to it is there. The files in runs/ are what counts:
+a line of the index is used only while its file has the size and the time of change that the line names.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import UserError
 from bench.reporting.files import disk_errors, write_whole
@@ -56,7 +55,7 @@ _ARROW_TYPES: dict[Any, pa.DataType] = {
     datetime.datetime: pa.timestamp("us", tz="UTC"),
 }
 
-Row = TypeVar("Row", Timing, Deployment)
+Row = TypeVar("Row", EpochRecord, Timing, Deployment)
 
 
 def schema_of(row: type[BaseModel]) -> pa.Schema:
@@ -89,13 +88,9 @@ PREDICTIONS_SCHEMA = pa.schema(
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
 
-_EPOCHS = TypeAdapter(list[EpochRecord])
-_TIMINGS = TypeAdapter(list[Timing])
-_DEPLOYMENTS = TypeAdapter(list[Deployment])
-
 _INDEX = ".index.jsonl"
 _WORTH_AN_INDEX = 100
-"""The fewest shards that reading must have opened to write an index; a small folder is left as it is."""
+"""The fewest files that must have been read to write an index; a small folder is left as it is."""
 _NO_RECORD = (OSError, pa.ArrowException, ValidationError, ValueError)
 """The errors that reading a file raises if it is no record."""
 
@@ -149,29 +144,17 @@ class Store:
             return
         with disk_errors(self.root):
             if result.epochs:
-                rows = [epoch.model_dump() for epoch in result.epochs]
-                self._write_table(self._file("epochs", record.run_id), pa.Table.from_pylist(rows, EPOCHS_SCHEMA))
+                self._write_rows("epochs", record.run_id, result.epochs, EPOCHS_SCHEMA)
             if result.predictions is not None:
-                predictions = result.predictions
-                columns = [
-                    range(len(predictions.labels)),
-                    predictions.labels,
-                    predictions.predicted,
-                    predictions.probability,
-                ]
-                arrays = [
-                    pa.array(column, field.type) for column, field in zip(columns, PREDICTIONS_SCHEMA, strict=True)
-                ]
-                table = pa.Table.from_arrays(arrays, schema=PREDICTIONS_SCHEMA)
+                answers = result.predictions
+                columns = (np.arange(len(answers.labels)), answers.labels, answers.predicted, answers.probability)
+                table = pa.table(dict(zip(PREDICTIONS_SCHEMA.names, columns, strict=True)), PREDICTIONS_SCHEMA)
                 self._write_table(self._file("predictions", record.run_id), table)
             if result.checkpoint is not None:
                 write_whole(self._file("checkpoints", record.run_id, "safetensors"), result.checkpoint)
-            table = pa.Table.from_pylist([record.model_dump()], RUNS_SCHEMA)
-            shard = self._file("runs", record.run_id)
-            written = self._write_table(shard, table)
-            self._add_to_index(
-                _Indexed(file=shard.name, size=written.st_size, changed=written.st_mtime_ns, record=record)
-            )
+            written = self._write_rows("runs", record.run_id, [record], RUNS_SCHEMA)
+            shard = self._file("runs", record.run_id).name
+            self._add_to_index(_Indexed(file=shard, size=written.st_size, changed=written.st_mtime_ns, record=record))
             if record.status is not Status.INTERRUPTED:
                 self._file("unfinished", record.run_id, "state").unlink(missing_ok=True)
 
@@ -207,7 +190,7 @@ class Store:
         return sorted(records, key=lambda record: (record.started_at, record.run_id)), problems
 
     def _shards(self) -> dict[str, tuple[int, int]]:
-        """Return (size, time of change in ns) of each shard by its name, in order."""
+        """Return (size, time of change in ns) of each file in runs/ by its name, in order."""
         shards = {}
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root / "runs") as entries:
             for entry in entries:
@@ -220,37 +203,30 @@ class Store:
         return dict(sorted(shards.items()))
 
     def _read_index(self) -> tuple[dict[str, _Indexed], int]:
-        """Return (lines by the name of their shard, number of all lines); lines that are not ours are skipped."""
+        """Return (lines by the name of their file, number of all lines); lines that cannot be read are skipped."""
         try:
             lines = [line for line in (self.root / _INDEX).read_bytes().split(b"\n") if line]
         except OSError:
             return {}, 0
-        try:
-            parsed = TypeAdapter(list[_Indexed]).validate_json(b"[" + b",".join(lines) + b"]")
-        except ValidationError:
-            parsed = []
-            for line in lines:
-                with suppress(ValidationError):
-                    parsed.append(_Indexed.model_validate_json(line))
-        return {line.file: line for line in parsed if line.record.schema_version <= SCHEMA_VERSION}, len(lines)
+        index = {}
+        for line in lines:
+            with suppress(ValidationError):
+                parsed = _Indexed.model_validate_json(line)
+                if parsed.record.schema_version <= SCHEMA_VERSION:
+                    index[parsed.file] = parsed
+        return index, len(lines)
 
     def _add_to_index(self, line: _Indexed) -> None:
-        with suppress(OSError):  # the shard is there, and the index is only for speed
-            handle = os.open(self.root / _INDEX, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                os.write(handle, line.line())  # in one call, so that several commands can share a folder
-            finally:
-                os.close(handle)
+        # the shard is there, and the index is only for speed; unbuffered, so that several commands can share a folder
+        with suppress(OSError), (self.root / _INDEX).open("ab", buffering=0) as index:
+            index.write(line.line())
 
     def _set_aside(self, file: Path) -> str:
         folder = self.root / "set-aside"
-        target = folder / file.name
+        names = itertools.chain([file.name], (f"{file.name}.{number}" for number in itertools.count(1)))
+        target = next(folder / name for name in names if not (folder / name).exists())
         try:
             folder.mkdir(exist_ok=True)
-            for number in itertools.count(1):
-                if not target.exists():
-                    break
-                target = folder / f"{file.name}.{number}"
             file.rename(target)
         except OSError:  # a folder that may only be read
             return "left out"
@@ -261,19 +237,20 @@ class Store:
         return sorted(file.name for file in (self.root / "set-aside").glob("*"))
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a page into the results folder, whole or not at all.
+        """Write a page into the results folder, whole or not at all; ``name`` may name one folder in it.
 
         Raises:
             UserError: the page cannot be written.
         """
         file = self.root / name
         with disk_errors(self.root):
+            file.parent.mkdir(exist_ok=True)
             write_whole(file, text.encode())
         return file
 
     def epochs(self, run_id: str) -> list[EpochRecord]:
         """Return the epochs of a run; empty if it finished none, or the file is damaged."""
-        return _rows(self._file("epochs", run_id), _EPOCHS, _as_epoch)
+        return _rows(self._file("epochs", run_id), EpochRecord, _as_epoch)
 
     def write_timings(self, run_id: str, timings: Sequence[Timing]) -> None:
         """Store the timed samples of a run, in place of earlier ones of the same back ends.
@@ -281,67 +258,62 @@ class Store:
         Raises:
             UserError: they cannot be written.
         """
-        kept = self._of_other_backends(self.timings(run_id), timings)
+        replaced = {BEFORE_BACKENDS, *(row.backend for row in timings)}
+        kept = [row for row in self.timings(run_id) if row.backend not in replaced]
         self._write_rows("timings", run_id, [*kept, *timings], TIMINGS_SCHEMA)
 
     def timings(self, run_id: str) -> list[Timing]:
         """Return the timed samples of a run; empty if it was not timed, or the file is damaged."""
-        return _rows(self._file("timings", run_id), _TIMINGS, _as_timing)
+        return _rows(self._file("timings", run_id), Timing, _as_timing)
 
     def write_deployments(self, run_id: str, deployments: Sequence[Deployment]) -> None:
-        """Store how a run's model answered with each back end, in place of earlier rows of the same back ends.
+        """Store the results of a run's model with each back end, in place of earlier ones of the same back ends.
 
         Raises:
             UserError: they cannot be written.
         """
-        kept = self._of_other_backends(self.deployments(run_id), deployments)
+        replaced = {BEFORE_BACKENDS, *(row.backend for row in deployments)}
+        kept = [row for row in self.deployments(run_id) if row.backend not in replaced]
         self._write_rows("deployments", run_id, [*kept, *deployments], DEPLOYMENTS_SCHEMA)
 
     def deployments(self, run_id: str) -> list[Deployment]:
-        """Return how a run's model answered with each back end; empty if with none, or the file is damaged."""
-        return _rows(self._file("deployments", run_id), _DEPLOYMENTS)
+        """Return the results of a run's model with each back end; empty if there are none, or the file is damaged."""
+        return _rows(self._file("deployments", run_id), Deployment)
 
-    @staticmethod
-    def _of_other_backends(earlier: Sequence[Row], later: Sequence[Row]) -> list[Row]:
-        replaced = {BEFORE_BACKENDS, *(row.backend for row in later)}
-        return [row for row in earlier if row.backend not in replaced]
-
-    def _write_rows(self, kind: str, run_id: str, rows: Sequence[BaseModel], schema: pa.Schema) -> None:
+    def _write_rows(self, kind: str, run_id: str, rows: Sequence[BaseModel], schema: pa.Schema) -> os.stat_result:
         file = self._file(kind, run_id)
         with disk_errors(self.root):
             file.parent.mkdir(exist_ok=True)
-            self._write_table(file, pa.Table.from_pylist([row.model_dump() for row in rows], schema))
+            return self._write_table(file, pa.Table.from_pylist([row.model_dump() for row in rows], schema))
 
     def timed(self) -> set[str]:
         """Return the ids of the runs that were timed."""
         return {file.stem for file in (self.root / "timings").glob("*.parquet")}
 
     def predictions(self, run_id: str) -> Predictions | None:
-        """Return a run's answers to the test images; None if they are not stored, or the file is damaged."""
+        """Return a run's predictions for the test images; None if they are not stored, or the file is damaged."""
         try:
-            table = _read_table(self._file("predictions", run_id), [field.name for field in PREDICTIONS_SCHEMA])
-            columns = (
-                table.sort_by("image")
-                .select(["label", "predicted", "probability"])
-                .cast(pa.schema([PREDICTIONS_SCHEMA.field(name) for name in ("label", "predicted", "probability")]))
-            )
+            table = _read_table(self._file("predictions", run_id)).select(PREDICTIONS_SCHEMA.names)
+            columns = table.cast(PREDICTIONS_SCHEMA).sort_by("image").columns[1:]
             # not to_numpy(), which imports pandas
-            labels, predicted, probability = (np.from_dlpack(column.combine_chunks()) for column in columns.columns)
+            arrays: list[Any] = [np.from_dlpack(column.combine_chunks()) for column in columns]
         except (OSError, pa.ArrowException, ValueError, KeyError):
             return None
-        return Predictions(
-            cast(NDArray[np.int16], labels), cast(NDArray[np.int16], predicted), cast(NDArray[np.float32], probability)
-        )
+        return Predictions(*arrays)
 
     def save_state(self, run_id: str, state: bytes) -> None:
-        """Keep the state that an interrupted run goes on from."""
+        """Keep the training state that an interrupted run goes on from.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         with disk_errors(self.root):
             file = self._file("unfinished", run_id, "state")
             file.parent.mkdir(exist_ok=True)
             write_whole(file, state)
 
     def states(self, run_ids: Sequence[str]) -> dict[str, bytes]:
-        """Return the kept states of these runs, by run id; runs without one are left out."""
+        """Return the kept training states of these runs, by run id; runs without one are left out."""
         files = {run_id: self._file("unfinished", run_id, "state") for run_id in run_ids}
         return {run_id: file.read_bytes() for run_id, file in files.items() if file.exists()}
 
@@ -362,17 +334,16 @@ class Store:
         return write_whole(file, sink.getvalue().to_pybytes())
 
 
-def _read_table(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def _read_table(file: Path) -> pa.Table:
     # from memory and on this thread: pq.read_table takes three times as long for a small file
-    content = pq.ParquetFile(pa.BufferReader(file.read_bytes()))
-    return content.read(columns=columns, use_threads=False)
+    return pq.ParquetFile(pa.BufferReader(file.read_bytes())).read(use_threads=False)
 
 
 def _rows(
-    file: Path, rows: TypeAdapter[list[Any]], adapt: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row
-) -> list[Any]:
+    file: Path, kind: type[Row], adapt: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row
+) -> list[Row]:
     try:
-        return rows.validate_python([adapt(row) for row in _read_table(file).to_pylist()])
+        return [kind.model_validate(adapt(row)) for row in _read_table(file).to_pylist()]
     except _NO_RECORD:
         return []
 

@@ -1,4 +1,4 @@
-"""How every plot looks: colours, markers, type; and figures as SVG and PNG, the same bytes every time.
+"""The look of every plot: colours, markers, type; and figures as SVG and PNG, the same bytes every time.
 
 The SVGs have no background, and their text takes the colour of what surrounds them or of the reader's theme; the
 PNGs are dark on white. matplotlib is imported when the first plot is drawn, not with this module.
@@ -21,6 +21,7 @@ import numpy as np
 
 from bench.reporting.entries import Entry
 from bench.reporting.formats import one_line
+from bench.reporting.groups import grouped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#D074A8", "#8C564B", "#3A9BDC")
-"""Colours after Okabe and Ito (https://jfly.uni-koeln.de/color/), each at least 3:1 on white and on the dark page."""
+"""Colours after Okabe and Ito (https://jfly.uni-koeln.de/color/), with a contrast of 3:1 at least on either page."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
 INK = "#1f2328"
 """The colour of text and axes; in the SVGs it becomes currentColor."""
@@ -40,6 +41,7 @@ WIDTH = 5.2
 LEFT = 0.012
 """The left edge of a figure's title and note, as a share of its width."""
 NOTE = "note"
+"""The id by which :func:`styled` finds the notes of a figure."""
 
 Values = ParamSpec("Values")
 
@@ -60,16 +62,13 @@ def looks(models: Iterable[str]) -> dict[str, Look]:
     }
 
 
-def with_jobs(known: Mapping[str, Look], entries: Iterable[Entry]) -> dict[str, Look]:
-    """Return ``known`` with a look for each job, by its id: the colour of its model, each job with the next marker."""
-    extended = dict(known)
-    places: dict[str, int] = {}
-    for entry in entries:
-        model = entry.records[0].model
-        place = places.setdefault(model, 0)
-        places[model] += 1
-        marker = MARKERS[(MARKERS.index(known[model].marker) + place) % len(MARKERS)]
-        extended[entry.records[0].job_id] = Look(known[model].colour, marker)
+def with_jobs(looks: Mapping[str, Look], entries: Iterable[Entry]) -> dict[str, Look]:
+    """Return ``looks`` with that of each job, by its id: the colour of its model, each job with the next marker."""
+    extended = dict(looks)
+    for model, siblings in grouped(entries, lambda entry: entry.records[0].model).items():
+        start = MARKERS.index(looks[model].marker)
+        for place, entry in enumerate(siblings, start):
+            extended[entry.records[0].job_id] = Look(looks[model].colour, MARKERS[place % len(MARKERS)])
     return extended
 
 
@@ -116,7 +115,7 @@ logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no message about its 
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Apply our settings and no others: a user's matplotlibrc changes nothing."""
+    """Apply the settings of this module and no others: a user's matplotlibrc changes nothing."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -127,7 +126,7 @@ def _style() -> Iterator[None]:
 
 
 def styled(draw: Callable[Values, Figure]) -> Callable[Values, Figure]:
-    """Decorate a function that draws: our style, the layout done once, notes at the figure's edge."""
+    """Decorate a function that draws: with the style, the layout done once, and notes at the figure's edge."""
 
     @wraps(draw)
     def inside(*arguments: Values.args, **named: Values.kwargs) -> Figure:
@@ -140,8 +139,7 @@ def styled(draw: Callable[Values, Figure]) -> Callable[Values, Figure]:
             first = figure.axes[0]
             first.apply_aspect()
             for note in figure.findobj(lambda artist: artist.get_gid() == NOTE):
-                left, _ = first.transAxes.inverted().transform(figure.transFigure.transform((LEFT, 0)))
-                note.set(x=left)
+                note.set(x=first.transAxes.inverted().transform(figure.transFigure.transform((LEFT, 0)))[0])
             return figure
 
     return inside
@@ -179,7 +177,7 @@ def png(figure: Figure) -> bytes:
 
 
 def inline(svg_file: str, *, name: str, title: str) -> str:
-    """Return an SVG file of :func:`svg` as a part of an HTML page: in the page's colour, and with ids of its own.
+    """Return an SVG file of :func:`svg` as a part of an HTML page: in the page's colour, and with unique ids.
 
     Args:
         svg_file: the result of :func:`svg`.
@@ -228,12 +226,12 @@ def figure_of(title: str, height: float) -> Figure:
 
 
 def note_below(axis: Axes, text: str) -> None:
-    """Put a note under the title; :func:`_styled` moves it to the figure's edge once the axes have their place."""
+    """Put a note under the title; :func:`styled` moves it to the figure's edge once the axes have their place."""
     axis.set_title(wrapped(text, 78), gid=NOTE)
 
 
 def legend_of(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Draw the legend below the axes, since labels may be long, and make the figure higher by what it takes."""
+    """Draw the legend below the axes, since labels may be long, and make the figure as much higher."""
     labels = [wrapped(str(handle.get_label()), 56) for handle in handles]
     columns = 2 if max(map(len, labels), default=0) <= 24 else 1
     if not labels:
@@ -250,10 +248,10 @@ def line_of(label: str, look: Look, **how: Any) -> Line2D:
     return Line2D([], [], color=look.colour, marker=look.marker, label=label, **how)
 
 
-def look_of(entry: Entry, known: Mapping[str, Look]) -> Look:
-    """Return the job's own look or, if there is none, its model's."""
+def look_of(entry: Entry, looks: Mapping[str, Look]) -> Look:
+    """Return the look of a job or, if there is none, of its model."""
     first = entry.records[0]
-    return known.get(first.job_id) or known[first.model]
+    return looks.get(first.job_id) or looks[first.model]
 
 
 def log_axis(axis: Axis, values: Sequence[float], *, at_values: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from bench.reporting.backends import backend_sentences
@@ -27,10 +28,12 @@ MOST_RUNS = 200
 MOST_FAILED = 50
 """The most runs in the list of those that did not finish; the last ones are shown."""
 REPORT = "[report.html](report.html) has the same with plots, tables that sort, and the images that models got wrong."
+ONE_CHECKPOINT = "Accuracy is that of one checkpoint, in brackets its 95 % Wilson interval over the test images."
+SET_ASIDE = "These files in `runs/` were no records of runs; they are in `set-aside/` now."
 
 
 @dataclass(frozen=True)
-class Found:
+class Overview:
     """All that pages and terminal show of a results folder, worked out once."""
 
     records: list[Record]
@@ -39,10 +42,25 @@ class Found:
     verdicts: list[list[str]]
     """The findings of each comparison, in sentences."""
     set_aside: list[str]
-    """The names of files that are no records."""
+    """The names of the files that were moved to set-aside/, since they are no records."""
+
+    @cached_property
+    def tested(self) -> list[Record]:
+        """Return all runs but the trials of sweeps."""
+        return tested(self.records)
+
+    @cached_property
+    def finished(self) -> list[Record]:
+        """Return the runs that finished, without the trials of sweeps."""
+        return [record for record in self.tested if record.status is Status.OK]
+
+    @cached_property
+    def failed(self) -> list[Record]:
+        """Return the runs that did not finish, without the trials of sweeps."""
+        return [record for record in self.tested if record.status is not Status.OK]
 
 
-def look(store: Store, records: Sequence[Record] | None = None) -> Found:
+def look(store: Store, records: Sequence[Record] | None = None) -> Overview:
     """Work out what pages and terminal show.
 
     Args:
@@ -53,30 +71,29 @@ def look(store: Store, records: Sequence[Record] | None = None) -> Found:
         records, _ = store.records(set_aside=True)
     compared = comparisons(records, store)
     verdicts = [[*sentences(findings(store, comparison)), *backend_sentences(comparison)] for comparison in compared]
-    return Found(list(records), compared, verdicts, store.set_aside())
+    return Overview(list(records), compared, verdicts, store.set_aside())
 
 
-def write_summary(store: Store, found: Found | None = None, sections: Sequence[str] = ()) -> Path:
+def write_summary(store: Store, overview: Overview | None = None, sections: Sequence[str] = ()) -> Path:
     """Write summary.md and return its path.
 
     Args:
         store: the results folder.
-        found: the result of :func:`look`; None calls it.
+        overview: the result of :func:`look`; None calls it.
         sections: further parts in Markdown, put before the list of runs.
 
     Raises:
         UserError: the page cannot be written.
     """
-    return store.write_text("summary.md", render(found or look(store), sections))
+    return store.write_text("summary.md", render(overview or look(store), sections))
 
 
-def render(found: Found, sections: Sequence[str] = ()) -> str:
-    """Return the page as Markdown."""
+def render(overview: Overview, sections: Sequence[str] = ()) -> str:
+    """Return the page as Markdown; ``sections`` are further parts in Markdown, put before the list of runs."""
     parts = ["# Benchmark results"]
-    records = tested(found.records)
-    trials = len(found.records) - len(records)
-    finished = [record for record in records if record.status is Status.OK]
-    for comparison, verdicts in zip(found.comparisons, found.verdicts, strict=True):
+    records, finished, failed = overview.tested, overview.finished, overview.failed
+    trials = len(overview.records) - len(records)
+    for comparison, verdicts in zip(overview.comparisons, overview.verdicts, strict=True):
         parts += [f"## {comparison.title}", as_markdown(comparison_to_read(comparison))]
         parts += footnotes(comparison)
         if (backends := backends_table(comparison)) is not None:
@@ -88,20 +105,17 @@ def render(found: Found, sections: Sequence[str] = ()) -> str:
     parts += sections
     if finished:
         parts.append(REPORT)
-    failed = [record for record in records if record.status is not Status.OK]
     if failed:
         parts.append("## Runs that did not finish")
         if len(failed) > MOST_FAILED:
             parts.append(f"The last {MOST_FAILED} of {count(len(failed))}.")
+        reasons = ((record, one_line(record.reason or "")) for record in failed[-MOST_FAILED:])
         parts.append(
-            "\n".join(
-                f"- `{record.run_id}`: {record.status}. {one_line(record.reason or '')}".rstrip()
-                for record in failed[-MOST_FAILED:]
-            )
+            "\n".join(f"- `{record.run_id}`: {record.status}. {reason}".rstrip() for record, reason in reasons)
         )
     if records:
         parts.append("## Every run" if len(records) <= MOST_RUNS else "## The last runs")
-        notes = ["Accuracy is that of one checkpoint, in brackets its 95 % Wilson interval over the test images."]
+        notes = [ONE_CHECKPOINT]
         if len(records) > MOST_RUNS:
             notes.append(f"These are {MOST_RUNS} of {count(len(records))} runs; `runs/` has all of them.")
         if trials:
@@ -113,8 +127,6 @@ def render(found: Found, sections: Sequence[str] = ()) -> str:
             "Each row of `runs/*.parquet` is one run; its epochs, predictions and trained model are in the folders "
             "beside it under the same name."
         )
-    if found.set_aside:
-        parts.append("## Set aside")
-        parts.append("These files in `runs/` were no records of runs; they are in `set-aside/` now.")
-        parts.append("\n".join(f"- `{one_line(name)}`" for name in found.set_aside))
+    if overview.set_aside:
+        parts += ["## Set aside", SET_ASIDE, "\n".join(f"- `{one_line(name)}`" for name in overview.set_aside)]
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""Sweeps as they are stored: what was asked for, the trials, which of them won, what the search cost.
+"""Sweeps as they are stored: settings, trials, the winner, the cost of the search.
 
 A trial is one point of the space, trained once for each of the sweep's seeds.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.config.space import Space, Value, Values
-from bench.errors import UserError
-from bench.reporting.formats import count
+from bench.reporting.formats import count, counted
+from bench.reporting.groups import grouped
 from bench.reporting.store import Store
 from bench.spec import DatasetInfo, EpochRecord, Recipe, Record, Status
 
@@ -52,20 +52,25 @@ class Sweep(BaseModel):
     started_at: datetime
     """The start of the sweep, UTC."""
     finished_at: datetime | None
-    """The time when its last trial had ended and its winner was known, UTC; None before."""
+    """The time when its last trial had ended and its winner was chosen, UTC; None before."""
 
     def values_of(self, record: Record) -> Values:
         """Return the values of the swept fields in a trial's record."""
         return {name: getattr(record, name) for name in self.space.names}
 
+    @property
+    def time_key(self) -> tuple[datetime, str]:
+        """Return a sort key: the time when the sweep ended or, unfinished, began; then its id."""
+        return self.finished_at or self.started_at, self.sweep_id
+
 
 @dataclass(frozen=True)
 class Trial:
-    """A point of the space, and the results of training there."""
+    """A point of the space, and the results of training with its values."""
 
     values: Values
     records: Sequence[Record]
-    """The records by seed; fewer than the sweep has seeds where the trial is not done or ended early."""
+    """The records by seed; fewer than the sweep has seeds if the trial is not done or ended early."""
     epochs: Mapping[str, Sequence[EpochRecord]]
     """The epochs of the runs, by run id."""
     seeds: int
@@ -78,7 +83,7 @@ class Trial:
 
     @property
     def status(self) -> Status:
-        """Return OK if every seed is; else the status that ended it, or INTERRUPTED where seeds are missing."""
+        """Return OK if every seed is; else the status that ended it, or INTERRUPTED if seeds are missing."""
         for record in self.records:
             if record.status is not Status.OK:
                 return record.status
@@ -86,11 +91,10 @@ class Trial:
 
     @property
     def score(self) -> float | None:
-        """Return the mean over seeds of the last validation accuracy; None without one, or where a run failed."""
-        scores = [self._score(record) for record in self.records]
-        scored = [score for score in scores if score is not None]
-        has_one = self.status in (Status.OK, Status.STOPPED, Status.INTERRUPTED) and scored
-        return statistics.fmean(scored) if has_one else None
+        """Return the mean over seeds of the last validation accuracy; None without one, or if a run failed."""
+        scores = [score for record in self.records if (score := self._score(record)) is not None]
+        has_one = self.status in (Status.OK, Status.STOPPED, Status.INTERRUPTED) and scores
+        return statistics.fmean(scores) if has_one else None
 
     def _score(self, record: Record) -> float | None:
         if record.validation_accuracy is not None:
@@ -110,7 +114,7 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """Return how long it held its CPUs or GPU: the last attempt, or all its epochs where that is more."""
+        """Return the seconds that it held its CPUs or GPU: in the last attempt, or in all epochs if that is more."""
         return sum(_seconds(record, self.epochs.get(record.run_id, ())) for record in self.records)
 
 
@@ -124,13 +128,10 @@ def trials_of(
     sweep: Sweep, records: Iterable[Record], epochs: Mapping[str, Sequence[EpochRecord]] | None = None
 ) -> list[Trial]:
     """Return the trials of a sweep that have records, ordered by their values."""
-    by_job: dict[str, list[Record]] = {}
-    for record in records:
-        if record.sweep_id == sweep.sweep_id and record.judged_on == "validation":
-            by_job.setdefault(record.job_id, []).append(record)
+    mine = [record for record in records if record.sweep_id == sweep.sweep_id and record.judged_on == "validation"]
     trials = [
         Trial(sweep.values_of(runs[0]), sorted(runs, key=lambda run: run.seed), epochs or {}, len(sweep.seeds))
-        for runs in by_job.values()
+        for runs in grouped(mine, lambda record: record.job_id).values()
     ]
     return sorted(trials, key=_order)
 
@@ -140,10 +141,10 @@ def _order(trial: Trial) -> tuple[object, ...]:
 
 
 def choose(trials: Iterable[Trial]) -> Trial | None:
-    """Return the winner: the highest validation accuracy; of several, the lowest learning rate.
+    """Return the winner: the trial with the highest validation accuracy; of several, the lowest learning rate.
 
-    Trials that were trained to the end come before those that were stopped, whose scores are of fewer epochs. Trials
-    that diverged, failed or are not done are never chosen; None if there are no others.
+    A trial that was stopped early, and so has the score of fewer epochs, wins only if none was trained to the end.
+    Trials that diverged, failed or are not done are never chosen; None if there are no others.
     """
     scored = [trial for trial in trials if trial.score is not None]
     for status in (Status.OK, Status.STOPPED):
@@ -154,7 +155,7 @@ def choose(trials: Iterable[Trial]) -> Trial | None:
 
 
 def expected_best(scores: Sequence[float]) -> list[float]:
-    """Return the best score to expect of 1, of 2, ... of all of these trials.
+    """Return the expected best score of 1 trial, of 2, ... of all of these trials.
 
     It is the mean, over all choices of k of the n trials, of the best score among them: with scores in ascending order,
     sum over i of C(i - 1, k - 1) / C(n, k) * score_i. This is the unbiased form (Tang et al., Showing Your Work
@@ -192,9 +193,9 @@ class Cost:
     """The number of trials that failed, were interrupted, or took too long."""
     epochs: int
     cpu_seconds: float
-    """The time that trials on CPUs took, times the threads of each."""
+    """The seconds that trials on CPUs took, times the threads of each."""
     gpu_seconds: float
-    """The time that trials on GPUs took, times the share of a GPU of each."""
+    """The seconds that trials on GPUs took, times the share of a GPU of each."""
 
     def __str__(self) -> str:
         cpu = [f"{count(self.cpu_seconds)} CPU s"] if self.cpu_seconds or not self.gpu_seconds else []
@@ -202,25 +203,19 @@ class Cost:
         return ", ".join([counted(self.trials, "trial"), counted(self.epochs, "epoch"), *cpu, *gpu])
 
 
-def counted(number: int, what: str) -> str:
-    """Return a number with its noun: '1 trial', '2 trials'."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def cost_of(sweep: Sweep, trials: Sequence[Trial]) -> Cost:
     """Return the cost of these trials of a sweep."""
     statuses = [trial.status for trial in trials]
-    on_gpu = {trial.job_id: trial.records[0].device not in (None, "cpu") for trial in trials}
+    on_gpu = [trial for trial in trials if trial.records[0].device not in (None, "cpu")]
+    on_cpu = [trial for trial in trials if trial.records[0].device in (None, "cpu")]
     return Cost(
         trials=len(trials),
         stopped=statuses.count(Status.STOPPED),
         diverged=statuses.count(Status.DIVERGED),
         unfinished=sum(status not in (Status.OK, Status.STOPPED, Status.DIVERGED) for status in statuses),
         epochs=sum(trial.epochs_done for trial in trials),
-        cpu_seconds=sum(
-            trial.seconds * (trial.records[0].threads or 1) for trial in trials if not on_gpu[trial.job_id]
-        ),
-        gpu_seconds=sum(trial.seconds * (sweep.gpus_per_trial or 1) for trial in trials if on_gpu[trial.job_id]),
+        cpu_seconds=sum(trial.seconds * (trial.records[0].threads or 1) for trial in on_cpu),
+        gpu_seconds=sum(trial.seconds * (sweep.gpus_per_trial or 1) for trial in on_gpu),
     )
 
 
@@ -233,16 +228,13 @@ def at_the_edge(sweep: Sweep, trials: Sequence[Trial], best: Trial) -> list[str]
         if best_value is None or len(tried) < (2 if name in sweep.space.ranges else 3):
             continue
         limits = sweep.space.ranges.get(name)
-        for end, edge, where, log_way in (
-            (tried[0], limits.low if limits else tried[0], "below", 0.1),
-            (tried[-1], limits.high if limits else tried[-1], "above", 10.0),
+        low, high = (limits.low, limits.high) if limits else (tried[0], tried[-1])
+        for end, which, where, further in (
+            (tried[0], "lowest", "below", (low / 10, tried[0])),
+            (tried[-1], "highest", "above", (tried[-1], high * 10)),
         ):
             if best_value == end:
-                which = "lowest" if where == "below" else "highest"
-                hint = ""
-                if sweep.space.names == ["lr"]:
-                    low, high = (edge * log_way, end) if where == "below" else (end, edge * log_way)
-                    hint = f"; --lr {low:.1g} {high:.1g} looks there"
+                hint = "; --lr {:.1g} {:.1g} looks there".format(*further) if sweep.space.names == ["lr"] else ""
                 warnings.append(
                     f"the best {name}, {best_value:g}, is the {which} tried: a better one may lie {where}{hint}"
                 )
@@ -265,7 +257,7 @@ def read_sweeps(root: Path) -> list[Sweep]:
             sweeps.append(Sweep.model_validate_json(file.read_bytes()))
         except (OSError, ValidationError):
             continue
-    return sorted(sweeps, key=lambda sweep: (sweep.finished_at or sweep.started_at, sweep.sweep_id), reverse=True)
+    return sorted(sweeps, key=lambda sweep: sweep.time_key, reverse=True)
 
 
 def write_sweep(store: Store, sweep: Sweep) -> None:
@@ -274,10 +266,6 @@ def write_sweep(store: Store, sweep: Sweep) -> None:
     Raises:
         UserError: they cannot be written.
     """
-    try:
-        (store.root / FOLDER).mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {store.root}: {error.strerror or error}") from error
     store.write_text(f"{FOLDER}/{sweep.sweep_id}.json", sweep.model_dump_json(indent=2) + "\n")
 
 

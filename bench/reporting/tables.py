@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from bench.reporting import circumstances, stats
@@ -12,6 +11,7 @@ from bench.reporting.formats import (
     MISSING,
     brackets,
     count,
+    counted,
     duration,
     file_size,
     mean_and_range,
@@ -53,9 +53,9 @@ METRICS: list[tuple[str, str, Callable[[float], str]]] = [
 SHARED_MACHINE = ("train_seconds", "train_images_per_second", "test_images_per_second")
 """Metrics that other runs on the same machine disturb."""
 THROUGHPUT = ("train_images_per_second", "test_images_per_second")
-"""Metrics that are measured better after the training, one model at a time."""
+"""Metrics that are left out if they were also timed after the training, one model at a time."""
 TRAINING_TIME = ("train_seconds", "train_images_per_second")
-"""Metrics that are better where an earlier run has left the frozen backbone's features."""
+"""Metrics that look better if the frozen backbone's features came from an earlier run."""
 
 
 def _both(speed: Speed) -> Cell:
@@ -86,7 +86,7 @@ SPEED_METRICS: list[tuple[str, Callable[[Speeds], Speed | None], Callable[[Speed
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return a table with a row for each job and a column for each metric of which something is known.
+    """Return a table with a row for each job and a column for each metric that any job has.
 
     Accuracy over several seeds is shown as its mean with an interval, all else as mean and range.
     """
@@ -101,7 +101,7 @@ def comparison_to_read(comparison: Comparison) -> Table:
 
 
 def backends_table(comparison: Comparison) -> Table | None:
-    """Return a row for each job and back end; None where no job was prepared for more than eager."""
+    """Return a row for each job and back end; None if no job was prepared for another back end than eager."""
     rows = [
         (entry, row)
         for entry in comparison.entries
@@ -141,7 +141,7 @@ BACKEND_COLUMNS: list[Column[tuple[Entry, Deployment]]] = [
 
 
 def backend_notes(comparison: Comparison) -> list[str]:
-    """Return what a reader must know to understand the table of back ends, as Markdown."""
+    """Return the notes below the table of back ends, as Markdown."""
     entries = [entry for entry in comparison.entries if len(entry.deployments) > 1]
     notes = []
     if entries:
@@ -172,12 +172,11 @@ def _metrics(comparison: Comparison) -> list[Column[Entry]]:
         for header, key, show in METRICS
         if not (all_timed and key in THROUGHPUT)  # the exclusive timings measure it better
     ]
-    if any(speed.known for speed in speeds):
-        columns += [
-            Column(header, _speed_cell(which, show))
-            for header, which, show in SPEED_METRICS
-            if any(which(speed) is not None for speed in speeds)
-        ]
+    columns += [
+        Column(header, _speed_cell(which, show))
+        for header, which, show in SPEED_METRICS
+        if any(which(speed) is not None for speed in speeds)
+    ]
     targets = {record.target_accuracy for record in records if record.target_accuracy is not None}
     if targets:
         wanted = f"{100 * targets.pop():g} %" if len(targets) == 1 else "the target"
@@ -221,25 +220,24 @@ def _weights(record: Record) -> str:
 
 
 def footnotes(comparison: Comparison) -> list[str]:
-    """Return what a reader must know to understand the comparison, as Markdown."""
+    """Return the notes below the comparison, as Markdown."""
     entries = comparison.entries
     records = [record for entry in entries for record in entry.records]
+    speeds = [speed for entry in entries for speed in entry.speeds.all()]
     notes = []
-    if any(record.contended for record in records) or any(entry.speeds.contended for entry in entries):
+    if any(record.contended for record in records) or any(speed.contended for speed in speeds):
         notes.append("\\* Measured while other jobs used the same machine: not for ranking.")
     if any(record.features_cached for record in records):
         notes.append("\\+ The frozen backbone's features were there from an earlier run; without them it takes longer.")
-    if any(entry.speeds.known for entry in entries):
-        machines = {speed.machine for entry in entries for speed in entry.speeds.all()}
-        notes.append(
-            f"Exclusive: timed after the training, one model at a time; medians ({'; '.join(sorted(machines))})."
-        )
+    if speeds:
+        machines = "; ".join(sorted({speed.machine for speed in speeds}))
+        notes.append(f"Exclusive: timed after the training, one model at a time; medians ({machines}).")
     if any(entry.speeds.head is not None and entry.speeds.training is not None for entry in entries):
         notes.append(
             "Training throughput: images of all epochs per second; of a frozen backbone, extracting its features once "
             "and training the head on them in every epoch, as if nothing was cached."
         )
-    if any(speed.backend == BEFORE_BACKENDS for entry in entries for speed in entry.speeds.all()):
+    if any(speed.backend == BEFORE_BACKENDS for speed in speeds):
         notes.append(
             f"Some timings are of an earlier version, which ran {BEFORE_BACKENDS}; the same command times them again."
         )
@@ -270,9 +268,7 @@ def _time_of_day(record: Record) -> str:
 
 
 def _placement(record: Record) -> str:
-    if record.threads is None:
-        return f"{record.workers} x {MISSING}"
-    return f"{record.workers} x {record.threads} thread{'s' if record.threads != 1 else ''}"
+    return f"{record.workers} x {MISSING if record.threads is None else counted(record.threads, 'thread')}"
 
 
 def _checkpoint(record: Record) -> Cell:
@@ -325,23 +321,9 @@ ENVIRONMENT: list[tuple[str, Callable[[Record], object]]] = [
 ]
 
 
-_WHERE = attrgetter(
-    *("device", "cpu", "cpu_cores", "memory_gb", "threads", "platform", "python_version", "torch_version"),
-    *("torchvision_version", "ray_version", "bench_version", "git_commit", "dataset", "dataset_sha256"),
-    *("memory_kind", "model", "weights", "weights_sha256"),
-)
-"""The fields that the table of the environment shows."""
-
-
-def environments(records: Iterable[Record]) -> list[Record]:
-    """Return one record of each environment, since most of ten thousand runs were measured in the same one."""
-    return list({_WHERE(record): record for record in records}.values())
-
-
 def environment_table(records: Sequence[Record]) -> Table:
-    """Return a table of where the finished runs ran; where they differ, their values are side by side."""
+    """Return a table of where the finished runs ran; values that differ are side by side."""
     rows = []
-    records = environments(records)
     for header, read in ENVIRONMENT:
         values = dict.fromkeys(str(value) for record in records if (value := read(record)) is not None)
         rows.append([header, "; ".join(values) or MISSING])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from bench.reporting.entries import tested
 from bench.reporting.formats import count, one_line
-from bench.reporting.summary import MOST_FAILED, Found
+from bench.reporting.summary import MOST_FAILED, Overview
 from bench.reporting.table import as_text
 from bench.reporting.tables import backend_notes, backends_table, comparison_to_read, footnotes
-from bench.spec import Status
 
 
-def print_results(found: Found) -> None:
+def print_results(overview: Overview) -> None:
     """Print the tables, the findings, and the runs that did not finish."""
-    for comparison, verdicts in zip(found.comparisons, found.verdicts, strict=True):
+    for comparison, verdicts in zip(overview.comparisons, overview.verdicts, strict=True):
         print(f"\n{comparison.title}\n\n{as_text(comparison_to_read(comparison))}\n")
         for note in footnotes(comparison):
             print(note.replace("\\", ""))
@@ -24,9 +22,8 @@ def print_results(found: Found) -> None:
             print()
         for sentence in verdicts:
             print(f"- {one_line(sentence)}")
-    failed = [record for record in tested(found.records) if record.status is not Status.OK]
-    if len(failed) > MOST_FAILED:
-        print(f"{count(len(failed))} runs did not finish; the last of them:")
-    for record in failed[-MOST_FAILED:]:
+    if len(overview.failed) > MOST_FAILED:
+        print(f"{count(len(overview.failed))} runs did not finish; the last of them:")
+    for record in overview.failed[-MOST_FAILED:]:
         print(f"{record.run_id}: {record.status}: {one_line(record.reason or '')}")
     print()

@@ -93,7 +93,7 @@ def _about(swept: Swept) -> list[str]:
     sweep, best = swept.sweep, swept.best
     lines = []
     if best is not None and best.score is not None:
-        over = f", mean of {sweep.seeds and len(sweep.seeds)} seeds" if len(sweep.seeds) > 1 else ""
+        over = f", mean of {len(sweep.seeds)} seeds" if len(sweep.seeds) > 1 else ""
         held = f"{sweep.recipe.validation_size:,} held-out images"
         lines.append(f"best: {describe_values(best.values)}: validation accuracy {percent(best.score)} on {held}{over}")
     lines.append(f"searched: {sweep.space.describe()}; {_how(sweep)}")
@@ -116,15 +116,8 @@ def _how(sweep: Sweep) -> str:
 
 
 def _spent(cost: Cost) -> str:
-    details = [
-        f"{number} {what}"
-        for number, what in (
-            (cost.stopped, "stopped early"),
-            (cost.diverged, "diverged"),
-            (cost.unfinished, "failed or not done"),
-        )
-        if number
-    ]
+    words = {"stopped early": cost.stopped, "diverged": cost.diverged, "failed or not done": cost.unfinished}
+    details = [f"{number} {what}" for what, number in words.items() if number]
     return str(cost) + (f"; {', '.join(details)}" if details else "")
 
 
@@ -137,13 +130,8 @@ def _tested(records: Sequence[Record]) -> Cell:
 
 def found_table(swept: Sequence[Swept]) -> Table:
     """Return a row for each sweep: the best values, their accuracy, the cost; empty columns are left out."""
-    table = table_of(FOUND_COLUMNS, swept)
-    shown = [number for number, _ in enumerate(table.headers) if any(row[number].text != MISSING for row in table.rows)]
-    return Table(
-        [table.headers[number] for number in shown],
-        [table.numeric[number] for number in shown],
-        [[row[number] for number in shown] for row in table.rows],
-    )
+    shown = [column for column in FOUND_COLUMNS if any(column.read(result).text != MISSING for result in swept)]
+    return table_of(shown, swept)
 
 
 FOUND_COLUMNS: list[Column[Swept]] = [
@@ -164,27 +152,19 @@ FOUND_COLUMNS: list[Column[Swept]] = [
 
 def expected_table(swept: Sequence[Swept]) -> Table | None:
     """Return k against the expected best of k trials, a column for each sweep; None without any score."""
-    curves = {result.sweep.sweep_id: expected_best(scores_of(result.trials)) for result in swept}
-    shown = [result for result in swept if curves[result.sweep.sweep_id]]
-    if not shown:
+    curves = [(result.sweep, expected_best(scores_of(result.trials))) for result in swept]
+    longest = max((len(curve) for _, curve in curves), default=0)
+    if not longest:
         return None
-    longest = max(len(curves[result.sweep.sweep_id]) for result in shown)
     # every k up to 10, then about ten a decade: a table of 200 rows says no more
     ks = [k for k in range(1, longest + 1) if k <= 10 or k % 10 ** (len(str(k)) - 1) == 0 or k == longest]
-    names = [result.sweep.model for result in shown]
-    headers = [
-        name if names.count(name) == 1 else f"{name} ({result.sweep.sweep_id})"
-        for name, result in zip(names, shown, strict=True)
-    ]
+    models = [sweep.model for sweep, curve in curves if curve]
 
-    def best_of(curve: Sequence[float]) -> Callable[[int], float | None]:
-        return lambda k: curve[k - 1] if k <= len(curve) else None
+    def column(sweep: Sweep, curve: Sequence[float]) -> Column[int]:
+        header = sweep.model if models.count(sweep.model) == 1 else f"{sweep.model} ({sweep.sweep_id})"
+        return number_column(header, lambda k: curve[k - 1] if k <= len(curve) else None, percent)
 
-    columns = [
-        number_column(header, best_of(curves[result.sweep.sweep_id]), percent)
-        for header, result in zip(headers, shown, strict=True)
-    ]
-    return table_of([text_column("k", str), *columns], ks)
+    return table_of([text_column("k", str), *(column(sweep, curve) for sweep, curve in curves if curve)], ks)
 
 
 def trials_table(swept: Swept) -> Table:

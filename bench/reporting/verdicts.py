@@ -1,8 +1,8 @@
-"""Better, worse, or not distinguishable: what can be told of two models, in one sentence for each question.
+"""Better, worse, or not distinguishable: the comparison of two models, one sentence for each metric.
 
 Two questions about accuracy are kept apart. *These two checkpoints*: which of two trained models is better on images
-like the test images? Both answered the same ones, so the images that only one classified right decide. *These two
-recipes*: which way of training is better on average? There the seeds are the trials, and the test images come second.
+like the test images? Both classified the same ones, so the images that only one classified right decide. *These two
+recipes*: which way of training is better on average? There the seeds are the sample, and then the test images.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from statistics import fmean
 
 import numpy as np
 
-from bench.reporting import stats
+from bench.reporting import stats, timing_stats
 from bench.reporting.entries import Comparison, Entry
-from bench.reporting.formats import count, megabytes, milliseconds, per_second, percent
+from bench.reporting.formats import count, megabytes, milliseconds, p_value, per_second, percent, points
 from bench.reporting.speed import Speed, Speeds
 from bench.reporting.stats import Difference
 from bench.reporting.store import Store
+from bench.reporting.timing_stats import Session
 from bench.spec import Predictions, Record
 
 MOST_SEEDS = 50
-"""The most seeds of a job whose answers to each image are read; with more, none are."""
+"""The most seeds of a job whose predictions are read; with more, none are."""
 MOST_RIVALS = 4
 """The most jobs that a summary compares with the most accurate one."""
 FEWEST_FOR_P95 = 20
@@ -32,7 +33,7 @@ FEWEST_FOR_P95 = 20
 
 
 class Word(StrEnum):
-    """The finding about the second of two."""
+    """The finding: what the second of two is, compared with the first."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -53,7 +54,7 @@ class Metric:
     higher_is_better: bool
     show: Callable[[float], str]
     in_points: bool = False
-    """True if differences are percentage points; otherwise they are relative to the first's value."""
+    """Whether differences are percentage points; otherwise they are relative to the first's value."""
 
 
 RECIPES = Metric("accuracy", "recipe", True, percent, in_points=True)
@@ -67,7 +68,7 @@ MEMORY = Metric("memory", "peak memory of a worker", False, megabytes)
 
 
 class Side:
-    """A job that is compared with another, and the results folder with its files."""
+    """One of the two jobs that are compared, with the results folder that holds its files."""
 
     def __init__(self, name: str, entry: Entry, store: Store) -> None:
         self.name = name
@@ -76,14 +77,14 @@ class Side:
         self._answers: dict[str, Predictions | None] = {}
 
     def answers(self, record: Record) -> Predictions | None:
-        """Return a run's answers to the test images, read once; None if they are not stored."""
+        """Return a run's predictions for the test images, read once; None if they are not stored."""
         if record.run_id not in self._answers:
             self._answers[record.run_id] = self._store.predictions(record.run_id)
         return self._answers[record.run_id]
 
     @functools.cached_property
     def seeds(self) -> stats.Seeds:
-        """Return the results of the seeds, with the images each classified right if all of these are stored."""
+        """Return the results of the seeds, with the images that each classified right if all predictions are stored."""
         scored = [record for record in self.entry.records if record.test_accuracy is not None]
         accuracies = self.entry.accuracies
         predictions = [self.answers(record) for record in scored] if len(scored) <= MOST_SEEDS else []
@@ -101,14 +102,14 @@ class Verdict:
     first: str
     second: str
     first_value: float | None
-    """The first job's value in the metric's unit; None where it is not known."""
+    """The first job's value in the metric's unit; None if it is not known."""
     second_value: float | None
     difference: Difference | None
-    """The second minus the first, in shares or relative to the first; None where it is not known."""
+    """The second minus the first, in shares or relative to the first; None if it is not known."""
     why_unknown: str = ""
     """The reason why the difference is not known, and how to change that."""
     family: int = 1
-    """The number of comparisons that p is adjusted for by Holm's method, so that false alarms are rare among all."""
+    """The number of comparisons that p is adjusted for by Holm's method."""
 
     @property
     def word(self) -> Word:
@@ -140,14 +141,14 @@ class Verdict:
         """Return the two-sided p: '0.0569' or '< 0.0001'; '' if it is not known."""
         if self.difference is None or self.difference.p is None:
             return ""
-        return "< 0.0001" if self.difference.p < 1e-4 else f"{self.difference.p:.4f}"
+        return p_value(self.difference.p).removeprefix("p ").removeprefix("= ")
 
     def _amount(self, value: float) -> str:
-        return f"{100 * value:+.2f} points" if self.metric.in_points else f"{100 * value:+.1f} %"
+        return points(value) if self.metric.in_points else f"{100 * value:+.1f} %"
 
     @property
     def sentence(self) -> str:
-        """Return the finding in one sentence; where the two cannot be told apart, with what that would take."""
+        """Return the finding in one sentence; if the two are not distinguishable, with how much data it would take."""
         what = f"{self.first} vs {self.second} ({self.metric.name})"
         difference = self.difference
         if difference is None:
@@ -158,8 +159,7 @@ class Verdict:
             times = f"{1 + difference.value:.1f} times as many" if abs(difference.value) >= 0.5 else ""
             some = f"{abs(100 * difference.value):.1f} % {'more' if difference.value > 0 else 'fewer'}"
             return f"{what}: {self.second} has {times or some}."
-        sign = "=" if difference.p >= 1e-4 else ""
-        test = " ".join(f"p {sign} {self.p}, {difference.method}".split())
+        test = f"{p_value(difference.p)}, {difference.method}"
         if self.family > 1:
             test += f", Holm for {self.family} comparisons"
         if self.word is Word.NOT_DISTINGUISHABLE:
@@ -168,12 +168,12 @@ class Verdict:
         return f"{what}: different, {self.second} is {self.word}, {self.change} {self.interval} ({test})."
 
     @staticmethod
-    def _it_takes(found: Difference) -> str:
-        if found.value == 0:
+    def _it_takes(difference: Difference) -> str:
+        if difference.value == 0:
             return "there is no difference to tell"
-        if found.needed is None:
+        if difference.needed is None:
             return "for so small a difference no number that one could reach would tell"
-        return f"about {count(found.needed.number)} {found.needed.of} would tell a difference of this size"
+        return f"about {count(difference.needed.number)} {difference.needed.of} would tell a difference of this size"
 
 
 # --- two jobs ------------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def compare(first: Side, second: Side) -> list[Verdict]:
 
 
 def recipes(first: Side, second: Side) -> Verdict:
-    """Compare two recipes: accuracy over seeds, then over images."""
+    """Compare two recipes by their accuracy over the seeds, then over the test images."""
     means = [fmean(values) if (values := side.entry.accuracies.values()) else None for side in (first, second)]
     difference = stats.recipes_difference(first.seeds, second.seeds)
     why = f"run at least {stats.FEWEST_SEEDS} seeds of each (--seeds {stats.FEWEST_SEEDS})"
@@ -199,14 +199,13 @@ def recipes(first: Side, second: Side) -> Verdict:
 
 
 def checkpoints(first: Side, second: Side) -> Verdict:
-    """Compare two checkpoints: accuracy on the same images, of the first seed of both or, without one, of each."""
+    """Compare two checkpoints by their accuracy on the same images: those of the first shared seed, if any."""
     sides = (first, second)
     by_seed = [{record.seed: record for record in side.entry.records} for side in sides]
     both = sorted(by_seed[0].keys() & by_seed[1].keys())
     chosen = [records[both[0]] if both else records[min(records)] for records in by_seed]
-    answers = [side.answers(record) for side, record in zip(sides, chosen, strict=True)]
+    first_answers, second_answers = (side.answers(record) for side, record in zip(sides, chosen, strict=True))
     difference, why = None, "what the models said of each test image is not stored"
-    first_answers, second_answers = answers
     if first_answers is not None and second_answers is not None:
         if np.array_equal(first_answers.labels, second_answers.labels):
             apart = stats.discordant(first_answers.labels, first_answers.predicted, second_answers.predicted)
@@ -227,7 +226,7 @@ _WHICH: dict[str, Callable[[Speeds], Speed | None]] = {
 
 
 def speed(metric: Metric, first: Side, second: Side) -> Verdict:
-    """Compare throughput or latency, timed after the training with the machine to itself."""
+    """Compare throughput or latency, timed after the training, one model at a time."""
     timed = [_WHICH[metric.key](side.entry.speeds) for side in (first, second)]
     values = [None if timing is None else speed_value(metric, timing) for timing in timed]
     first_speed, second_speed = timed
@@ -237,8 +236,10 @@ def speed(metric: Metric, first: Side, second: Side) -> Verdict:
         why = f"{missing} {'were' if first_speed is second_speed else 'was'} not timed"
     elif first_speed.contended or second_speed.contended:
         why = "other jobs used the machine meanwhile, so the figures are not for ranking"
-    elif _machine(first, first_speed) != _machine(second, second_speed):
-        why = f"timed on different machines ({_machine(first, first_speed)}; {_machine(second, second_speed)})"
+    elif (first_machine := first.entry.machine_of(first_speed)) != (
+        second_machine := second.entry.machine_of(second_speed)
+    ):
+        why = f"timed on different machines ({first_machine}; {second_machine})"
     elif first_speed.backend != second_speed.backend:
         why = f"timed with different back ends ({first_speed.backend}; {second_speed.backend})"
     elif first_speed.precision != second_speed.precision:
@@ -251,30 +252,34 @@ def speed(metric: Metric, first: Side, second: Side) -> Verdict:
     return Verdict(metric, first.name, second.name, values[0], values[1], difference, why)
 
 
-def speeds_difference(metric: Metric, one: Speed, other: Speed, *, same_reference: bool) -> Difference | None:
-    """Compare two timings, each normalised by the reference step beside it, so that the machine's pace does not count.
+def speeds_difference(metric: Metric, first: Speed, second: Speed, *, same_reference: bool) -> Difference | None:
+    """Compare two timings, each in units of the reference step beside it, so that the machine's pace does not count.
 
-    The reference step is the same only with one version of torch for both; otherwise seconds are compared.
+    Args:
+        metric: the metric to compare by.
+        first: the first timing.
+        second: the second timing.
+        same_reference: whether the reference step is the same for both, as with one version of torch; if not, or if it
+            was not timed, seconds are compared.
     """
-    first, second = one.in_reference_steps(), other.in_reference_steps()
     percentile = 95 if metric is LATENCY_P95 else 50
-    if first is None or second is None or not same_reference:
-        rates = [_rates(metric, speed.batch_size, speed.sessions) for speed in (one, other)]
-        return stats.timings_difference(*rates, percentile=percentile)
-    difference = stats.timings_difference(
-        _rates(metric, one.batch_size, first),
-        _rates(metric, other.batch_size, second),
+    sides = [speed.in_reference_steps() for speed in (first, second)] if same_reference else [None, None]
+    if sides[0] is None or sides[1] is None:
+        rates = [_rates(metric, speed.batch_size, speed.sessions) for speed in (first, second)]
+        return timing_stats.timings_difference(*rates, percentile=percentile)
+    difference = timing_stats.timings_difference(
+        _rates(metric, first.batch_size, sides[0]),
+        _rates(metric, second.batch_size, sides[1]),
         percentile=percentile,
-        session_to_session=stats.RELATIVE_SESSION_TO_SESSION,
+        session_to_session=timing_stats.RELATIVE_SESSION_TO_SESSION,
     )
     if difference is None:
         return None
-    took = [speed.reference_seconds or 0.0 for speed in (one, other)]
-    units = f"normalised by a reference step of {milliseconds(took[0])} and {milliseconds(took[1])}"
-    return replace(difference, method=f"{difference.method}, {units}")
+    steps = " and ".join(milliseconds(speed.reference_seconds or 0.0) for speed in (first, second))
+    return replace(difference, method=f"{difference.method}, normalised by a reference step of {steps}")
 
 
-def _rates(metric: Metric, batch_size: int, sessions: Sequence[stats.Session]) -> list[stats.Session]:
+def _rates(metric: Metric, batch_size: int, sessions: Sequence[Session]) -> list[Session]:
     if not metric.higher_is_better:
         return list(sessions)
     return [[batch_size / block for block in session] for session in sessions]
@@ -287,27 +292,17 @@ def speed_value(metric: Metric, speed: Speed) -> float | None:
     return speed.latency["p50" if metric is LATENCY_P50 else "p95"]
 
 
-def _machine(side: Side, speed: Speed) -> str:
-    cpu = side.entry.records[0].cpu if speed.device == "cpu" else None
-    return f"{cpu}, {speed.machine}" if cpu else speed.machine
-
-
 def parameters(first: Side, second: Side) -> Verdict:
-    """Compare the numbers of parameters; they are counted, so there is no doubt about the difference."""
-    values = [side.entry.records[0].total_parameters for side in (first, second)]
-    first_count, second_count = values
-    difference = (
-        Difference((second_count - first_count) / first_count, None, None, "counted")
-        if first_count and second_count is not None
-        else None
-    )
-    return Verdict(
-        PARAMETERS, first.name, second.name, first_count, second_count, difference, "the number is not stored"
-    )
+    """Compare the numbers of parameters, which are exact: there is neither interval nor p."""
+    before, after = (side.entry.records[0].total_parameters for side in (first, second))
+    difference = None
+    if before and after is not None:
+        difference = Difference((after - before) / before, None, None, "counted")
+    return Verdict(PARAMETERS, first.name, second.name, before, after, difference, "the number is not stored")
 
 
 def memory(first: Side, second: Side) -> Verdict:
-    """Compare the peak memory of a worker while it trained, over the seeds."""
+    """Compare the peak memory of a worker in training, over the seeds."""
     sides = (first, second)
     used = [[r.peak_memory_mb for r in side.entry.records if r.peak_memory_mb is not None] for side in sides]
     kinds = {record.memory_kind for side in sides for record in side.entry.records if record.memory_kind is not None}
@@ -323,11 +318,9 @@ def memory(first: Side, second: Side) -> Verdict:
 
 
 def with_holm(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Return the same verdicts, each p adjusted by Holm's method for all verdicts that have one."""
+    """Return the verdicts with each p adjusted by Holm's method, as one family of comparisons."""
     differences = [verdict.difference for verdict in verdicts if verdict.difference is not None]
     measured = [difference.p for difference in differences if difference.p is not None]
-    if len(measured) < 2:
-        return list(verdicts)
     adjusted = iter(stats.holm(measured))
     return [
         verdict
@@ -341,11 +334,11 @@ def with_holm(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def findings(store: Store, comparison: Comparison) -> list[Verdict]:
-    """Return the verdicts of a summary on the jobs on one data set; none where there is only one job.
+    """Return the verdicts of a summary on the jobs on one data set; none if there is only one job.
 
-    The most accurate job is compared with the next most accurate ones, by both questions about accuracy. Then, for each
-    way of using a model, the fastest is compared with the next; jobs that were not timed alone, or were timed on
-    another machine, are left out.
+    The most accurate job is compared with the next most accurate ones, as recipes and as checkpoints. Then, for each
+    kind of timing, the fastest is compared with the next; jobs that were not timed alone, or were timed on another
+    machine, are left out.
     """
     sides = [Side(entry.label, entry, store) for entry in comparison.entries if entry.accuracies]
     if len(sides) < 2:
@@ -363,28 +356,25 @@ def findings(store: Store, comparison: Comparison) -> list[Verdict]:
 
 
 def _ranked(metric: Metric, sides: Iterable[Side]) -> list[Side]:
-    """Return the largest group timed alike, on one machine, with one back end, in one precision; best first."""
+    """Return the largest group timed on one machine, with one back end, in one precision; best first."""
     by_conditions: dict[tuple[str, str, str], list[tuple[float, str, Side]]] = {}
     for side in sides:
         timed = _WHICH[metric.key](side.entry.speeds)
         value = None if timed is None or timed.contended else speed_value(metric, timed)
         if timed is not None and value is not None:
             rank = -value if metric.higher_is_better else value
-            alike = _machine(side, timed), timed.backend, timed.precision
+            alike = side.entry.machine_of(timed), timed.backend, timed.precision
             by_conditions.setdefault(alike, []).append((rank, side.name, side))
     most = max(by_conditions.values(), key=len, default=[])
     return [side for _, _, side in sorted(most, key=lambda row: row[:2])]
 
 
 def sentences(verdicts: Sequence[Verdict]) -> list[str]:
-    """Return the findings in words; a reason why several are not known is given once for all of them."""
+    """Return the findings in sentences; findings that are unknown for the same reason share one."""
     unique: dict[str, None] = {}
     for verdict in verdicts:
-        if verdict.difference is not None:
-            unique[verdict.sentence] = None
-            continue
         same = [other for other in verdicts if other.difference is None and other.why_unknown == verdict.why_unknown]
-        if len(same) == 1:
+        if verdict.difference is not None or len(same) == 1:
             unique[verdict.sentence] = None
             continue
         pairs = {(other.first, other.second) for other in same}

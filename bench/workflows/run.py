@@ -17,8 +17,8 @@ from bench.config.run import Options
 from bench.learning.backends import BACKENDS, check_installed
 from bench.reporting import images, stats
 from bench.reporting.entries import labels_of
+from bench.reporting.formats import counted
 from bench.reporting.store import Store
-from bench.reporting.sweeps import counted
 from bench.spec import Begun, Ended, Event, Job, Recipe, Record, Run, Saved, Status
 from bench.workflows.interrupts import INTERRUPTED, interruptible
 from bench.workflows.phases import Phases

@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.table import Table
 
 from bench.config.space import Values, describe_values
-from bench.reporting.formats import duration, percent
-from bench.reporting.sweeps import Trial, choose, counted
+from bench.reporting.formats import counted, duration, percent
+from bench.reporting.sweeps import Trial, choose
 from bench.spec import Progress, Record, Run, Status
 from bench.workflows.progress import View
 

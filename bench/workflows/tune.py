@@ -19,6 +19,7 @@ from bench.config.space import Space, Values, describe_values
 from bench.config.tune import TuneOptions
 from bench.errors import UserError
 from bench.learning.models.registry import MODELS
+from bench.reporting.formats import counted
 from bench.reporting.store import Store
 from bench.reporting.sweeps import (
     Sweep,
@@ -26,7 +27,6 @@ from bench.reporting.sweeps import (
     Trial,
     at_the_edge,
     choose,
-    counted,
     read_sweeps,
     read_swept,
     write_sweep,

@@ -5,7 +5,7 @@
 Each session is a new process that times both built-in models as bench.run does after the training. Then every session
 is compared with every other one, as ``bench.compare OLD NEW --fail "throughput:-5%"`` does: how often is there an
 alarm, and how often is a model found whose samples are made a tenth slower? What the last column of the table shows is
-where ``stats.RELATIVE_SESSION_TO_SESSION`` comes from.
+where ``timing_stats.RELATIVE_SESSION_TO_SESSION`` comes from.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from bench.learning.models.build import build
 from bench.learning.models.registry import MODELS
 from bench.learning.models.weights import find
 from bench.learning.timing import Subject, time_models
-from bench.reporting import stats, verdicts
+from bench.reporting import timing_stats, verdicts
 from bench.reporting.comparison import Pair
 from bench.reporting.entries import Entry
 from bench.reporting.speed import Speeds, summarise
@@ -78,7 +78,7 @@ def spreads(sessions: Sequence[dict[str, Speeds]]) -> list[list[str]]:
         units = [speed.in_reference_steps() for speed in speeds]
         raw = np.log([np.median(speed.seconds) for speed in speeds]).std(ddof=1)
         relative = np.log([np.median(np.concatenate(unit[0])) for unit in units]).std(ddof=1)
-        within = math.sqrt(float(np.mean([stats.block_variance(unit, 50)[0] for unit in units])))
+        within = math.sqrt(float(np.mean([timing_stats.block_variance(unit, 50)[0] for unit in units])))
         beyond = math.sqrt(max(0.0, relative**2 - within**2))
         rows.append([f"{name}, {way}", *(f"{100 * value:.1f} %" for value in (raw, relative, within, beyond))])
     return rows

@@ -128,7 +128,7 @@ def settled(page: Page) -> None:
 
 
 def said(page: Page) -> str:
-    return page.locator(".said").inner_text()
+    return page.locator(".results").inner_text()
 
 
 def verdict(page: Page) -> str:
@@ -210,7 +210,7 @@ def test_a_photograph_that_is_opened_is_read(page: Page, tmp_path: Path, results
 def test_blank_paper_is_no_digit(page: Page, tmp_path: Path) -> None:
     Image.new("RGB", (300, 300), "white").save(tmp_path / "blank.png")
     page.locator("input[type=file]").set_input_files(tmp_path / "blank.png")
-    page.wait_for_function("document.querySelector('.said').innerText.includes('nothing on the canvas')")
+    page.wait_for_function("document.querySelector('.results').innerText.includes('nothing on the canvas')")
     assert page.locator(".verdict").count() == 0
 
 

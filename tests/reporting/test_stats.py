@@ -24,9 +24,9 @@ from bench.reporting.stats import (
     mean_interval,
     percentiles,
     recipes_difference,
-    timings_difference,
     wilson,
 )
+from bench.reporting.timing_stats import timings_difference
 from bench.spec import Predictions
 
 shares = st.floats(0, 1)

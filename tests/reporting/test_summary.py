@@ -10,7 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from bench.reporting.store import Store
-from bench.reporting.summary import Found, look, render, write_summary
+from bench.reporting.summary import Overview, look, render, write_summary
 from bench.reporting.terminal import print_results
 from bench.spec import Recipe, Record, Result, Status
 
@@ -20,7 +20,7 @@ Make = Callable[..., Record]
 def page_of(records: list[Record], set_aside: tuple[str, ...] = ()) -> str:
     """The summary of records beside which nothing is stored."""
     found = look(Store(Path("nowhere")), records)
-    return render(Found(found.records, found.comparisons, found.verdicts, list(set_aside)))
+    return render(Overview(found.records, found.comparisons, found.verdicts, list(set_aside)))
 
 
 def tables(page: str) -> list[list[list[str]]]:

@@ -334,7 +334,7 @@ def test_the_last_machine_counts() -> None:
     assert speeds.single is not None
     assert speeds.single.machine == "CPU, 2 threads"
     assert speeds.single.latency["p50"] == 0.25
-    assert (speeds.training, speeds.batches, summarise([]).known) == (None, None, False)
+    assert (speeds.training, speeds.batches, summarise([]).all()) == (None, None, [])
 
 
 def test_what_is_unknown_is_a_dash_and_not_zero(make_record: Make) -> None:

@@ -1,4 +1,4 @@
-"""What every export shares: a run's parameters and figures by name, its digest, its plots."""
+"""The parts that exports share: a run's parameters and figures by name, its digest, its plots."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from bench.reporting.style import looks, png
 from bench.spec import PARAMETERS, RecipeFields, Record
 
 IDENTITY = ("run_id", "job_id", "status", "reason", "started_at", "ended_at", "schema_version", "checkpoint")
+"""Columns of the record that are neither parameters nor figures."""
 
 
 def parameters(record: Record) -> dict[str, str | int | float]:
-    """Return the parameters of a run: every field of the recipe ('none' if unset) and others that are known."""
+    """Return the parameters of a run: every field of the recipe, 'none' if it is null, and others that are not null."""
     values = {name: getattr(record, name) for name in PARAMETERS}
     not_asked = {name: "none" for name in RecipeFields.model_fields if values[name] is None}
     return {name: value for name, value in values.items() if value is not None} | not_asked
 
 
 def figures(record: Record) -> dict[str, float]:
-    """Return the measured numbers by name; unknown ones are left out."""
+    """Return the measured numbers by name; those that are null are left out."""
     return {
         name: float(value)
         for name, value in record.model_dump().items()
@@ -31,14 +32,14 @@ def figures(record: Record) -> dict[str, float]:
 
 
 def facts(record: Record) -> dict[str, str]:
-    """Return all other known fields as text: where the run was measured, how it ended."""
+    """Return all other fields that are not null, as text: where the run was measured, how it ended."""
     exported = {**parameters(record), **figures(record)}
     rows = record.model_dump(mode="json")
     return {name: str(value) for name, value in rows.items() if name not in exported and value is not None}
 
 
 def digest(record: Record) -> str:
-    """Return a digest of the record, which changes when the run is trained again."""
+    """Return the SHA-256 of the record, which changes when the run is trained again."""
     return hashlib.sha256(record.model_dump_json().encode()).hexdigest()
 
 

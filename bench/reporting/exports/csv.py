@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.errors import UserError
 from bench.reporting.files import write_whole
+from bench.reporting.formats import counted
 from bench.spec import Record
 
 
@@ -26,4 +27,4 @@ def export_csv(records: Sequence[Record], file: Path) -> str:
         write_whole(file.absolute(), text.getvalue().encode())
     except OSError as error:
         raise UserError(f"--csv: cannot write {file}: {error.strerror or error}") from None
-    return f"{file}: {len(records)} run{'s' if len(records) != 1 else ''}, {len(Record.model_fields)} columns"
+    return f"{file}: {counted(len(records), 'run')}, {len(Record.model_fields)} columns"

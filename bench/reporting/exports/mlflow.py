@@ -1,4 +1,4 @@
-"""Stored runs in MLflow: an experiment for each data set, an MLflow run for each run, found again by its id."""
+"""Stored runs in MLflow: an experiment for each data set, an MLflow run for each run, identified by a tag."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 RUN_ID_TAG = "bench.run_id"
+"""The tag with a run's id, by which the next export finds it."""
 DIGEST_TAG = "bench.digest"
-"""The tag that is written last: an MLflow run without it was interrupted and is replaced."""
+"""The tag that is written last: an MLflow run without it is incomplete and is replaced."""
 TIMEOUT_SECONDS = 5
-"""The time that a server may take to answer a request."""
+"""The seconds that a server may take to answer a request."""
 QUIETLY = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_SECONDS),
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -32,13 +33,15 @@ QUIETLY = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+"""Environment variables against long waits and messages of MLflow itself."""
 
 
 def export_mlflow(store: Store, records: Sequence[Record], uri: str) -> str:
     """Write runs to ``uri``, except those that are there unchanged; return a line that says what was done.
 
     Raises:
-        UserError: the URI is malformed or nothing answers there, and nothing was changed; or MLflow failed on the way.
+        UserError: the URI is malformed or nothing answers there, and nothing was changed; or MLflow failed midway, and
+            the same command again completes the export.
     """
     try:
         urlsplit(uri)
@@ -88,7 +91,7 @@ def _client(uri: str) -> MlflowClient:
 
     try:
         client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)  # does it answer as MLflow does?
+        client.search_experiments(max_results=1)  # fails unless an MLflow server or store answers
     except Exception as error:
         if not isinstance(error, (MlflowException, ImportError, OSError, ValueError)) and not _of_a_database(error):
             raise
@@ -121,10 +124,10 @@ def _experiment(client: MlflowClient, record: Record, uri: str) -> str:
         if existing.lifecycle_stage != "active":
             client.restore_experiment(existing.experiment_id)
         return str(existing.experiment_id)
-    place = None
+    artifacts = None
     if uri.startswith("sqlite:"):  # beside the database, not in the folder that the command runs in
-        place = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlflow-artifacts").as_uri()
-    return str(client.create_experiment(name, artifact_location=place))
+        artifacts = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlflow-artifacts").as_uri()
+    return str(client.create_experiment(name, artifact_location=artifacts))
 
 
 def _write(client: MlflowClient, experiment: str, store: Store, record: Record) -> None:
@@ -157,10 +160,8 @@ def _write(client: MlflowClient, experiment: str, store: Store, record: Record) 
 
 
 def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    return uri.replace(f":{parts.password}@", ":***@", 1)
+    password = urlsplit(uri).password
+    return uri if password is None else uri.replace(f":{password}@", ":***@", 1)
 
 
 def _short(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Stored runs for TensorBoard: one folder of event files for each run, written again when the run was trained again."""
+"""Stored runs as event files for TensorBoard: one folder for each run, replaced if the run was trained again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARK = ".exported"
 
 
 def export_tensorboard(store: Store, records: Sequence[Record], folder: Path) -> str:
-    """Write event files, except for runs that are there unchanged; return a line that says what was done.
+    """Write event files, except of runs that are there unchanged; return a line that says what was done.
 
     Raises:
         UserError: the folder cannot be written, or holds a folder of a run's name that bench.export did not write.

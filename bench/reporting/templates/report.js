@@ -1,5 +1,5 @@
 "use strict";
-// Headers become buttons that sort their column; what is unknown stays last.
+// Headers become buttons that sort their column; unknown values stay last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const headers = [...table.tHead.rows[0].cells];
@@ -17,11 +17,11 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const first = numeric ? "descending" : "ascending";
       const other = numeric ? "ascending" : "descending";
       const order = header.getAttribute("aria-sort") === first ? other : first;
-      headers.forEach((one) => one.removeAttribute("aria-sort"));
+      headers.forEach((cell) => cell.removeAttribute("aria-sort"));
       header.setAttribute("aria-sort", order);
       const sign = order === "ascending" ? 1 : -1;
-      const compare = (one, two) => {
-        const [a, b] = [value(one), value(two)];
+      const compare = (row, next) => {
+        const [a, b] = [value(row), value(next)];
         if (!numeric) return sign * a.localeCompare(b, "en", { numeric: true });
         if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);
         return sign * (a - b);
