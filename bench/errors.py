@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+
+_MOST_LISTED = 40
 
 
 class UserError(Exception):
@@ -25,10 +27,21 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
-    """Return the error for a name that is not registered; it lists the valid names and the nearest."""
+def unknown(kind: str, name: str, valid: Iterable[str], forms: Sequence[str] = ()) -> UserError:
+    """Return the error for a name that is not registered; it lists the valid names, or the nearest of very many.
+
+    Args:
+        kind: what it is a name of, as 'model'.
+        name: what was typed.
+        valid: the valid names.
+        forms: valid forms of names, as 'torchvision/NAME', to be listed behind them.
+    """
     names = sorted(valid)
-    return UserError(f"unknown {kind} {name!r}; valid: {', '.join(names)}{nearest(name, names)}")
+    if len(names) > _MOST_LISTED:
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else f"there are {len(names):,}, as {names[0]}"
+        return UserError(f"unknown {kind} {name!r}; {hint}")
+    return UserError(f"unknown {kind} {name!r}; valid: {', '.join([*names, *forms])}{nearest(name, names)}")
 
 
 def first_line(error: BaseException) -> str:

@@ -11,17 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 SCHEMA_VERSION = 2
 """Version of :class:`Record`'s columns. Raise it when a column changes its meaning or is removed."""
 
 ID_VERSION = 2
 """Version of run ids. Raise it when the same description gives another result, so that old runs are not reused."""
+
+
+TEST_FRACTION = 0.2
+"""The share of the images that become the test images of a data set without a test split, by default."""
 
 
 class Status(StrEnum):
@@ -142,6 +146,55 @@ class DatasetInfo(BaseModel):
     classes: int
 
 
+class ModelInput(BaseModel):
+    """The form in which a model sees pictures. The defaults are those of MNIST, as published for the CNN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: int = Field(default=28, ge=1)
+    """Height and width, in pixels."""
+    channels: Literal[1, 3] = 1
+    """1 for grey, 3 for colour; pictures are converted."""
+    mean: tuple[float, ...] = (0.1307,)
+    """Mean of each channel, for pixel values from 0 to 1; it is subtracted."""
+    std: tuple[float, ...] = (0.3081,)
+    """Standard deviation of each channel; the pixels are divided by it after ``mean`` was subtracted."""
+    crop: float = Field(default=1.0, gt=0, le=1)
+    """Share of the height and width that is kept of each picture: the middle of it."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """The way pictures are resized."""
+
+    @model_validator(mode="after")
+    def _one_figure_per_channel(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std need a number for each of the {self.channels} channels")
+        return self
+
+    @property
+    def resized(self) -> int:
+        """Return the height and width, in pixels, that a picture is resized to before its middle is cut out."""
+        return round(self.image_size / self.crop)
+
+    def columns(self) -> dict[str, object]:
+        """Return the columns of :class:`Record` that describe the input."""
+        mean, std = (" ".join(f"{value:.6g}" for value in values) for values in (self.mean, self.std))
+        return {
+            "input_size": self.image_size,
+            "input_channels": self.channels,
+            "input_crop": self.crop,
+            "input_interpolation": self.interpolation,
+            "input_mean": mean,
+            "input_std": std,
+        }
+
+    def describe(self) -> str:
+        """Return the form in words: '224 px, colour, the middle 88 %, mean 0.485 0.456 0.406, std 0.229 ...'."""
+        crop = "" if self.crop == 1 else f", the middle {100 * self.crop:.0f} %"
+        mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        colour = "grey" if self.channels == 1 else "colour"
+        return f"{self.image_size} px, {colour}{crop}, mean {mean}, std {std}"
+
+
 class Job(BaseModel):
     """A training job: one model on one dataset with one recipe, for each of the seeds."""
 
@@ -150,6 +203,7 @@ class Job(BaseModel):
     model: str
     dataset: DatasetInfo
     recipe: Recipe
+    input: ModelInput = ModelInput()
     weights: str = "none"
     """The source of the initial weights, in words."""
     weights_sha256: str | None = None
@@ -175,6 +229,12 @@ class Job(BaseModel):
         """Return the hash of all that the seeds of the job have in common."""
         return self.runs()[0].job_id
 
+    def with_recipe(self, recipe: Recipe) -> Job:
+        """Return the job with another recipe, and the image size that it asks for."""
+        size = recipe.image_size
+        form = self.input if size is None else self.input.model_copy(update={"image_size": size})
+        return self.model_copy(update={"recipe": recipe, "input": form})
+
 
 class Run(BaseModel):
     """One job with one seed: the unit that is scheduled, stored, retried and counted."""
@@ -184,6 +244,7 @@ class Run(BaseModel):
     model: str
     dataset: DatasetInfo
     recipe: Recipe
+    input: ModelInput = ModelInput()
     weights: str
     weights_sha256: str | None
     workers: int
@@ -192,6 +253,11 @@ class Run(BaseModel):
     sweep_id: str | None = None
     lr_source: str | None = None
     seed: int
+
+    @property
+    def inputs_key(self) -> str:
+        """Return the key of what the run reads: its model's weights, and the pictures at the size that it sees."""
+        return f"{self.model} {self.input.resized}"
 
     @property
     def images_per_epoch(self) -> int:
@@ -238,6 +304,15 @@ class _Task(BaseModel):
     seed: int = Field(description="seed of initialisation, data order and dropout")
 
 
+class _Input(BaseModel):
+    input_size: int | None = Field(default=None, description="height and width that the model sees, pixels")
+    input_channels: int | None = Field(default=None, description="1 for grey, 3 for colour")
+    input_crop: float | None = Field(default=None, description="share of height and width kept, in the middle")
+    input_interpolation: str | None = Field(default=None, description="how pictures are resized")
+    input_mean: str | None = Field(default=None, description="mean of each channel, subtracted; pixels from 0 to 1")
+    input_std: str | None = Field(default=None, description="standard deviation of each channel, divided by")
+
+
 class _Origin(BaseModel):
     workers: int = Field(description="data-parallel workers")
     weights: str = Field(description="where the initial weights came from")
@@ -279,6 +354,7 @@ class Measured(BaseModel):
         default=None, description="mean cross-entropy of the last epoch, with label smoothing as asked for, nats"
     )
     predictions_sha256: str | None = Field(default=None, description="digest of the predicted classes")
+    initial_sha256: str | None = Field(default=None, description="digest of the weights that training began with")
     model_sha256: str | None = Field(default=None, description="digest of the trained weights")
 
     trainable_parameters: int | None = Field(default=None, description="parameters that were trained")
@@ -321,7 +397,7 @@ class _Kept(BaseModel):
     git_commit: str | None = Field(default=None, description="commit of this harness, '+' if modified")
 
 
-class Record(_Kept, Measured, _Origin, RecipeFields, _Task, _Identity):
+class Record(_Kept, Measured, _Input, _Origin, RecipeFields, _Task, _Identity):
     """The stored result of a run: one flat row. Unknown is null, never 0.
 
     Its columns are those of its base classes, from the last to the first.
@@ -335,7 +411,7 @@ class Record(_Kept, Measured, _Origin, RecipeFields, _Task, _Identity):
     )
 
 
-PARAMETERS = (*_Task.model_fields, *RecipeFields.model_fields, *_Origin.model_fields)
+PARAMETERS = (*_Task.model_fields, *RecipeFields.model_fields, *_Origin.model_fields, *_Input.model_fields)
 """Columns of :class:`Record` that were chosen, not measured."""
 DISTINGUISHING = (*RecipeFields.model_fields, "workers", "weights", "weights_sha256", "plugin_sha256")
 """Columns that may tell two jobs of the same model apart, in the order in which a label names them."""

@@ -33,7 +33,13 @@ ask_for_own_token()  # before a test imports Ray
 ROOT = Path(__file__).parents[1]
 
 RAY_FIRST = ("tests/test_run.py", "tests/test_faults.py")
-RAY_LAST = ("tests/test_setups.py", "tests/test_tune.py", "tests/cluster/test_session.py", "tests/cluster/test_tune.py")
+RAY_LAST = (
+    "tests/test_any_model.py",
+    "tests/test_setups.py",
+    "tests/test_tune.py",
+    "tests/cluster/test_session.py",
+    "tests/cluster/test_tune.py",
+)
 USES_RAY = (*RAY_FIRST, *RAY_LAST)
 
 STARTS_A_PROCESS = {"modules_after", "browser"}
@@ -142,14 +148,14 @@ def tiny(synthetic: Dataset) -> Dataset:
 
 @pytest.fixture
 def registries() -> Iterator[None]:
-    """Whatever a test registers is forgotten after it, and so is every plugin that it loaded."""
+    """Whatever a test registers is forgotten after it, and so is every file of the user's that it loaded."""
     models, data, modules = dict(MODELS), dict(DATASETS), set(sys.modules)
     yield
     for registry, before in ((MODELS, models), (DATASETS, data)):
         registry.clear()
         registry.update(before)
     for name in set(sys.modules) - modules:
-        if name.startswith("bench_plugin_"):
+        if name.startswith("bench_user_code_"):
             del sys.modules[name]
 
 

@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from bench.learning.models.architecture import ModelSpec
+from bench.learning.models.registry import MODELS
+from bench.learning.models.weights import Weights, Wish, find
 from bench.reporting.store import Store
 from bench.spec import (
     DatasetInfo,
     EpochRecord,
     Job,
     Measured,
+    ModelInput,
     Outcome,
     Predictions,
     Recipe,
@@ -25,6 +29,20 @@ from bench.workflows.record import assemble
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 DIGITS = DatasetInfo(name="mnist-5k", sha256="d" * 64, train_images=4000, test_images=1000, classes=10)
+
+
+def built_in(name: str) -> ModelSpec:
+    """A built-in model for the pictures that it wants to see, or else for MNIST's."""
+    architecture = MODELS[name]
+    return architecture.spec(ModelInput.model_validate(dict(architecture.wants(True))))
+
+
+CNN, MOBILENET = built_in("cnn"), built_in("mobilenet")
+
+
+def weights_named(value: str, model: str) -> Weights | None:
+    """The weights that ``--weights VALUE`` means for a built-in model."""
+    return find(Wish(value), model, MODELS[model].sources)
 
 
 def job_of(model: str = "cnn", *, dataset: DatasetInfo = DIGITS, recipe: Recipe | None = None, **fields: Any) -> Job:
@@ -93,6 +111,7 @@ def record_of(
             "ray_version": "2.60.0",
             "bench_version": "0.1.0",
             "git_commit": "0123456789abcdef+",
+            "initial_sha256": "c" * 64,
         }
     else:
         figures = {"reason": "it broke"}

@@ -77,7 +77,7 @@ def refused(ran: Ran, *words: str) -> None:
         ([*SYNTHETIC, "--validation-size", "1000"], ["--validation-size", "leave none"]),
         ([*SYNTHETIC, "--validation-size", "990"], ["--batch-size", "64", "10", "990 held-out"]),
         ([*SYNTHETIC, "--train-size", "32"], ["--batch-size", "64", "32"]),
-        ([*SYNTHETIC, "--image-size", "64"], ["--image-size", "cnn", "28 x 28", "mobilenet"]),
+        ([*SYNTHETIC, "--image-size", "9"], ["--image-size", "cnn", "at least 10 pixels"]),
         (["--seeds", "1", "1"], ["--seeds", "1 is named twice"]),
         (["--bn-mode", "off"], ["--bn-mode", "'off'", "'eval' or 'train'"]),
         (["--workers-per-job", "0"], ["--workers-per-job"]),
@@ -86,7 +86,7 @@ def refused(ran: Ran, *words: str) -> None:
         ([*SYNTHETIC, "--weights", "nowhere.pth"], ["--weights", "nowhere.pth", "No such file"]),
         (["--weights", "mobilnet=none"], ["--weights", "'mobilnet'", "did you mean 'mobilenet'"]),
         (["--data-dir", "nowhere"], ["--data-dir", "nowhere", "not a folder"]),
-        (["--plugin", "nowhere.py"], ["--plugin", "nowhere.py"]),
+        (["--models", "nowhere.py:net"], ["--models", "nowhere.py"]),
         (["--experiment", "nowhere.yaml"], ["--experiment", "nowhere.yaml"]),
         ([*SYNTHETIC, "--address", "localhost"], ["--address", "HOST:PORT"]),
         ([*SYNTHETIC, "--address", "127.0.0.1:9"], ["--address", "127.0.0.1:9", "nothing answers"]),
@@ -136,15 +136,10 @@ def test_a_wrong_preset_is_one_message(text: str, words: list[str], tmp_path: Pa
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_plugin_that_raises_an_exception_is_named_with_it(tmp_path: Path, bench_run: Call) -> None:
+def test_a_file_of_the_users_that_raises_an_exception_is_named_with_it(tmp_path: Path, bench_run: Call) -> None:
     (tmp_path / "mine.py").write_text("import a_package_that_nobody_has\n")
-    refused(bench_run("--plugin", "mine.py", *SYNTHETIC), "mine.py", "a_package_that_nobody_has")
-
-
-def test_a_plugin_may_not_take_the_name_of_another_model(tmp_path: Path, bench_run: Call) -> None:
-    source = "from bench.learning.models import register\nregister('cnn')(lambda classes: 0)\n"
-    (tmp_path / "mine.py").write_text(source)
-    refused(bench_run("--plugin", "mine.py", *SYNTHETIC), "model 'cnn' is registered twice")
+    ran = bench_run("--models", "mine.py:net", "--dataset", "synthetic")
+    refused(ran, "mine.py", "a_package_that_nobody_has")
 
 
 def test_a_data_folder_without_data_is_named_with_the_file_that_is_missing(tmp_path: Path, bench_run: Call) -> None:

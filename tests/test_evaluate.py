@@ -20,9 +20,6 @@ from bench.evaluate import main
 from bench.learning.data import datasets
 
 PLUGIN = """
-from bench.learning.models import register
-
-@register("mlp")
 def mlp(classes):
     from torch import nn
     return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
@@ -134,12 +131,12 @@ def test_a_published_state_dict_is_evaluated(
 
 
 @pytest.mark.usefixtures("registries")
-def test_a_users_model_is_evaluated_with_its_plugin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_model_is_evaluated_from_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN)
     safetensors.torch.save_file(
         {"1.weight": torch.zeros(10, 784), "1.bias": torch.arange(10.0)}, tmp_path / "m.safetensors"
     )
-    given = ["--plugin", str(tmp_path / "mine.py"), "--weights", str(tmp_path / "m.safetensors"), "--model", "mlp"]
+    given = ["--weights", str(tmp_path / "m.safetensors"), "--model", f"{tmp_path / 'mine.py'}:mlp"]
     assert main([*given, "--dataset", "mnist-5k"]) == 0
     assert accuracy_line(capsys.readouterr().out) == "100 of 1,000"  # it always says 9
 
@@ -198,7 +195,7 @@ def test_wrong_shapes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--weights", "FILE", "--images", "nowhere"], ["--images nowhere is not a folder"]),
         (["--weights", "FILE", "--images", ".", "--dataset", "mnist"], ["--images and --dataset"]),
         (["--weights", "FILE", "--csv", "nowhere/a.csv"], ["--csv", "no folder"]),
-        (["--weights", "FILE", "--plugin", "nowhere.py"], ["--plugin", "nowhere.py"]),
+        (["--weights", "FILE", "--model", "nowhere.py:net"], ["--models", "nowhere.py"]),
         (["--weigths", "FILE"], ["unknown option '--weigths'", "did you mean '--weights'"]),
         (["--weights", "README.md"], [".safetensors file"]),
     ],

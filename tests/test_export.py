@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import Results, mnist_folder, trained
+from factories import MOBILENET
 from running import command
 
 from bench.export import main
@@ -21,7 +22,6 @@ from bench.learning.checkpoint import load_trained
 from bench.learning.data import datasets
 from bench.learning.evaluation import probabilities
 from bench.learning.models import weights
-from bench.learning.models.registry import MODELS
 from bench.learning.onnx import TIE, export_onnx, run_onnx
 from bench.reporting.store import Store
 from bench.spec import Recipe, Record, Result, Status
@@ -320,9 +320,8 @@ def test_onnx_of_a_model_that_resizes_and_sees_colour(shape: tuple[int, int, int
     from bench.learning.checkpoint import to_safetensors
     from bench.learning.models.build import build
 
-    spec = MODELS.find("mobilenet")
     checkpoint = tmp_path / "a.safetensors"
-    checkpoint.write_bytes(to_safetensors(build(spec, 10, None, 0), spec, tuple("0123456789")))
+    checkpoint.write_bytes(to_safetensors(build(MOBILENET, 10, None, 0), MOBILENET, tuple("0123456789")))
     images = np.random.default_rng(0).integers(0, 256, (20, *shape), dtype=np.uint8)
     exported = export_onnx(load_trained(weights.read(checkpoint, "")), images, tmp_path / "a.onnx")
     assert exported.images == 20

@@ -26,56 +26,53 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 import torch
+from factories import MOBILENET
 from running import Ran, Running, command, environment, gone, ray_node
 
 from bench.errors import UserError
 from bench.learning.context import LocalContext
 from bench.learning.data import datasets
 from bench.learning.data.preprocessing import DeviceSplit
-from bench.learning.execute import Inputs, execute
+from bench.learning.data.statistics import mean_and_std
+from bench.learning.execute import execute
 from bench.learning.features import features_of
+from bench.learning.inputs import Inputs
 from bench.learning.models.build import build
-from bench.learning.models.registry import MODELS
-from bench.learning.plugins import Plugin
+from bench.learning.models.heads import without_head
+from bench.learning.user_code import UserCode
 from bench.reporting.store import Store
 from bench.reporting.summary import write_summary
-from bench.spec import Job, Recipe, Result, Run
+from bench.spec import Job, ModelInput, Recipe, Result, Run
 from bench.workflows.record import assemble
 
 PLUGIN = """
-from bench.learning.models import register
+from torch import nn
 
-def model(name):
-    def add(change):
-        @register(name)
-        def build(classes):
-            from torch import nn
+def model(change):
+    class Changed(nn.Module):
+        def __init__(self, classes):
+            super().__init__()
+            self.body = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Dropout(0.5))
+            self.head = nn.Linear(32, classes)
 
-            class Changed(nn.Module):
-                def __init__(self):
-                    super().__init__()
-                    self.body = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Dropout(0.5))
-                    self.head = nn.Linear(32, classes)
+        def forward(self, images):
+            if self.training and len(images) > 2:  # not in the trial before the training
+                change(images)
+            return self.head(self.body(images))
 
-                def forward(self, images):
-                    if self.training:
-                        change(images)
-                    return self.head(self.body(images))
+    return Changed
 
-            return Changed()
-    return add
-
-@model("slow")
+@model
 def slow(images):
     import time
     time.sleep(0.05)
 
-@model("sleeper")
+@model
 def sleeper(images):
     import time
     time.sleep(10**6)
 
-@model("hungry")
+@model
 def hungry(images):
     import psutil, resource, torch
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -85,7 +82,7 @@ def hungry(images):
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
-@model("halving")
+@model
 def halving(images):
     if len(images) > 16:
         raise MemoryError("more than 16 images do not fit")
@@ -99,12 +96,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def records(folder: Path) -> pd.DataFrame:
-    return pd.read_parquet(folder / "results" / "runs").set_index("run_id").sort_index()
+    found = pd.read_parquet(folder / "results" / "runs").set_index("run_id").sort_index()
+    return found.assign(model=found.model.str.removeprefix("mine.py:"))
 
 
 def arguments(*models: str, epochs: int = 2, **more: object) -> list[str]:
     flags = [word for name, value in more.items() for word in ("--" + name.replace("_", "-"), str(value))]
-    return ["--plugin", "mine.py", "--models", *models, "--dataset", "synthetic", "--epochs", str(epochs), *flags]
+    names = [name if name == "cnn" else f"mine.py:{name}" for name in models]
+    return ["--models", *names, "--dataset", "synthetic", "--epochs", str(epochs), *flags]
 
 
 @pytest.fixture
@@ -233,14 +232,21 @@ def test_a_run_whose_ray_and_then_whose_driver_is_killed_goes_on_to_the_same_bit
 
 
 def inputs(folder: Path) -> Inputs:
-    return Inputs(datasets.load("synthetic"), None, Plugin("mine.py", (folder / "mine.py").read_text()))
+    return Inputs(datasets.load("synthetic"), None, UserCode("mine.py", (folder / "mine.py").read_text()))
 
 
 def only_run(folder: Path, model: str, epochs: int) -> Run:
     given = inputs(folder)
-    assert given.plugin is not None
-    data, recipe = given.dataset.info, Recipe(epochs=epochs)
-    (run,) = Job(model=model, dataset=data, recipe=recipe, plugin_sha256=given.plugin.sha256).runs()
+    assert given.code is not None
+    data = given.dataset
+    mean, std = mean_and_std(data.train.images, 1)
+    (run,) = Job(
+        model=f"mine.py:{model}",
+        dataset=data.info,
+        recipe=Recipe(epochs=epochs),
+        input=ModelInput(mean=mean, std=std),
+        plugin_sha256=given.code.sha256,
+    ).runs()
     return run
 
 
@@ -346,18 +352,18 @@ def fill(folder: Path) -> None:
 
 
 def test_features_that_fill_the_disk_are_made_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, spec = DeviceSplit.of(datasets.load("synthetic").train, "cpu"), MODELS.find("mobilenet")
-    model = build(spec, 10, None, seed=0)
+    data, spec = DeviceSplit.of(datasets.load("synthetic").train, "cpu"), MOBILENET
+    embedding = without_head(build(spec, 10, None, seed=0), "classifier")
     cache = folder / "cache"
     with small_disk(cache):
         monkeypatch.setenv("BENCH_CACHE", str(cache))
         fill(cache)
         os.truncate(cache / "ballast", 6_000_000)  # room for the first of the features' 5 MB
-        found = features_of(data, model, spec, data_key="synthetic")
+        found = features_of(data, embedding, spec, data_key="synthetic")
         left = [file for file in (cache / "features").iterdir() if file.suffix != ".lock"]
     assert not left
     monkeypatch.setenv("BENCH_CACHE", str(folder / "roomy"))
-    assert torch.equal(found.values, features_of(data, model, spec, data_key="synthetic").values)
+    assert torch.equal(found.values, features_of(data, embedding, spec, data_key="synthetic").values)
 
 
 def test_a_full_disk_leaves_what_was_there(folder: Path) -> None:
@@ -434,8 +440,9 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.learning.data import datasets
 from bench.learning.context import LocalContext
-from bench.learning.execute import Inputs, execute
-from bench.learning.plugins import Plugin
+from bench.learning.execute import execute
+from bench.learning.inputs import Inputs
+from bench.learning.user_code import UserCode
 from bench.reporting.store import Store
 from bench.reporting.summary import write_summary
 from bench.spec import Job, Recipe, Run

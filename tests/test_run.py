@@ -19,45 +19,39 @@ import pyarrow.dataset
 import pytest
 from running import Ran, command, environment, ray_node
 
+from bench.learning.checkpoint import load_trained
 from bench.learning.context import LocalContext
 from bench.learning.data import datasets
 from bench.learning.data.preprocessing import DeviceSplit
 from bench.learning.evaluation import Evaluation, evaluate
-from bench.learning.execute import Inputs, execute
-from bench.learning.models.build import build
+from bench.learning.execute import execute
+from bench.learning.inputs import Inputs
 from bench.learning.models.registry import MODELS
-from bench.learning.models.weights import find
-from bench.spec import Job, Recipe
+from bench.learning.models.weights import Wish, find, read
+from bench.spec import Job, ModelInput, Recipe
 
 TEN_MODELS = """
-from bench.learning.models import register
+from torch import nn
 
 def make(width):
     def build(classes):
-        from torch import nn
         return nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, classes))
     return build
 
 for number in range(9):
-    register(f"mlp{number}")(make(8 + number))
+    globals()[f"mlp{number}"] = make(8 + number)
 
-@register("broken")
-def broken(classes):
-    from torch import nn
+class broken(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.layer = nn.Linear(784, classes)
+        self.steps = 0
 
-    class Broken(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(784, classes)
-            self.steps = 0
-
-        def forward(self, images):
-            self.steps += 1
-            if self.training and self.steps > 3:
-                raise RuntimeError("this model breaks in its third step")
-            return self.layer(images.flatten(1))
-
-    return Broken()
+    def forward(self, images):
+        self.steps += 1
+        if self.training and self.steps > 3:
+            raise RuntimeError("this model breaks in its third step")
+        return self.layer(images.flatten(1))
 """
 
 
@@ -97,9 +91,10 @@ def test_main_job_trains_both_models_on_real_digits(main_job: tuple[Ran, Path]) 
 def test_ray_trains_what_this_process_trains(main_job: tuple[Ran, Path]) -> None:
     found = records(main_job[1]).set_index("model").loc["mobilenet"]
     data = datasets.load("mnist-5k")
-    weights = find("bundled", "mobilenet", MODELS["mobilenet"].sources)
+    weights = find(Wish("bundled"), "mobilenet", MODELS["mobilenet"].sources)
     assert weights is not None
-    job = Job(model="mobilenet", dataset=data.info, recipe=Recipe(), weights_sha256=weights.sha256)
+    form = ModelInput.model_validate(MODELS["mobilenet"].wants(True))
+    job = Job(model="mobilenet", dataset=data.info, recipe=Recipe(), input=form, weights_sha256=weights.sha256)
 
     measured = execute(job.runs()[0], Inputs(data, weights), LocalContext(threads=int(found.threads))).measured
 
@@ -190,10 +185,9 @@ def test_report_makes_the_summary_again_byte_for_byte_without_torch_or_ray(main_
 
 
 def evaluate_checkpoint(results: Path, record: Any, dataset: str, data_dir: Path | None = None) -> Evaluation:
-    spec = MODELS.find(record.model)
-    weights = find(str(results / record.checkpoint), spec.name, spec.sources)
+    trained = load_trained(read(results / record.checkpoint, "the checkpoint"))
     test = DeviceSplit.of(datasets.load(dataset, data_dir).test, "cpu")
-    return evaluate(build(spec, 10, weights, seed=99), spec, test)
+    return evaluate(trained.module, trained.spec, test)
 
 
 def test_a_checkpoint_evaluated_alone_gives_its_recorded_accuracy(main_job: tuple[Ran, Path]) -> None:
@@ -254,24 +248,25 @@ def test_two_workers_average_their_gradients(tmp_path: Path) -> None:
 
 def test_a_hundred_runs_two_at_a_time_end_well_but_for_those_of_a_broken_model(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(TEN_MODELS)
-    models = [f"mlp{number}" for number in range(9)]
+    models = [f"mine.py:mlp{number}" for number in range(9)]
+    broken = "mine.py:broken"
     share = max(1, (os.cpu_count() or 1) // 2)
     ran = command(
         "bench.run",
-        *("--models", *models, "broken", "--plugin", "mine.py", "--dataset", "synthetic", "--epochs", 1),
+        *("--models", *models, broken, "--dataset", "synthetic", "--epochs", 1),
         *("--seeds", 10, "--cpus-per-worker", share),
         cwd=tmp_path,
         timeout=280,
     )
     assert ran.code == 1, ran
     found = records(tmp_path / "results")
-    assert sorted(found.model) == sorted(10 * [*models, "broken"])
+    assert sorted(found.model) == sorted(10 * [*models, broken])
     assert found.attempts.max() == 1
-    broken = found[found.model == "broken"]
-    assert (found.drop(broken.index).status == "ok").all()
-    assert (broken.status == "failed").all()
-    assert broken.reason.str.contains("breaks in its third step").all()
-    assert broken.test_accuracy.isna().all()
+    failed = found[found.model == broken]
+    assert (found.drop(failed.index).status == "ok").all()
+    assert (failed.status == "failed").all()
+    assert failed.reason.str.contains("breaks in its third step").all()
+    assert failed.test_accuracy.isna().all()
     for start in found.started_at:
         assert ((found.started_at <= start) & (found.ended_at > start)).sum() <= 2
     summary = (tmp_path / "results" / "summary.md").read_text()
@@ -281,24 +276,23 @@ def test_a_hundred_runs_two_at_a_time_end_well_but_for_those_of_a_broken_model(t
 
 SLOW_AND_QUICK = """
 import time
-from bench.learning.models import register
+from torch import nn
 
 
-def mlp(classes):
-    from torch import nn
-
+def quick(classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
 
 
-@register("slow")
-def slow(classes):
-    time.sleep(5)
-    return mlp(classes)
+class Slow(nn.Sequential):
+    def __init__(self, classes):
+        super().__init__(nn.Flatten(), nn.Linear(784, classes))
+        self.first = True
 
-
-@register("quick")
-def quick(classes):
-    return mlp(classes)
+    def forward(self, images):
+        if self.training and len(images) > 2 and self.first:
+            self.first = False
+            time.sleep(5)
+        return super().forward(images)
 """
 
 
@@ -307,7 +301,7 @@ def test_a_place_that_became_free_takes_waiting_seeds_of_the_other_job(tmp_path:
     share = max(1, (os.cpu_count() or 1) // 2)
     ran = command(
         "bench.run",
-        *("--models", "slow", "quick", "--plugin", "mine.py", "--dataset", "synthetic", "--epochs", 1, "--seeds", 4),
+        *("--models", "mine.py:Slow", "mine.py:quick", "--dataset", "synthetic", "--epochs", 1, "--seeds", 4),
         *("--cpus-per-worker", share, "--no-timing"),
         cwd=tmp_path,
     )
@@ -315,7 +309,7 @@ def test_a_place_that_became_free_takes_waiting_seeds_of_the_other_job(tmp_path:
     found = records(tmp_path / "results")
     assert (found.attempts == 1).all()
     assert len(found) == 8
-    slow = found[found.model == "slow"]
+    slow = found[found.model == "mine.py:Slow"]
     at_once = [((slow.started_at <= start) & (slow.ended_at > start)).sum() for start in slow.started_at]
     assert max(at_once) == 2
 

@@ -25,28 +25,21 @@ from bench.spec import DatasetInfo, Job, Recipe, Record, Result, Status
 from bench.workflows.tuned import note_sources, with_tuned_values
 
 PLUGIN = """
-from bench.learning.models import register
+import time
+from torch import nn
 
-def model(name, wait):
-    @register(name)
-    def build(classes):
-        import time
-        from torch import nn
+class One(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
 
-        class Slow(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.body = nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
+    def forward(self, images):
+        if self.training:
+            time.sleep(0.05)
+        return self.body(images)
 
-            def forward(self, images):
-                if self.training:
-                    time.sleep(wait)
-                return self.body(images)
-
-        return Slow()
-
-model("one", 0.05)
-model("two", 0.05)
+class Two(One):
+    pass
 """
 
 
@@ -104,7 +97,7 @@ def test_wrong_usage_is_one_message(capsys: pytest.CaptureFixture[str], tmp_path
         ("lr: {low: 0.1, high: 0.01}", "low 0.1 is above high 0.01"),
         ("lr: {low: 0.1, high: 0.1}", "is empty"),
         ("batch_size: [32, 100000]", "--batch-size: 100000 is more than the 900 training images"),
-        ("image_size: [28, 64]\nlr: [0.1, 1]", "--image-size: cnn takes images of 28 x 28 pixels only"),
+        ("image_size: [4, 64]\nlr: [0.1, 1]", "--image-size: cnn takes images of at least 10 pixels, not of 4"),
         ("epochs: [1, 2]\nlr: 0.1", "--grace-period 3 is longer than the 2 epochs of a trial"),
     ],
 )
@@ -215,7 +208,7 @@ def test_the_latest_finished_sweep_on_the_same_data_is_what_counts(
 
 def test_a_sweep_that_was_killed_half_way_repeats_no_finished_trial(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN)
-    words = "--plugin mine.py --models one two --dataset synthetic --epochs 3 --batch-size 90 --no-timing"
+    words = "--models mine.py:One mine.py:Two --dataset synthetic --epochs 3 --batch-size 90 --no-timing"
     words += " --lr-grid 0.0001 0.001 0.01 0.1 --scheduler fifo"
     log = tmp_path / "log"
     with log.open("w") as out:
@@ -248,7 +241,7 @@ def test_a_sweep_that_was_killed_half_way_repeats_no_finished_trial(tmp_path: Pa
     assert 3 <= len(done) < 8
     assert set(before["status"]) <= {"ok", "interrupted"}
     # Both sweeps went on at the same time.
-    assert set(done["model"]) == {"one", "two"}
+    assert set(done["model"]) == {"mine.py:One", "mine.py:Two"}
 
     second = command("bench.tune", *words.split(), cwd=tmp_path)
     assert second.code == 0, second

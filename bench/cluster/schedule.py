@@ -19,9 +19,7 @@ from bench.cluster.placement import Group, groups_that_fit
 from bench.cluster.session import ClusterLostError, Session
 from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, Work, submit
 from bench.errors import first_line
-from bench.learning.data.datasets import Dataset
-from bench.learning.models.weights import Weights
-from bench.learning.plugins import Plugin
+from bench.learning.inputs import Inputs, inputs_of
 from bench.spec import Begun, Ended, Event, Measured, Outcome, Run, Status
 
 _POLL_SECONDS = 0.25
@@ -49,9 +47,7 @@ class Driver:
         self,
         session: Session,
         *,
-        dataset: Dataset,
-        weights: Mapping[str, Weights | None],
-        plugin: Plugin | None,
+        inputs: Mapping[str, Inputs],
         states: dict[str, bytes],
         limits: Limits,
         handle: Handler,
@@ -60,9 +56,7 @@ class Driver:
 
         Args:
             session: the cluster to train on.
-            dataset: the data of all runs.
-            weights: the initial weights by model.
-            plugin: the user's file that defines a model, if there is one.
+            inputs: what the runs read, by :attr:`bench.spec.Run.inputs_key`.
             states: the states that interrupted runs resume from, by run id.
             limits: the limits of each run.
             handle: called with every event, in the thread that waits for the runs.
@@ -71,7 +65,7 @@ class Driver:
         self._limits = limits
         self._handle = handle
         self._coordinator: ActorHandle = start_coordinator(states, limits.max_failures)
-        self._inputs = SharedInputs.of_models(dataset, weights, plugin, self._coordinator)
+        self._inputs = SharedInputs.put(inputs, self._coordinator)
         self._runs: dict[str, Run] = {}
         self._begun: dict[str, Begun] = {}
         self._contended: set[str] = set()
@@ -163,7 +157,9 @@ class Scheduler(Driver):
             while not self._runs.keys() <= self._finished:
                 while waiting and len(submitted) < self._most_at_once(waiting[0]):
                     group = waiting.pop(0)
-                    work = Work(group, self._inputs[group.runs[0].model], self._coordinator, self._limits.oom_backoff)
+                    work = Work(
+                        group, inputs_of(group.runs[0], self._inputs), self._coordinator, self._limits.oom_backoff
+                    )
                     submitted[submit(work, max_failures=self._limits.max_failures)] = group
                 self._wait()
                 ended, _ = ray.wait(list(submitted), num_returns=len(submitted), timeout=0)

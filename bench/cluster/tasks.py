@@ -18,15 +18,13 @@ import ray
 from bench.cluster.placement import Group
 from bench.cluster.shared import Shared, answer_of
 from bench.errors import first_line
-from bench.learning.plugins import Plugin
+from bench.learning.inputs import Inputs
+from bench.learning.user_code import UserCode
 from bench.spec import Progress, Saved, Status
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from bench.learning.data.datasets import Dataset
-    from bench.learning.execute import Inputs
-    from bench.learning.models.weights import Weights
 
 GRACE_SECONDS = 5.0
 """Seconds that one of several workers waits before it reports that its run failed. If another worker's death was the
@@ -41,25 +39,25 @@ class WorkersLostError(Exception):
 
 @dataclass(frozen=True)
 class SharedInputs:
-    """The inputs of the runs of one model, shared through Ray's object store."""
+    """The inputs of runs, shared through Ray's object store."""
 
     dataset: Shared
     weights: Shared
-    plugin: Plugin | None
+    code: UserCode | None
 
     @staticmethod
-    def of_models(
-        dataset: Dataset, weights: Mapping[str, Weights | None], plugin: Plugin | None, coordinator: ActorHandle
-    ) -> dict[str, SharedInputs]:
-        """Return the inputs by model: the data is shared once, the weights of each model once."""
-        data = Shared.put(dataset, coordinator)
-        return {model: SharedInputs(data, Shared.put(value, coordinator), plugin) for model, value in weights.items()}
+    def put(inputs: Mapping[str, Inputs], coordinator: ActorHandle) -> dict[str, SharedInputs]:
+        """Share inputs, by their keys: each data set once, the weights of each model once."""
+        datasets = {id(each.dataset): each.dataset for each in inputs.values()}
+        data = {number: Shared.put(dataset, coordinator) for number, dataset in datasets.items()}
+        return {
+            key: SharedInputs(data[id(each.dataset)], Shared.put(each.weights, coordinator), each.code)
+            for key, each in inputs.items()
+        }
 
     def read(self) -> Inputs:
-        """Return the inputs that a worker trains with. This imports torch, so the driver must not call it."""
-        from bench.learning.execute import Inputs
-
-        return Inputs(self.dataset.get(), self.weights.get(), self.plugin)
+        """Return the inputs that a worker trains with."""
+        return Inputs(self.dataset.get(), self.weights.get(), self.code)
 
 
 @dataclass

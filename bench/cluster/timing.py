@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +13,7 @@ from bench.cluster.session import Session
 from bench.cluster.tasks import gpu_or_cpu
 from bench.errors import first_line
 from bench.learning.data.datasets import Dataset, Split
-from bench.learning.models.weights import Weights
-from bench.learning.plugins import Plugin
+from bench.learning.inputs import Inputs
 from bench.spec import Run
 
 if TYPE_CHECKING:  # the driver need not import torch
@@ -36,9 +35,7 @@ def time_alone(
     session: Session,
     trained: Sequence[tuple[Run, bytes]],
     *,
-    dataset: Dataset,
-    weights: Mapping[str, Weights | None],
-    plugin: Plugin | None,
+    inputs: Mapping[str, Inputs],
     backends: Sequence[str],
 ) -> Measured:
     """Time trained models in turns; nothing else of this session may be running.
@@ -46,9 +43,7 @@ def time_alone(
     Args:
         session: the cluster to time on.
         trained: runs with their checkpoints (safetensors files).
-        dataset: the data set that they were trained on.
-        weights: the initial weights by model.
-        plugin: the user's file that defines a model, if there is one.
+        inputs: what the runs read, by :attr:`bench.spec.Run.inputs_key`.
         backends: names of back ends to time besides eager, which is always timed.
 
     Raises:
@@ -56,13 +51,11 @@ def time_alone(
     """
     largest = max(session.nodes, key=lambda node: (node.gpus, node.cpus))
     images = max(_IMAGES, *(_BATCHES * run.recipe.batch_size for run, _ in trained))
-    # drawn from all of them: a folder of images is often sorted by class
-    drawn = np.random.default_rng(0).permutation(len(dataset.train.labels))[:images]
-    part = dataclasses.replace(dataset, train=Split(dataset.train.images[drawn], dataset.train.labels[drawn]))
+    used = {key: inputs[key] for key in {run.inputs_key for run, _ in trained}}
+    parts = {key: replace(each, dataset=_some_of(each.dataset, images)) for key, each in used.items()}
     threads = max(1, int(largest.cpus))
     task = ray.remote(num_cpus=threads, num_gpus=1 if largest.gpus >= 1 else 0, max_retries=0)(_time_models)
-    used = {run.model: weights[run.model] for run, _ in trained}
-    answer = task.remote(list(trained), part, used, plugin, tuple(backends), threads)
+    answer = task.remote(list(trained), parts, tuple(backends), threads)
     seconds = WAIT_SECONDS + PREPARE_SECONDS * len(trained) * len(backends)
     try:
         measured: Measured = ray.get(answer, timeout=seconds)
@@ -77,18 +70,21 @@ def time_alone(
     return measured
 
 
+def _some_of(dataset: Dataset, images: int) -> Dataset:
+    """Return the data set with so many of its training images, drawn from all: a folder is often sorted by class."""
+    drawn = np.random.default_rng(0).permutation(len(dataset.train.labels))[:images]
+    return replace(dataset, train=Split(dataset.train.images[drawn], dataset.train.labels[drawn]))
+
+
 def _time_models(
     trained: Sequence[tuple[Run, bytes]],
-    dataset: Dataset,
-    weights: Mapping[str, Weights | None],
-    plugin: Plugin | None,
+    inputs: Mapping[str, Inputs],
     backends: Sequence[str],
     threads: int,
 ) -> Measured:
-    from bench.learning.execute import Inputs
     from bench.learning.timing import Subject
     from bench.learning.timing_process import time_in_a_process
 
-    subjects = [Subject(run, content, Inputs(dataset, weights[run.model], plugin)) for run, content in trained]
+    subjects = [Subject(run, content, inputs[run.inputs_key]) for run, content in trained]
     device = gpu_or_cpu()
     return time_in_a_process(subjects, backends=backends, device=device, threads=threads)

@@ -11,6 +11,7 @@ import ray
 from ray import tune
 
 from bench.cluster.tasks import RayContext, SharedInputs, gpu_or_cpu
+from bench.learning.inputs import inputs_of
 from bench.spec import EpochRecord, Job, Progress, Status
 
 if TYPE_CHECKING:
@@ -63,11 +64,11 @@ def train_trial(
     """Train one trial: the runs of a job, one after the other, until one is not ok."""
     from bench.learning.execute import execute
 
-    job = Job.model_validate_json(config["job"])
-    read = inputs[job.model].read()
+    runs = Job.model_validate_json(config["job"]).runs()
+    read = inputs_of(runs[0], inputs).read()
     node_id = ray.get_runtime_context().get_node_id()
     scores = []
-    for run in job.runs():
+    for run in runs:
         if not ray.get(coordinator.begin.remote(run, node_id, os.getpid())):
             if ray.get(coordinator.status.remote(run.id)) is Status.OK:  # trained in a process that was lost
                 continue

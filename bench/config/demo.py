@@ -16,7 +16,6 @@ class DemoOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     results: Path = option(Path("results"), "folder with checkpoints/", group="what", metavar="DIR")
-    plugin: Path | None = option(None, "Python file that registers models of yours", group="what", metavar="FILE")
     port: Annotated[int, Field(ge=1, le=65535)] | None = option(
         None, "port on 127.0.0.1 (default: the first free one from 7860)", group="page", metavar="N"
     )

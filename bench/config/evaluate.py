@@ -19,10 +19,10 @@ class EvaluateOptions(BaseModel):
         ..., "trained model: a checkpoint of bench.run, or a .pth or .safetensors file", group="what", metavar="FILE"
     )
     model: str | None = option(
-        None, "which model the weights are of (default: what the file says)", group="what", metavar="MODEL"
-    )
-    plugin: Path | None = option(
-        None, "Python file that registers models or data sets of yours", group="what", metavar="FILE"
+        None,
+        "which model the weights are of, as for bench.run --models (default: what the file says)",
+        group="what",
+        metavar="MODEL",
     )
     dataset: str | None = option(
         None,

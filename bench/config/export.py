@@ -43,9 +43,6 @@ class ExportOptions(BaseModel):
         group="what",
         metavar="DIR",
     )
-    plugin: Path | None = option(
-        None, "Python file that registers models or data sets of yours (for --onnx)", group="what", metavar="FILE"
-    )
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:

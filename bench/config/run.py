@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from bench.config.command_line import option
 from bench.errors import UserError
-from bench.spec import BackendName, Recipe, RecipeFields
+from bench.spec import TEST_FRACTION, BackendName, Recipe, RecipeFields
 
 _MOST_SEEDS = 10_000
 _Count = Annotated[int, Field(ge=1)]
@@ -17,26 +17,40 @@ _Count = Annotated[int, Field(ge=1)]
 
 class _Candidates(BaseModel):
     models: tuple[str, ...] = option(
-        ("cnn", "mobilenet"), "models to compare", group="what to compare", metavar="MODEL", min_length=1
+        ("cnn", "mobilenet"),
+        "models to compare: cnn, strided-cnn, mobilenet, torchvision/NAME, timm/NAME, or FILE.py:NAME for a function "
+        "of yours that takes the number of classes and returns a module",
+        group="what to compare",
+        metavar="MODEL",
+        min_length=1,
     )
     dataset: str = option(
         "auto",
-        "mnist, mnist-5k, fashion-mnist, synthetic, or auto: MNIST if it is on disk or can be downloaded "
-        "within seconds, else mnist-5k",
+        "mnist, mnist-5k, fashion-mnist, synthetic, torchvision/NAME, folder:DIR (a sub-folder for each class), "
+        "npz:FILE, csv:FILE, hf:DIR_OR_NAME, FILE.py:NAME, or auto: MNIST if it is on disk or can be downloaded within "
+        "seconds, else mnist-5k",
         group="what to compare",
         metavar="NAME",
     )
     data_dir: Path | None = option(None, "folder with the data set's files", group="what to compare", metavar="DIR")
+    test_fraction: float = option(
+        TEST_FRACTION,
+        "share of the pictures of each class to test on, where the data have no test split",
+        group="what to compare",
+        metavar="SHARE",
+        gt=0,
+        lt=1,
+    )
+    skip_unreadable: int = option(
+        0, "leave out up to so many pictures that cannot be read", group="what to compare", metavar="N", ge=0
+    )
     weights: tuple[str, ...] = option(
         ("auto",),
-        "initial weights of pretrained models: imagenet, bundled, none, a .pth or .safetensors file, or auto: "
-        "imagenet if it is cached or can be downloaded, else bundled; MODEL=VALUE for one model only",
+        "initial weights: pretrained (on disk, downloaded, or from a package that ships them), none, a .pth or "
+        ".safetensors file, or auto: pretrained where they are at hand, else random; MODEL=VALUE for one model only",
         group="what to compare",
         metavar="WEIGHTS",
         min_length=1,
-    )
-    plugin: Path | None = option(
-        None, "Python file that registers models or data sets of yours", group="what to compare", metavar="FILE"
     )
 
 

@@ -29,10 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _act(options: DemoOptions) -> int:
-    if options.plugin:
-        from bench.learning import plugins
-
-        plugins.read(options.plugin)
     for name, value in QUIETLY.items():
         os.environ[name] = value  # read when gradio is imported
     try:

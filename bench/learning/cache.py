@@ -7,6 +7,7 @@ import http.client
 import os
 import shutil
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -44,6 +45,30 @@ def locked(folder: Path, name: str = "") -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / (f".{name}.lock" if name else ".lock")):
         yield
+
+
+def make_room(folder: Path, pattern: str, size: int, limit: float) -> bool:
+    """Remove the least recently used files until ``size`` bytes fit; return False if they exceed the limit or the disk.
+
+    Args:
+        folder: the folder in the cache.
+        pattern: the files that may be removed, as '*.npy'.
+        size: bytes that are needed.
+        limit: the most bytes that all these files may take.
+    """
+    for torn in folder.glob("*.tmp"):  # written by a process that was killed
+        if time.time() - torn.stat().st_mtime > 3600:
+            torn.unlink(missing_ok=True)
+    if size > limit:
+        return False
+    others = sorted(folder.glob(pattern), key=lambda other: other.stat().st_mtime)
+    used = sum(other.stat().st_size for other in others)
+    for oldest in others:
+        if used + size <= limit and size < shutil.disk_usage(folder).free:
+            break
+        used -= oldest.stat().st_size
+        oldest.unlink(missing_ok=True)  # a process that has it mapped keeps it until the mapping ends
+    return size < shutil.disk_usage(folder).free
 
 
 def download(url: str, target: Path, *, sha256_prefix: str) -> None:

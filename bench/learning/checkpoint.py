@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import safetensors
@@ -11,10 +12,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
-from bench.learning.models.build import load_weights, read_state
-from bench.learning.models.registry import MODELS, ModelSpec
+from bench.errors import UserError, first_line
+from bench.learning.models.architecture import Architecture, ModelSpec
+from bench.learning.models.build import load_weights, make, read_state
+from bench.learning.models.registry import find
 from bench.learning.models.weights import Weights
+from bench.learning.user_code import UserCode, split_name
+from bench.spec import ModelInput
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,7 @@ def to_safetensors(model: nn.Module, spec: ModelSpec, class_names: tuple[str, ..
     metadata = {
         "format": "pt",
         "model": spec.name,
-        "input_size": str(spec.input_size),
-        "channels": str(spec.channels),
-        "mean": json.dumps(spec.mean),
-        "std": json.dumps(spec.std),
+        "input": spec.input.model_dump_json(),
         "class_names": json.dumps(class_names),
         **about,
     }
@@ -68,7 +69,7 @@ def load_trained(weights: Weights, model: str | None = None) -> Trained:
 
     Args:
         weights: a checkpoint that bench wrote, or a .pth or .safetensors file with a state dict.
-        model: registered name; None takes the name in the checkpoint.
+        model: name of the model; None takes the name in the checkpoint.
 
     Returns:
         The model; classes that the file does not name are called by their numbers.
@@ -81,22 +82,20 @@ def load_trained(weights: Weights, model: str | None = None) -> Trained:
     if model is None:
         if named is None:
             raise UserError(f"{weights.path} does not say which model it is of; name it with --model")
-        if named not in MODELS:
-            raise UserError(
-                f"{weights.path} is of the model {named!r}, which is not registered ({', '.join(sorted(MODELS))} are); "
-                "name the file that defines it with --plugin"
-            )
         model = named
-    spec = MODELS.find(model)
-    if named is not None and named != model:
+        place = split_name(named)[0] if UserCode.is_named_by(named) else ""
+        if place.endswith(".py") and not Path(place).is_file():
+            raise UserError(f"{weights.path} is of {named}, which is not here; name the file with --model FILE.py:NAME")
+    architecture = find(model)
+    if named is not None and _last_part(named) != _last_part(model):
         raise UserError(f"{weights.path} is a checkpoint of {named}, not of {model}; use --model {named}")
-    _check_inputs(weights, spec, about)
+    spec = architecture.spec(_input_in(about, architecture, weights))
     state = read_state(weights)
     classes = _classes(state, spec, weights)
     names = _names(about, classes)
-    module = spec.build(classes)
+    module = make(spec, classes)
     expected = {name for name in module.state_dict() if not name.endswith("num_batches_tracked")}
-    load_weights(module, spec, weights)
+    load_weights(module, spec, weights, classes)
     # load_weights() accepts a backbone alone; here a head that stays random would be measured as if it were trained
     shapes = module.state_dict()
     absent = sorted(name for name in expected if name not in state or state[name].shape != shapes[name].shape)
@@ -112,27 +111,41 @@ def load_trained(weights: Weights, model: str | None = None) -> Trained:
     return Trained(module.to(memory_format=torch.channels_last), spec, names, about)
 
 
-def _check_inputs(weights: Weights, spec: ModelSpec, about: dict[str, str]) -> None:
-    """Refuse a checkpoint trained on other inputs than the registered model takes: its answers would be wrong."""
-    expected = {
-        "input_size": str(spec.input_size),
-        "channels": str(spec.channels),
-        "mean": json.dumps(spec.mean),
-        "std": json.dumps(spec.std),
-    }
-    for name, value in expected.items():
-        if name in about and about[name] != value:
-            raise UserError(f"{weights.path} was trained with {name} {about[name]}, but {spec.name} has {value}")
+def _last_part(name: str) -> str:
+    return name.rpartition(":")[2]
+
+
+def _input_in(about: dict[str, str], architecture: Architecture, weights: Weights) -> ModelInput:
+    """Return the form of the pictures that a checkpoint was trained on; a bare state dict's is the model's own.
+
+    Raises:
+        UserError: the checkpoint's metadata are damaged, or name a size that the model does not take.
+    """
+    wants = architecture.wants(False)
+    given: dict[str, Any] = dict(wants)
+    try:
+        if "input" in about:
+            given = json.loads(about["input"])
+        elif "input_size" in about:  # checkpoints of the versions before any model and any data
+            given = {name: json.loads(about[name]) for name in ("channels", "mean", "std")}
+            given["image_size"] = int(about["input_size"])
+        form = ModelInput.model_validate(given)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{weights.path} has damaged metadata ({first_line(error)})") from None
+    size = wants.get("image_size", form.image_size)
+    if not architecture.resizable and size != form.image_size:
+        raise UserError(f"{weights.path} was trained on {form.image_size} px, but {architecture.name} takes {size} px")
+    return form
 
 
 def _classes(state: dict[str, Tensor], spec: ModelSpec, weights: Weights) -> int:
     """Return the number of classes: the size of the first tensor axis that grows with the model's classes."""
-    two, three = (spec.build(classes).state_dict() for classes in (2, 3))
+    two, three = (make(spec, classes).state_dict() for classes in (2, 3))
     for name, value in two.items():
         for axis, (less, more) in enumerate(zip(value.shape, three[name].shape, strict=True)):
             if (less, more) == (2, 3) and name in state and state[name].ndim == value.ndim:
                 return int(state[name].shape[axis])
-    load_weights(spec.build(2), spec, weights)  # if tensors are missing, its error names them
+    load_weights(make(spec, 2), spec, weights, 2)  # if tensors are missing, its error names them
     raise UserError(f"{weights.path} does not hold the last layer of {spec.name}: it is no trained model")
 
 

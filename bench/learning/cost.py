@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import bench
-from bench.learning.models.registry import ModelSpec
+from bench.learning.models.architecture import ModelSpec
 
 
 def parameters(model: nn.Module) -> tuple[int, int]:
@@ -32,7 +32,7 @@ def macs(model: nn.Module, spec: ModelSpec) -> int:
     was_training = model.training
     model.eval()  # in training mode batch norm needs more than one image
     device = next(model.parameters()).device
-    image = torch.zeros(1, spec.channels, spec.input_size, spec.input_size, device=device)
+    image = torch.zeros(1, spec.input.channels, spec.input.image_size, spec.input.image_size, device=device)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(image)
     model.train(was_training)

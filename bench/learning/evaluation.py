@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench.learning.checkpoint import Trained
 from bench.learning.data.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
-from bench.learning.models.registry import ModelSpec
+from bench.learning.models.architecture import ModelSpec
 from bench.learning.precision import arithmetic
 from bench.learning.process import synchronise
 from bench.spec import Predictions
@@ -68,7 +68,7 @@ def evaluate(
     """
     model.eval()
     answer, inputs = model, data.images
-    prepare: Callable[[Tensor], Tensor] = Preprocessor(spec, data.images.device)
+    prepare: Callable[[Tensor], Tensor] = Preprocessor(spec.input, data.images.device)
     if features is not None:
         answer, inputs = model.get_submodule(spec.head or ""), features.to(data.labels.device)
         prepare = _unchanged
@@ -105,6 +105,6 @@ def _unchanged(batch: Tensor) -> Tensor:
 @torch.inference_mode()
 def probabilities(trained: Trained, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return softmax probabilities, float32 [images, classes], of uint8 [images, 1 or 3, height, width]."""
-    answer, prepare = trained.module, Preprocessor(trained.spec, "cpu")
+    answer, prepare = trained.module, Preprocessor(trained.spec.input, "cpu")
     batches = torch.split(as_tensor(images), BATCH)
     return torch.cat([answer(prepare(batch)).float().softmax(1) for batch in batches]).numpy()

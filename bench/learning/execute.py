@@ -7,7 +7,7 @@ import gc
 import hashlib
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import torch
@@ -17,28 +17,19 @@ from torch import Tensor, nn
 from bench.learning import cost
 from bench.learning.checkpoint import to_safetensors
 from bench.learning.context import Context
-from bench.learning.data.datasets import Dataset
 from bench.learning.data.preprocessing import DeviceSplit, as_tensor
 from bench.learning.data.splits import train_and_validation
 from bench.learning.evaluation import Evaluation, evaluate
-from bench.learning.features import Features, features_of, usable
+from bench.learning.features import Features, embedding_of, features_of
+from bench.learning.inputs import Inputs
+from bench.learning.models.architecture import ModelSpec
 from bench.learning.models.build import build
-from bench.learning.models.registry import MODELS, ModelSpec
-from bench.learning.models.weights import Weights
-from bench.learning.plugins import Plugin
+from bench.learning.models.heads import head_of
+from bench.learning.models.registry import find
 from bench.learning.precision import precision_on
 from bench.learning.process import flush_denormals, prepare_process
 from bench.learning.training import DivergedError, FitState, fit, on_features, on_images
 from bench.spec import EpochRecord, Measured, Outcome, Progress, Recipe, Run, Status
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The data set, weights and plugin of a run; all seeds of a job share them."""
-
-    dataset: Dataset
-    weights: Weights | None
-    plugin: Plugin | None = None
 
 
 def execute(run: Run, inputs: Inputs, context: Context, *, oom_backoff: bool = False) -> Outcome:
@@ -49,7 +40,7 @@ def execute(run: Run, inputs: Inputs, context: Context, *, oom_backoff: bool = F
 
     Args:
         run: the run to execute.
-        inputs: its data set, weights and plugin.
+        inputs: its data set, initial weights and user's code.
         context: where it runs.
         oom_backoff: when memory runs out, start again with half the batch size instead of failing; one worker only.
     """
@@ -92,10 +83,8 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
     recipe = run.recipe.model_copy(update={"batch_size": batch_size})
     memory = cost.PeakMemory(context.device)
     setup_start = time.perf_counter()
-    if inputs.plugin is not None:
-        inputs.plugin.load()
-    spec = spec_of(run)
-    model = build(spec, run.dataset.classes, inputs.weights, run.seed, trainable=recipe.trainable)
+    model, spec = built(run, inputs)
+    initial_sha256 = weights_digest(model)
     trainable_parameters, total_parameters = cost.parameters(model)
     model = model.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     macs = cost.macs(model, spec)
@@ -110,8 +99,9 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
     setup_seconds = time.perf_counter() - setup_start
 
     features = None
-    if usable(model, spec, recipe.bn_mode):
-        features = _features(run, train, model, spec, precision, context)
+    embedding = embedding_of(model, spec, recipe.bn_mode)
+    if embedding is not None:
+        features = _features(run, train, embedding, spec, precision, context)
         trainee = on_features(model, spec, train, features.values, as_tensor(positions))
     else:
         trainee = on_images(model, spec, train, recipe.bn_mode, as_tensor(positions))
@@ -162,6 +152,7 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
         validation_seconds=sum(epoch.validation_seconds for epoch in fitted.epochs) if validate else None,
         train_accuracy=last.train_accuracy,
         train_loss=last.train_loss,
+        initial_sha256=initial_sha256,
         model_sha256=weights_digest(model),
         trainable_parameters=trainable_parameters,
         total_parameters=total_parameters,
@@ -201,15 +192,15 @@ def _epoch_records(run: Run, fitted: FitState) -> list[EpochRecord]:
 _EPOCH_FIGURES = [name for name in EpochRecord.model_fields if name not in ("run_id", "epoch")]
 
 
-def spec_of(run: Run) -> ModelSpec:
-    """Return the spec of the run's model, with the recipe's image size if it has one."""
-    spec = MODELS.find(run.model)
-    size = run.recipe.image_size
-    return spec if size is None else replace(spec, input_size=size)
+def built(run: Run, inputs: Inputs) -> tuple[nn.Module, ModelSpec]:
+    """Return (the run's model as training begins with it, its spec with the name of its head)."""
+    spec = find(run.model, inputs.code).spec(run.input)
+    model = build(spec, run.dataset.classes, inputs.weights, run.seed, trainable=run.recipe.trainable)
+    return model, replace(spec, head=head_of(model, spec.head, run.dataset.classes))
 
 
 def _features(
-    run: Run, data: DeviceSplit, model: nn.Module, spec: ModelSpec, precision: str, context: Context
+    run: Run, data: DeviceSplit, embedding: nn.Module, spec: ModelSpec, precision: str, context: Context
 ) -> Features:
     """Return the training images' features, and report progress while they are extracted."""
 
@@ -227,10 +218,10 @@ def _features(
                 )
             )
 
-    key = f"{run.dataset.sha256} train {run.plugin_sha256}"  # a plugin may change what embed() does
+    key = f"{run.dataset.sha256} train {run.plugin_sha256}"  # equal tensors may be used by other code
     if context.rank > 0:  # the first worker extracts and times it, the others read the cache
         torch.distributed.barrier()
-    features = features_of(data, model, spec, data_key=key, precision=precision, report=report)
+    features = features_of(data, embedding, spec, data_key=key, precision=precision, report=report)
     if context.world_size > 1 and context.rank == 0:
         torch.distributed.barrier()
     return features

@@ -6,7 +6,6 @@ again in every epoch.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import itertools
 import math
@@ -27,10 +26,11 @@ from torch.fx.experimental.optimization import fuse
 
 from bench.learning import cache
 from bench.learning.data.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
-from bench.learning.models.registry import ModelSpec
+from bench.learning.models.architecture import ModelSpec
+from bench.learning.models.heads import is_last, without_head
 from bench.learning.precision import arithmetic
 
-VERSION = 8
+VERSION = 9
 """The version of the extraction. Raise it when the features change, so that cached ones are not used again."""
 
 DEFAULT_LIMIT_GB = 8.0
@@ -48,45 +48,56 @@ class Features:
     cached: bool
 
 
-def usable(model: nn.Module, spec: ModelSpec, bn_mode: str) -> bool:
-    """Return whether the head can be trained on features: only if that is exactly the same function."""
-    if spec.backbone is None or spec.head is None or bn_mode != "eval":
-        return False
-    return not any(parameter.requires_grad for parameter in model.get_submodule(spec.backbone).parameters())
+def embedding_of(model: nn.Module, spec: ModelSpec, bn_mode: str) -> nn.Module | None:
+    """Return the frozen backbone, which maps a batch of the model's input to features, in evaluation mode.
 
-
-def fold(model: nn.Module, spec: ModelSpec) -> nn.Module:
-    """Return a copy of ``model`` for extraction, with the backbone's batch-norm layers folded into its convolutions.
-
-    It is the same function up to rounding, with fewer passes over memory (Jacob et al., CVPR 2018, section 3.2). If the
-    backbone cannot be traced, or gives other features when folded, ``model`` itself is returned, in evaluation mode.
+    None if the head cannot be trained on features: if anything else is trained too, or batch-norm layers see batches,
+    or the model computes something behind its head, for two random images.
     """
-    model.eval()
-    backbone = spec.backbone or ""
+    if spec.head is None or bn_mode != "eval":
+        return None
+    inside = set(model.get_submodule(spec.head).parameters())
+    if any(parameter.requires_grad and parameter not in inside for parameter in model.parameters()):
+        return None
+    if all(parameter in inside for parameter in model.parameters()):
+        return None
+    embedding = without_head(model, spec.head)
+    if not is_last(model, embedding, spec.head, _random_images(model, spec)):
+        return None
+    return fold(embedding, spec)
+
+
+def fold(embedding: nn.Module, spec: ModelSpec) -> nn.Module:
+    """Return the embedding with its batch-norm layers folded into its convolutions.
+
+    It is the same function up to rounding, with fewer passes over memory (Jacob et al., CVPR 2018, section 3.2). If it
+    cannot be traced, or gives other features when folded, ``embedding`` itself is returned.
+    """
     try:
-        folded = copy.deepcopy(model)
-        folded.set_submodule(backbone, fuse(folded.get_submodule(backbone), inplace=True))
-        folded = folded.to(memory_format=torch.channels_last)
-        return folded if _agree(model, folded, spec) else model
+        folded = fuse(embedding).to(memory_format=torch.channels_last)
+        return folded if _agree(embedding, folded, spec) else embedding
     except Exception:  # tracing a user's backbone can raise anything
-        return model
+        return embedding
+
+
+def _random_images(model: nn.Module, spec: ModelSpec) -> Tensor:
+    shape = 2, spec.input.channels, spec.input.image_size, spec.input.image_size
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return images.to(next(model.parameters()).device).contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def _agree(plain: nn.Module, folded: nn.Module, spec: ModelSpec) -> bool:
     """Return whether both give the same features for two random images, up to rounding, which is coarse in TF32."""
-    shape = 2, spec.channels, spec.input_size, spec.input_size
-    device = next(plain.parameters()).device
-    random = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    images = random.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(device.type, enabled=False):
-        expected, given = plain.embed(images), folded.embed(images)  # type: ignore[operator]
+    images = _random_images(plain, spec)
+    with torch.autocast(images.device.type, enabled=False):
+        expected, given = plain(images), folded(images)
     return torch.allclose(given, expected, rtol=0.0, atol=1e-2 * float(expected.abs().max()))
 
 
 def features_of(
     split: DeviceSplit,
-    model: nn.Module,
+    embedding: nn.Module,
     spec: ModelSpec,
     *,
     data_key: str,
@@ -97,14 +108,14 @@ def features_of(
 
     Args:
         split: images on the device to compute on.
-        model: the model, whose backbone is frozen.
+        embedding: what :func:`embedding_of` returned.
         spec: the model's spec.
         data_key: identifies the split's contents; part of the cache key, as is all else that the features depend on.
         precision: 'fp32' or 'bf16', to compute in.
         report: called after each batch with the share of the images that is done.
     """
     folder = cache.cache_dir() / "features"
-    key = _key(model, spec, data_key, precision, split.images.device)
+    key = _key(embedding, spec, data_key, precision, split.images.device)
     file = folder / f"{key}.npy"
     images = len(split.labels)
     try:
@@ -113,10 +124,10 @@ def features_of(
             if kept is not None:
                 return Features(as_tensor(kept), 0.0, cached=True)
             start = time.perf_counter()
-            parts = _extract(split, model, spec, precision, report)
+            parts = _extract(split, embedding, spec, precision, report)
             first = next(parts)
             shape = (images, first.shape[1])
-            if _make_room(folder, first.element_size() * math.prod(shape)):
+            if cache.make_room(folder, "*.npy", first.element_size() * math.prod(shape), _limit_bytes()):
                 # Written to the file batch by batch and then mapped, so that processes share the memory.
                 _write(file, shape, itertools.chain([first], parts))
                 kept = _read(file)
@@ -127,7 +138,7 @@ def features_of(
     start = time.perf_counter()
     values = torch.empty(0)
     done = 0
-    for part in _extract(split, model, spec, precision, report):
+    for part in _extract(split, embedding, spec, precision, report):
         if done == 0:  # allocated once: concatenating the parts would take twice the memory
             values = torch.empty(images, part.shape[1])
         values[done : done + len(part)] = part
@@ -136,29 +147,27 @@ def features_of(
 
 
 def _extract(
-    split: DeviceSplit, model: nn.Module, spec: ModelSpec, precision: str, report: Callable[[float], None]
+    split: DeviceSplit, embedding: nn.Module, spec: ModelSpec, precision: str, report: Callable[[float], None]
 ) -> Iterator[Tensor]:
     """Yield the features batch by batch, float32 on the CPU."""
-    preprocess = Preprocessor(spec, split.images.device)
-    folded = fold(model, spec)
+    preprocess = Preprocessor(spec.input, split.images.device)
     images = len(split.labels)
     for first in range(0, images, BATCH):
         # not inference_mode: autograd refuses its tensors
         with torch.no_grad(), arithmetic(split.images.device, precision):
-            part: Tensor = folded.embed(preprocess(split.images[first : first + BATCH]))  # type: ignore[operator]
+            part: Tensor = embedding(preprocess(split.images[first : first + BATCH]))
         report(min(1.0, (first + BATCH) / images))
         yield part.float().cpu()
 
 
-def _key(model: nn.Module, spec: ModelSpec, data_key: str, precision: str, device: torch.device) -> str:
+def _key(embedding: nn.Module, spec: ModelSpec, data_key: str, precision: str, device: torch.device) -> str:
     """Return a digest of everything that the features, to the last bit, depend on."""
     on_cpu = device.type == "cpu"
     processor = sorted(torch.cpu.get_capabilities().items()) if on_cpu else torch.cuda.get_device_name(device)
     threads = torch.get_num_threads() if on_cpu else None  # oneDNN may split a sum among them
-    wants = spec.name, spec.input_size, spec.channels, spec.mean, spec.std
-    about = VERSION, torch_version, device.type, processor, threads, precision, data_key, wants
+    about = VERSION, torch_version, device.type, processor, threads, precision, data_key, spec.name, spec.input
     digest = hashlib.sha256(repr(about).encode())
-    for name, value in model.get_submodule(spec.backbone or "").state_dict().items():
+    for name, value in embedding.state_dict().items():
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
@@ -169,7 +178,7 @@ def _read(file: Path) -> NDArray[np.float32] | None:
         values: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
         return None
-    os.utime(file)  # for _make_room(), which removes the least recently used
+    os.utime(file)  # for make_room(), which removes the least recently used
     return values
 
 
@@ -178,24 +187,6 @@ def _limit_bytes() -> float:
         return float(os.environ.get("BENCH_FEATURES_GB", DEFAULT_LIMIT_GB)) * 1e9
     except ValueError:
         return DEFAULT_LIMIT_GB * 1e9
-
-
-def _make_room(folder: Path, size: int) -> bool:
-    """Remove the least recently used features until ``size`` bytes fit; return False if they exceed the limit."""
-    for torn in folder.glob("*.tmp"):  # written by a process that was killed
-        if time.time() - torn.stat().st_mtime > 3600:
-            torn.unlink(missing_ok=True)
-    limit = _limit_bytes()
-    if size > limit:
-        return False
-    others = sorted(folder.glob("*.npy"), key=lambda other: other.stat().st_mtime)
-    used = sum(other.stat().st_size for other in others)
-    for oldest in others:
-        if used + size <= limit:
-            break
-        used -= oldest.stat().st_size
-        oldest.unlink(missing_ok=True)  # a process that has it mapped keeps it until the mapping ends
-    return True
 
 
 def _write(file: Path, shape: tuple[int, int], parts: Iterable[Tensor]) -> None:

@@ -21,8 +21,10 @@ from bench.errors import UserError
 from bench.learning.checkpoint import Trained
 from bench.learning.data import datasets
 from bench.learning.data.datasets import DATASETS
-from bench.learning.data.preprocessing import BATCH, LUMA
+from bench.learning.data.preprocessing import BATCH
+from bench.learning.data.statistics import LUMA
 from bench.learning.evaluation import probabilities
+from bench.spec import ModelInput
 
 OPSET = 18
 """The first opset in which Resize can average over pixels when it shrinks."""
@@ -122,7 +124,7 @@ def to_onnx(trained: Trained, image_shape: tuple[int, ...] | None = None) -> byt
 def _network(trained: Trained) -> Any:
     """Return an onnx.ModelProto of the model without preprocessing, which maps float32 ``pixels`` to ``logits``."""
     spec = trained.spec
-    pixels = torch.zeros(2, spec.channels, spec.input_size, spec.input_size)
+    pixels = torch.zeros(2, spec.input.channels, spec.input.image_size, spec.input.image_size)
     try:
         with warnings.catch_warnings(), _quiet("torch.onnx"), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -161,44 +163,9 @@ def _with_preprocessing(network: Any, trained: Trained, image_shape: tuple[int, 
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    spec, graph = trained.spec, network.graph
-    channels, height, width = image_shape or (1 if spec.channels == 1 else "channels", "height", "width")
-    shift = np.array([-mean / std for mean, std in zip(spec.mean, spec.std, strict=True)], np.float32)
-    constants: dict[str, NDArray[Any]] = {
-        "scale": np.array([1 / (255 * std) for std in spec.std], np.float32).reshape(1, -1, 1, 1),
-        "shift": shift.reshape(1, -1, 1, 1),
-    }
-    before = [helper.make_node("Cast", ["images"], ["bench_floats"], to=TensorProto.FLOAT)]
-    if (channels, spec.channels) == (3, 1):
-        constants |= {"luma": np.array(LUMA, np.float32).reshape(1, 3, 1, 1), "planes": np.array([1], np.int64)}
-        before[0].output[0] = "bench_colours"
-        before.append(helper.make_node("Mul", ["bench_colours", "bench_luma"], ["bench_weighted"]))
-        before.append(helper.make_node("ReduceSum", ["bench_weighted", "bench_planes"], ["bench_floats"], keepdims=1))
-    size = spec.input_size
-    fits = (height, width) == (size, size)
-    if image_shape is not None and max(image_shape[1:]) > size:
-        # OpenVINO's Resize averages differently from PyTorch's; a matrix product is the same everywhere
-        constants |= {"rows": _weights(image_shape[1], size), "columns": _weights(image_shape[2], size).T}
-        before.append(helper.make_node("MatMul", ["bench_rows", "bench_floats"], ["bench_lower"]))
-        before.append(helper.make_node("MatMul", ["bench_lower", "bench_columns"], ["bench_resized"]))
-    elif not fits:
-        constants["size"] = np.array([size, size], np.int64)
-        before.append(
-            helper.make_node(
-                "Resize",
-                ["bench_floats", "", "", "bench_size"],
-                ["bench_resized"],
-                mode="linear",
-                axes=[2, 3],
-                antialias=1,  # averages when it shrinks, changes nothing when it enlarges
-                exclude_outside=1,  # at the border only pixels that exist have weights, as in PyTorch
-                coordinate_transformation_mode="half_pixel",
-            )
-        )
-    before += [
-        helper.make_node("Mul", ["bench_floats" if fits else "bench_resized", "bench_scale"], ["bench_scaled"]),
-        helper.make_node("Add", ["bench_scaled", "bench_shift"], ["pixels"]),
-    ]
+    graph = network.graph
+    channels, height, width = image_shape or (1 if trained.spec.input.channels == 1 else "channels", "height", "width")
+    before, constants = _preprocessing(trained.spec.input, image_shape)
     for number, node in enumerate(before):
         node.name = f"{PREPROCESSING}{number}"
     outputs, after = ["logits"], []
@@ -208,7 +175,7 @@ def _with_preprocessing(network: Any, trained: Trained, image_shape: tuple[int, 
     classes = len(trained.class_names)
     whole = helper.make_graph(
         [*before, *graph.node, *after],
-        spec.name,
+        trained.spec.name,
         [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", channels, height, width])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", classes]) for name in outputs],
         [
@@ -221,7 +188,7 @@ def _with_preprocessing(network: Any, trained: Trained, image_shape: tuple[int, 
     )
     about = {
         **trained.about,
-        "model": spec.name,
+        "model": trained.spec.name,
         "class_names": json.dumps(trained.class_names),
         "input": "uint8 [batch, 1 or 3, height, width], from 0 to 255",
     }
@@ -230,10 +197,71 @@ def _with_preprocessing(network: Any, trained: Trained, image_shape: tuple[int, 
     return bytes(model.SerializeToString())
 
 
-def _weights(pixels: int, size: int) -> NDArray[np.float32]:
-    """Return the weights that resize a row of ``pixels`` pixels to ``size`` pixels: float32 [size, pixels]."""
-    resized = F.interpolate(torch.eye(pixels)[None, None], size=(size, pixels), mode="bilinear", antialias=True)
-    weights: NDArray[np.float32] = resized[0, 0].numpy()
+def _preprocessing(form: ModelInput, image_shape: tuple[int, ...] | None) -> tuple[list[Any], dict[str, NDArray[Any]]]:
+    """Return (nodes that turn ``images`` into ``pixels`` as ``Preprocessor`` does, their constants by name)."""
+    from onnx import TensorProto, helper
+
+    channels, height, width = image_shape or (None, None, None)
+    shift = np.array([-mean / std for mean, std in zip(form.mean, form.std, strict=True)], np.float32)
+    constants: dict[str, NDArray[Any]] = {
+        "scale": np.array([1 / (255 * std) for std in form.std], np.float32).reshape(1, -1, 1, 1),
+        "shift": shift.reshape(1, -1, 1, 1),
+    }
+    before: list[Any] = []
+    last = "images"
+
+    def then(operator: str, *names: str, **attributes: Any) -> None:
+        """Append an operator that takes the result of the one before, in the place of '*', and constants by name."""
+        nonlocal last
+        inputs = [last if name == "*" else name and PREPROCESSING + name for name in names or ("*",)]
+        last = f"{PREPROCESSING}result{len(before)}"
+        before.append(helper.make_node(operator, inputs, [last], **attributes))
+
+    then("Cast", to=TensorProto.FLOAT)
+    if (channels, form.channels) == (3, 1):
+        constants |= {"luma": np.array(LUMA, np.float32).reshape(1, 3, 1, 1), "planes": np.array([1], np.int64)}
+        then("Mul", "*", "luma")
+        then("ReduceSum", "*", "planes", keepdims=1)
+    resized, size = form.resized, form.image_size
+    bicubic = form.interpolation == "bicubic"
+    as_it_is = (height, width) == (size, size) == (resized, resized)
+    if image_shape is not None and not as_it_is:
+        # OpenVINO's Resize averages differently from PyTorch's; a matrix product is the same everywhere
+        constants |= {"rows": _weights(image_shape[1], form), "columns": _weights(image_shape[2], form).T}
+        then("MatMul", "rows", "*")
+        then("MatMul", "*", "columns")
+    elif not as_it_is:
+        constants["size"] = np.array([resized, resized], np.int64)
+        then(
+            "Resize",
+            *("*", "", "", "size"),
+            mode="cubic" if bicubic else "linear",
+            axes=[2, 3],
+            antialias=1,  # averages when it shrinks, changes nothing when it enlarges
+            exclude_outside=1,  # at the border only pixels that exist have weights, as in PyTorch
+            coordinate_transformation_mode="half_pixel",
+            **({"cubic_coeff_a": -0.5} if bicubic else {}),
+        )
+        if resized != size:
+            first = (resized - size) // 2
+            constants |= {"begin": np.array([first, first], np.int64), "axes": np.array([2, 3], np.int64)}
+            constants["end"] = np.array([first + size, first + size], np.int64)
+            then("Slice", "*", "begin", "end", "axes")
+    if bicubic:
+        constants |= {"black": np.array(0, np.float32), "white": np.array(255, np.float32)}
+        then("Clip", "*", "black", "white")
+    then("Mul", "*", "scale")
+    then("Add", "*", "shift")
+    before[-1].output[0] = "pixels"
+    return before, constants
+
+
+def _weights(pixels: int, form: ModelInput) -> NDArray[np.float32]:
+    """Return the weights that resize and cut a row of ``pixels`` pixels: float32 [image_size, pixels]."""
+    rows = torch.eye(pixels)[None, None]
+    resized = F.interpolate(rows, size=(form.resized, pixels), mode=form.interpolation, antialias=True)[0, 0]
+    first = (form.resized - form.image_size) // 2
+    weights: NDArray[np.float32] = resized[first : first + form.image_size].numpy()
     return weights
 
 

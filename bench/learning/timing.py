@@ -31,10 +31,10 @@ from bench.learning.backends.deploy import deploy
 from bench.learning.backends.protocol import Prepared, Request
 from bench.learning.checkpoint import Trained
 from bench.learning.data.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
-from bench.learning.execute import Inputs, spec_of
-from bench.learning.features import fold, usable
-from bench.learning.models.build import build
-from bench.learning.models.registry import ModelSpec
+from bench.learning.execute import built
+from bench.learning.features import embedding_of
+from bench.learning.inputs import Inputs
+from bench.learning.models.architecture import ModelSpec
 from bench.learning.optimizers import make_optimizer
 from bench.learning.precision import arithmetic, precision_on
 from bench.learning.process import flush_denormals, prepare_process
@@ -207,10 +207,7 @@ def _calls(
 ) -> Iterator[_Call]:
     """Yield all calls to time of a subject, and add the results of its back ends to ``deployments``."""
     run, recipe, data = subject.run, subject.run.recipe, subject.inputs.dataset
-    if subject.inputs.plugin is not None:
-        subject.inputs.plugin.load()
-    spec = spec_of(run)
-    model = build(spec, run.dataset.classes, subject.inputs.weights, run.seed, trainable=recipe.trainable)
+    model, spec = built(run, subject.inputs)
     model.load_state_dict(safetensors.torch.load(subject.checkpoint))
     trained = Trained(copy.deepcopy(model).eval(), spec, data.class_names, {})  # training changes the model
     precision = precision_on(device, recipe.precision)
@@ -244,16 +241,17 @@ def _training(
     few = slice(0, TRAINING_BATCHES * recipe.batch_size)
     data = DeviceSplit(images.images[few].to(device), images.labels[few].to(device))
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if not usable(model, spec, recipe.bn_mode):
+    embedding = embedding_of(model, spec, recipe.bn_mode)
+    if embedding is None:
         trainee = on_images(model, spec, data, recipe.bn_mode)
         yield _Call(run.id, "training", recipe.batch_size, _step(trainee, run, precision), precision, device)
         return
-    folded, prepare = fold(model, spec), Preprocessor(spec, device)
+    backbone, prepare = embedding, Preprocessor(spec.input, device)
     several = images.images[:BATCH].to(device)
 
     def extract(pixels: Tensor) -> Tensor:
         with torch.no_grad(), arithmetic(device, precision):
-            features: Tensor = folded.embed(prepare(pixels)).float()  # type: ignore[operator]
+            features: Tensor = backbone(prepare(pixels)).float()
         return features
 
     trainee = on_features(model, spec, data, extract(data.images))

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.learning.context import Context
 from bench.learning.data.preprocessing import DeviceSplit, Preprocessor
 from bench.learning.evaluation import Evaluation
-from bench.learning.models.registry import ModelSpec
+from bench.learning.models.architecture import ModelSpec
 from bench.learning.optimizers import make_optimizer, make_schedule
 from bench.learning.precision import arithmetic, precision_on
 from bench.learning.process import synchronise
@@ -80,14 +80,16 @@ class Trainee:
     """Indices in ``inputs`` of the images to train on, int64 [images trained on]."""
     prepare: Callable[[Tensor], Tensor]
     """The function that turns a batch of ``inputs`` into the module's input."""
-    stays_evaluating: nn.Module | None = None
-    """A frozen part whose batch-norm layers stay in evaluation mode."""
+    trained_part: nn.Module | None = None
+    """The part in training mode, the rest of the module being in evaluation mode; None means all of it."""
 
     def training_mode(self) -> None:
-        """Put the module into training mode, except for the part that stays in evaluation mode."""
-        self.module.train()
-        if self.stays_evaluating is not None:
-            self.stays_evaluating.eval()
+        """Put the module, or the part of it that is trained, into training mode."""
+        if self.trained_part is None:
+            self.module.train()
+        else:
+            self.module.eval()
+            self.trained_part.train()
 
 
 def on_images(
@@ -97,13 +99,11 @@ def on_images(
 
     A frozen backbone stays in evaluation mode unless ``bn_mode`` is 'train'.
     """
-    frozen = None
-    if spec.backbone is not None and bn_mode == "eval":
-        backbone = model.get_submodule(spec.backbone)
-        if not any(parameter.requires_grad for parameter in backbone.parameters()):
-            frozen = backbone
-    prepare = Preprocessor(spec, data.images.device)
-    return Trainee(model, data.images, data.labels, _all_unless(positions, data), prepare, frozen)
+    trained_part = None
+    if spec.head is not None and bn_mode == "eval" and not all(value.requires_grad for value in model.parameters()):
+        trained_part = model.get_submodule(spec.head)
+    prepare = Preprocessor(spec.input, data.images.device)
+    return Trainee(model, data.images, data.labels, _all_unless(positions, data), prepare, trained_part)
 
 
 def on_features(
@@ -153,7 +153,7 @@ def fit(
     model, images = trainee.module, len(trainee.positions)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(parameters, recipe)
-    schedule = make_schedule(optimizer, recipe, recipe.epochs * -(-images // recipe.batch_size))
+    schedule = make_schedule(optimizer, recipe, recipe.epochs * len(batches_of(trainee.positions, recipe.batch_size)))
     state = FitState()
     # Another seed than that of the weights, and one for each worker, so that workers drop out different units.
     torch.manual_seed(seed * 1_000_003 + context.rank)
@@ -226,7 +226,7 @@ def _train_epoch(
     synchronise(order.device)
     start = time.perf_counter()
     next_report = start + REPORT_SECONDS
-    for batch in torch.split(order, recipe.batch_size):
+    for batch in batches_of(order, recipe.batch_size):
         part = batch[rank::world]
         empty = len(part) == 0  # the last batch is smaller than the number of workers: join with weight 0
         if empty:
@@ -254,6 +254,17 @@ def _train_epoch(
     seconds = time.perf_counter() - start
     images = len(order)
     return EpochResult(float(loss_sum) / images, float(correct) / images, seconds, images / seconds)
+
+
+def batches_of(order: Tensor, batch_size: int) -> list[Tensor]:
+    """Return the positions of an epoch, int64 [images], batch by batch.
+
+    A single image at the end joins the batch before it: batch-norm layers refuse one image, which has no variance.
+    """
+    batches = list(torch.split(order, batch_size))
+    if batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
 
 
 def training_step(

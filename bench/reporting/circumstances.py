@@ -74,6 +74,25 @@ def _values(records: Iterable[Record], circumstance: Circumstance) -> list[str]:
     return sorted((str(value) for value in recorded if value is not None), key=_in_order)
 
 
+def pictures(jobs: Sequence[tuple[str, Sequence[Record]]]) -> str:
+    """Return one line on the pictures that jobs (labels, finished runs) see, if they differ; else ''.
+
+    Runs of versions that did not record it are left out.
+    """
+    seen: dict[str, list[str]] = {}
+    for label, records in jobs:
+        for form in sorted({_form(record) for record in records if record.input_size is not None}):
+            seen.setdefault(form, []).append(label)
+    forms = [f"{form} ({_listed(labels)})" for form, labels in seen.items()]
+    return f"The models see different pictures: {'; '.join(forms)}." if len(forms) > 1 else ""
+
+
+def _form(record: Record) -> str:
+    colour = "grey" if record.input_channels == 1 else "colour"
+    crop = "" if record.input_crop in (None, 1.0) else f", the middle {100 * float(record.input_crop or 1):.0f} %"
+    return f"{record.input_size} px, {colour}{crop}"
+
+
 def _in_order(value: str) -> tuple[int, str]:
     return (int(value) if value.isdecimal() else 0, value)
 

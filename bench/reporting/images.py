@@ -6,6 +6,7 @@ results/images/DATASET-SHA12.npz    images, labels, names of the classes, the da
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from bench.reporting.files import disk_errors, write_whole
 from bench.spec import slug
 
+_LEAST_PIXELS = 24
 MOST_MB = 100
 """The largest size of test images that are kept, uncompressed, 10^6 bytes."""
 
@@ -47,13 +49,14 @@ def save(
     Args:
         root: the results folder, which exists.
         sha256: digest of the data set.
-        images: uint8 [images, channels, height, width].
+        images: uint8 [images, channels, height, width]; of large ones every second row and column is kept, or every
+            third, and so on, until they are no more than ``MOST_MB``.
         labels: [images], the true classes.
         class_names: one for each class.
         dataset: the data set's name, with which the file's name begins.
 
     Returns:
-        The file; None if the images are more than ``MOST_MB`` and were not kept.
+        The file; None if the images would take more than ``MOST_MB`` at less than 24 pixels, and were not kept.
 
     Raises:
         UserError: the file cannot be written.
@@ -61,8 +64,11 @@ def save(
     existing = _file(root, sha256)
     if existing is not None and _read(existing, sha256) is not None:
         return existing
-    if images.nbytes > MOST_MB * 1e6:
-        return None
+    step = math.ceil(math.sqrt(images.nbytes / (MOST_MB * 1e6)))
+    if step > 1:
+        if min(images.shape[2:]) // step < _LEAST_PIXELS:
+            return None
+        images = images[:, :, ::step, ::step]
     content = io.BytesIO()
     names = np.array(list(class_names), dtype=np.str_)
     arrays = {"images": images, "labels": labels.astype(np.int16), "class_names": names, "sha256": np.array(sha256)}

@@ -253,8 +253,8 @@ def footnotes(comparison: Comparison) -> list[str]:
     for entry in entries:
         sources = {record.lr_source for record in entry.records if record.lr_source is not None}
         notes += [f"{entry.label}: its learning rate came from {one_line(source)}." for source in sorted(sources)]
-    unlike = circumstances.among([(entry.label, entry.records) for entry in entries])
-    notes += [one_line(unlike)] if unlike else []
+    jobs = [(entry.label, entry.records) for entry in entries]
+    notes += [one_line(line) for line in (circumstances.pictures(jobs), circumstances.among(jobs)) if line]
     if len(entries) > MOST_JOBS:
         notes.append(f"The {MOST_JOBS} most accurate of {len(entries):,} jobs.")
     return notes

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from bench.config.evaluate import EvaluateOptions
 from bench.errors import UserError
-from bench.learning import plugins
 from bench.learning.data import datasets, pictures
-from bench.learning.data.datasets import DATASETS, Split
+from bench.learning.data.datasets import Split
 from bench.learning.data.pictures import Pictures, Redraw
 from bench.learning.models import weights
-from bench.learning.models.registry import MODELS
+from bench.learning.models.registry import find
 from bench.learning.models.weights import FILE_ENDINGS
 from bench.reporting import stats
 from bench.reporting.evaluation import Assessment, answers_table, assessment_text
@@ -59,7 +58,8 @@ def evaluate_file(options: EvaluateOptions, redraw: Redraw | None = None) -> str
     if folder is not None:
         images = _from_folder(folder, trained, redraw)
     else:
-        data = datasets.load(options.dataset or trained.about.get("dataset", "auto"), options.data_dir)
+        whole = datasets.load(options.dataset or trained.about.get("dataset", "auto"), options.data_dir)
+        data = whole.at(trained.spec.input.resized)
         if len(data.class_names) != len(trained.class_names):
             raise UserError(
                 f"{options.weights} knows {len(trained.class_names)} classes, {data.name} has {len(data.class_names)}"
@@ -78,12 +78,10 @@ def evaluate_file(options: EvaluateOptions, redraw: Redraw | None = None) -> str
 
 def _check(options: EvaluateOptions) -> None:
     """Refuse wrong options before torch is imported."""
-    if options.plugin:
-        plugins.read(options.plugin)
     if options.model is not None:
-        MODELS.find(options.model)
+        find(options.model)
     if options.dataset is not None:
-        DATASETS.find(options.dataset)
+        datasets.check_name(options.dataset)
     if not str(options.weights).endswith(FILE_ENDINGS):
         raise UserError(f"--weights {options.weights} is no {' or '.join(FILE_ENDINGS)} file")
     if not options.weights.is_file():
@@ -94,18 +92,18 @@ def _check(options: EvaluateOptions) -> None:
 
 def _from_folder(folder: Pictures, trained: Trained, redraw: Redraw | None) -> _Images:
     labels = None if folder.folders is None else pictures.labels_of(folder, trained.class_names)
-    size, blank = trained.spec.input_size, 0
+    form, blank = trained.spec.input, 0
     if redraw is None:
-        pixels = pictures.read_pictures(folder.files, channels=trained.spec.channels, input_size=size)
+        pixels = pictures.read_pictures(folder.files, channels=form.channels, input_size=form.resized)
     else:
-        pixels, blank = pictures.redraw_files(folder.files, redraw, input_size=size)
+        pixels, blank = pictures.redraw_files(folder.files, redraw, input_size=form.image_size)
     return _Images(str(folder.root), folder.names, pixels, labels, blank)
 
 
 def _from_split(name: str, split: Split, trained: Trained, redraw: Redraw | None) -> _Images:
     pixels, blank = split.images, 0
     if redraw is not None:
-        pixels, blank = pictures.redraw_all(split.images, redraw, input_size=trained.spec.input_size)
+        pixels, blank = pictures.redraw_all(split.images, redraw, input_size=trained.spec.input.image_size)
     return _Images(f"the test images of {name}", [str(n) for n in range(len(pixels))], pixels, split.labels, blank)
 
 

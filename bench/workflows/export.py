@@ -25,10 +25,6 @@ def export(options: ExportOptions) -> None:
         print(f"warning: {problem}", file=sys.stderr)
     if not records:
         raise UserError(f"--results {store.root} holds no runs; python -m bench.run makes some")
-    if options.plugin is not None:
-        from bench.learning import plugins
-
-        plugins.read(options.plugin)
     if options.mlflow is not None:
         uri = local_store(store.root) if options.mlflow == LOCAL else options.mlflow
         if _needs("mlflow", "--mlflow"):

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 from bench.config.run import Options
 from bench.errors import UserError
-from bench.learning import plugins
 from bench.learning.data import datasets
-from bench.learning.data.datasets import Dataset
+from bench.learning.data.datasets import Dataset, Reading
+from bench.learning.data.statistics import mean_and_std
+from bench.learning.inputs import Inputs
 from bench.learning.models import weights
-from bench.learning.models.registry import MODELS, ModelSpec
+from bench.learning.models.architecture import Architecture
+from bench.learning.models.registry import find
 from bench.learning.models.weights import Weights
-from bench.learning.plugins import Plugin
-from bench.spec import Job
+from bench.learning.user_code import UserCode
+from bench.spec import Job, ModelInput, Recipe
 from bench.workflows.tuned import with_tuned_values
 
 
@@ -24,60 +26,126 @@ class Plan:
 
     jobs: list[Job]
     dataset: Dataset
-    weights: Mapping[str, Weights | None]
-    """The initial weights by model; None is a random start."""
-    plugin: Plugin | None
+    inputs: Mapping[str, Inputs]
+    """What the runs read, by :attr:`bench.spec.Run.inputs_key`."""
     notes: Sequence[str] = ()
     """Notes for the user, a line each."""
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A model that was asked for, with what it starts from."""
+
+    architecture: Architecture
+    code: UserCode | None
+    weights: Weights | None
 
 
 def make_plan(options: Options) -> Plan:
     """Make the jobs, find all that they read, and check that it goes together.
 
     Raises:
-        UserError: an unknown name, a missing or damaged file, weights that do not fit, a batch larger than the data.
+        UserError: an unknown name, a missing or damaged file, weights that do not fit, a model that cannot be trained,
+            a batch larger than the data.
     """
-    before = set(MODELS)
-    plugin = plugins.read(options.plugin) if options.plugin else None
-    from_plugin = set(MODELS) - before
     variants = options.each_variant()
-    models = tuple(dict.fromkeys(name for variant in variants for name in variant.models))
-    specs = {name: MODELS.find(name) for name in models}
-    requests = {name: weights.request_for(name, options.weights, models) for name in models}
-    initial_weights = {spec.name: weights.find(requests[spec.name], spec.name, spec.sources) for spec in specs.values()}
-    dataset = datasets.load(options.dataset, options.data_dir)
-    info = dataset.info
-    for spec in specs.values():
-        chosen = initial_weights[spec.name]
-        if chosen is not None and chosen.path in requests[spec.name]:  # a file of the user's: check it now
-            from bench.learning.models.build import check_weights
-
-            check_weights(spec, info.classes, chosen)
-    jobs = []
+    names = tuple(dict.fromkeys(name for variant in variants for name in variant.models))
+    notes: list[str] = []
+    candidates = {name: _candidate(name, options, names, notes) for name in names}
+    dataset = datasets.load(
+        options.dataset, reading=Reading(options.data_dir, options.test_fraction, options.skip_unreadable)
+    )
+    jobs: list[Job] = []
+    inputs: dict[str, Inputs] = {}
+    views: dict[int, Dataset] = {}
     for variant in variants:
         for name in variant.models:
-            chosen = initial_weights[name]
+            candidate, recipe = candidates[name], variant.recipe(dataset.info.train_images)
+            form, view = _input_of(candidate, recipe, dataset, views)
+            chosen, code = candidate.weights, candidate.code
             job = Job(
                 model=name,
-                dataset=info,
-                recipe=variant.recipe(info.train_images),
+                dataset=dataset.info,
+                recipe=recipe,
+                input=form,
                 weights=chosen.label if chosen else "none",
                 weights_sha256=chosen.sha256 if chosen else None,
                 workers=options.workers_per_job,
-                plugin_sha256=plugin.sha256 if plugin and name in from_plugin else None,
+                plugin_sha256=code.sha256 if code else None,
                 seeds=variant.seeds,
             )
-            check_sizes(job, specs[name])
+            check_sizes(job, candidate.architecture)
             jobs.append(job)
-    notes: list[str] = []
+            inputs[job.runs()[0].inputs_key] = Inputs(view, chosen, code)
+    wishes = {name: weights.wish_for(name, options.weights, names) for name in names}
+    jobs = _checked(jobs, candidates, wishes)
     if options.lr_from_tune:
-        jobs, notes = with_tuned_values(jobs, options)
+        jobs, tuned = with_tuned_values(jobs, options)
+        notes += tuned
         for job in jobs:
-            check_sizes(job, specs[job.model])
-    return Plan(jobs, dataset, initial_weights, plugin, notes)
+            check_sizes(job, candidates[job.model].architecture)
+    return Plan(jobs, dataset, inputs, notes)
 
 
-def check_sizes(job: Job, spec: ModelSpec) -> None:
+def _candidate(name: str, options: Options, names: Sequence[str], notes: list[str]) -> _Candidate:
+    code = UserCode.read(name, "--models") if UserCode.is_named_by(name) else None
+    architecture = find(name, code)
+    wish = weights.wish_for(name, options.weights, names)
+    chosen = weights.find(wish, name, architecture.sources)
+    if chosen is None and wish.value == "auto" and architecture.sources:
+        notes.append(
+            f"{name} starts from random weights: its pretrained ones are not on disk and cannot be downloaded from "
+            "here (--weights names a file)"
+        )
+    return _Candidate(architecture, code, chosen)
+
+
+def _input_of(
+    candidate: _Candidate, recipe: Recipe, dataset: Dataset, views: dict[int, Dataset]
+) -> tuple[ModelInput, Dataset]:
+    """Return (the form of the pictures that a model sees, the data set read for it).
+
+    What the model does not ask for follows from the data: their size and colour, and the mean and standard deviation of
+    the training images.
+    """
+    wants = dict(candidate.architecture.wants(candidate.weights is not None))
+    size = recipe.image_size or wants.get("image_size") or candidate.architecture.fit(dataset.size)
+    channels = wants.get("channels", dataset.channels)
+    resized = round(size / wants.get("crop", 1.0))
+    if resized not in views:
+        views[resized] = dataset.at(resized)
+    view = views[resized]
+    if "mean" not in wants:
+        wants["mean"], wants["std"] = mean_and_std(view.train.images, channels)
+    return ModelInput.model_validate({**wants, "image_size": size, "channels": channels}), view
+
+
+def _checked(
+    jobs: list[Job],
+    candidates: Mapping[str, _Candidate],
+    wishes: Mapping[str, weights.Wish],
+) -> list[Job]:
+    """Return the jobs, after a trial of every model that is not built in and of every weights file of the user's.
+
+    Raises:
+        UserError: a model cannot be trained, or weights do not fit.
+    """
+    tried: dict[str, str | None] = {}
+    checked = []
+    for job in jobs:
+        architecture, key = candidates[job.model].architecture, job.runs()[0].inputs_key
+        given = candidates[job.model].weights
+        if key not in tried and (not architecture.built_in or (given is not None and wishes[job.model].is_file)):
+            from bench.learning.models.trial import try_out  # imports torch
+
+            tried[key] = try_out(architecture.spec(job.input), job.dataset.classes, given)
+        brought = tried.get(key)
+        own = {} if brought is None else {"weights": "its own", "weights_sha256": brought}
+        checked.append(job.model_copy(update=own))
+    return checked
+
+
+def check_sizes(job: Job, architecture: Architecture) -> None:
     """Refuse sizes that the data set or the model does not allow.
 
     Raises:
@@ -101,10 +169,12 @@ def check_sizes(job: Job, spec: ModelSpec) -> None:
         raise UserError(
             f"--batch-size: {recipe.batch_size} is more than {images}; at most {run.images_per_epoch:,} is possible"
         )
-    size = recipe.image_size
-    if size is not None and size != spec.input_size and not spec.resizable:
-        able = ", ".join(sorted(name for name, other in MODELS.items() if other.resizable))
+    if job.input.image_size < architecture.least_size:
         raise UserError(
-            f"--image-size: {spec.name} takes images of {spec.input_size} x {spec.input_size} pixels only; "
-            f"of any size: {able or 'no model'}"
+            f"--image-size: {job.model} takes images of at least {architecture.least_size} pixels, not of "
+            f"{job.input.image_size}"
         )
+    asked = architecture.wants(job.weights_sha256 is not None).get("image_size")
+    if recipe.image_size is not None and recipe.image_size != asked and not architecture.resizable:
+        only = f"{asked} x {asked} pixels only" if asked else "their own size only"
+        raise UserError(f"--image-size: {job.model} takes images of {only}")

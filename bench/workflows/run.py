@@ -215,9 +215,7 @@ class Benchmark:
 
             scheduler = Scheduler(
                 session,
-                dataset=plan.dataset,
-                weights=plan.weights,
-                plugin=plan.plugin,
+                inputs=plan.inputs,
                 states={} if options.fresh else store.states(list(runs)),
                 limits=Limits(options.max_failures, options.timeout, options.oom_backoff),
                 handle=handle,
@@ -297,9 +295,7 @@ class Benchmark:
             measured = time_alone(
                 session,
                 trained,
-                dataset=self.plan.dataset,
-                weights=self.plan.weights,
-                plugin=self.plan.plugin,
+                inputs=self.plan.inputs,
                 backends=backends,
             )
         except NotTimedError as error:

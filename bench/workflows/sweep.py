@@ -9,7 +9,21 @@ from datetime import UTC, datetime
 from bench.config.space import Values
 from bench.reporting.store import Store
 from bench.reporting.sweeps import Sweep, Trial, trials_of
-from bench.spec import Begun, Ended, EpochRecord, Event, Job, Measured, Outcome, Progress, Record, Run, Saved, Status
+from bench.spec import (
+    Begun,
+    Ended,
+    EpochRecord,
+    Event,
+    Job,
+    Measured,
+    Outcome,
+    Progress,
+    Recipe,
+    Record,
+    Run,
+    Saved,
+    Status,
+)
 from bench.workflows.record import assemble, git_commit
 from bench.workflows.sweep_progress import SweepView
 
@@ -31,7 +45,7 @@ class StoredSweep:
 
     def job_of(self, values: Values) -> Job:
         """Return the trial at a point of the space."""
-        return Job.model_validate({**vars(self.base), "recipe": vars(self.base.recipe) | values})
+        return self.base.with_recipe(Recipe.model_validate(vars(self.base.recipe) | values))
 
     def values_of(self, job: Job | Run) -> Values:
         """Return the point of the space that a trial is at."""

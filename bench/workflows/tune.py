@@ -18,7 +18,8 @@ from bench.cluster.session import Session, connect
 from bench.config.space import Space, Values, describe_values
 from bench.config.tune import TuneOptions
 from bench.errors import UserError
-from bench.learning.models.registry import MODELS
+from bench.learning.inputs import inputs_of
+from bench.learning.models.registry import find
 from bench.reporting.formats import counted
 from bench.reporting.store import Store
 from bench.reporting.sweeps import (
@@ -74,7 +75,7 @@ class Search:
         self.sweeps: dict[str, StoredSweep] = {}
         for job in plan.jobs:
             recipe = Recipe.model_validate({**job.recipe.model_dump(), **fixed, **held_out})
-            self.sweeps[job.model] = self._sweep_of(job.model_copy(update={"recipe": recipe}))
+            self.sweeps[job.model] = self._sweep_of(job.with_recipe(recipe))
         for stored in self.sweeps.values():
             self._check(stored)
         self._load()
@@ -107,10 +108,10 @@ class Search:
 
     def _check(self, stored: StoredSweep) -> None:
         """Refuse a space with values that the data set or the model does not allow."""
-        spec = MODELS.find(stored.base.model)
-        check_sizes(stored.base, spec)
+        architecture = find(stored.base.model, inputs_of(stored.base.runs()[0], self.plan.inputs).code)
+        check_sizes(stored.base, architecture)
         for values in self.space.extremes():
-            check_sizes(stored.job_of(values), spec)
+            check_sizes(stored.job_of(values), architecture)
         longest = _longest(stored)
         if self.options.scheduler == "asha" and self.options.grace_period > longest:
             raise UserError(
@@ -236,9 +237,7 @@ class Search:
             notes = SweepNotes(self.sweeps, store, view)
             runner = SweepRunner(
                 session,
-                dataset=plan.dataset,
-                weights=plan.weights,
-                plugin=plan.plugin,
+                inputs=plan.inputs,
                 states=store.states([run_id for stored in self.sweeps.values() for run_id in stored.records]),
                 limits=Limits(options.max_failures, options.timeout, options.oom_backoff),
                 need=need,

@@ -36,7 +36,7 @@ def with_tuned_values(jobs: Sequence[Job], options: Options) -> tuple[list[Job],
         swept = latest[job.model]
         values = swept.best.values if swept.best else {}
         recipe, source = Recipe.model_validate({**job.recipe.model_dump(), **values}), swept.source
-        tuned.append(job.model_copy(update={"recipe": recipe, "lr_source": source}))
+        tuned.append(job.with_recipe(recipe).model_copy(update={"lr_source": source}))
         differing = _differences(job, swept)
         but = f"; but that sweep had {', '.join(differing)}" if differing else ""
         notes.append(f"{job.model}: {describe_values(values)}, from {source}{but}")
@@ -58,7 +58,7 @@ def _latest(store: Store, jobs: Sequence[Job]) -> dict[str, Swept]:
 
 def _command(models: Iterable[str], options: Options) -> str:
     words = ["python", "-m", "bench.tune", "--models", *models]
-    for name in ("dataset", "data_dir", "weights", "plugin", "results"):
+    for name in ("dataset", "data_dir", "weights", "results"):
         value = getattr(options, name)
         if name in options.model_fields_set and value is not None:
             words += [flag(name), *(map(str, value) if isinstance(value, tuple) else [str(value)])]

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from bench.learning.models import register
+from bench.learning.models import model
 from bench.learning.models.registry import MODELS
 
 
@@ -23,6 +23,13 @@ class Net(nn.Module):
         return self.fc2(F.dropout(x, 0.5, self.training))
 
 
+@model(
+    image_size=32,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    head="classifier",
+    sources=MODELS["mobilenet"].sources,
+)
 class Transfer(nn.Module):
     def __init__(self, classes):
         super().__init__()
@@ -31,21 +38,5 @@ class Transfer(nn.Module):
             nn.Dropout(0.2), nn.Linear(1280, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, classes)
         )
 
-    def embed(self, x):
-        return self.features(x).mean([2, 3])
-
     def forward(self, x):
-        return self.classifier(self.embed(x))
-
-
-register("plain-cnn")(Net)
-register(
-    "plain-mobilenet",
-    input_size=32,
-    channels=3,
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    backbone="features",
-    head="classifier",
-    sources=MODELS["mobilenet"].sources,
-)(Transfer)
+        return self.classifier(self.features(x).mean([2, 3]))

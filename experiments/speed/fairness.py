@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from measuring import ROOT, environment, markdown, timed, write_page
 
 COPIES = Path(__file__).with_name("copies.py")
-PAIRS = (("cnn", "plain-cnn"), ("mobilenet", "plain-mobilenet"))
+PAIRS = (("cnn", f"{COPIES}:Net"), ("mobilenet", f"{COPIES}:Transfer"))
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "results/reference/speed")
     options = parser.parse_args()
-    words = ["--models", *PAIRS[0], *PAIRS[1], "--plugin", str(COPIES), "--weights", "bundled"]
+    words = ["--models", *PAIRS[0], *PAIRS[1], "--weights", "bundled"]
     words += ["--dataset", "mnist", "--data-dir", str(options.data_dir.resolve())]
     words += ["--seeds", str(options.seeds), "--epochs", str(options.epochs)]
     with tempfile.TemporaryDirectory(prefix="bench-speed-") as folder:

@@ -19,6 +19,7 @@ from bench.cluster.tune import Halving, ModelSweep, _Judge, _SideBySide
 from bench.config.space import Range, Space, Values
 from bench.config.tune import TuneOptions
 from bench.learning.data.datasets import Dataset
+from bench.learning.inputs import Inputs
 from bench.reporting.store import Store
 from bench.reporting.sweeps import read_swept
 from bench.spec import Job, Recipe, Record, Status
@@ -52,7 +53,7 @@ def search(folder: Path, data: Dataset, **asked: Any) -> Search:
     store = Store(folder)
     store.prepare()
     job = Job(model="cnn", dataset=data.info, recipe=options.recipe(data.info.train_images))
-    return Search(options, Plan([job], data, {"cnn": None}, None), store, *options.searched())
+    return Search(options, Plan([job], data, {"cnn 28": Inputs(data, None)}), store, *options.searched())
 
 
 def by_rate(folder: Path) -> dict[float, Record]:

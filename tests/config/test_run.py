@@ -36,13 +36,8 @@ def test_without_flags_the_defaults_are_taken() -> None:
     assert (found.epochs, found.batch_size, found.lr, found.bn_mode, found.seeds) == (5, 64, 1e-3, "eval", (0,))
     assert (found.dataset, found.data_dir, found.weights, found.results) == ("auto", None, ("auto",), Path("results"))
     assert (found.workers_per_job, found.cpus_per_worker, found.gpus_per_worker, found.address) == (1, None, None, None)
-    assert (found.fresh, found.dry_run, found.verbose, found.plugin, found.question) == (
-        False,
-        False,
-        False,
-        None,
-        None,
-    )
+    assert (found.fresh, found.dry_run, found.verbose, found.question) == (False, False, False, None)
+    assert (found.test_fraction, found.skip_unreadable) == (0.2, 0)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +80,8 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
     dataset: mnist-5k
     data-dir: /data/mnist
     weights: [none, cnn=mine.pth]
-    plugin: mine.py
+    test-fraction: 0.3
+    skip-unreadable: 5
     epochs: 2
     batch-size: 128
     lr: 0.01
@@ -123,8 +119,8 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
     backends: [eager, openvino]
     """
     flags = (
-        "--models cnn --dataset mnist-5k --data-dir /data/mnist --weights none cnn=mine.pth --plugin mine.py "
-        "--epochs 2 --batch-size 128 --lr 0.01 --bn-mode train --optimizer sgd "
+        "--models cnn --dataset mnist-5k --data-dir /data/mnist --weights none cnn=mine.pth --test-fraction 0.3 "
+        "--skip-unreadable 5 --epochs 2 --batch-size 128 --lr 0.01 --bn-mode train --optimizer sgd "
         "--weight-decay 0.01 --momentum 0.8 --beta2 0.99 --schedule cosine --label-smoothing 0.1 --precision bf16 "
         "--trainable all --image-size 64 --train-size 100 --validation-size 50 --target-accuracy 0.9 --stop-at-target "
         "--until-ci 0.5 --max-seeds 9 --lr-from-tune --no-timing --seeds 3 4 --workers-per-job 2 --cpus-per-worker 1 "

@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from factories import built_in, weights_named
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -25,11 +26,10 @@ from bench.learning.data import datasets
 from bench.learning.data.datasets import Split
 from bench.learning.data.preprocessing import BATCH
 from bench.learning.execute import Inputs, execute
+from bench.learning.models.architecture import ModelSpec
 from bench.learning.models.build import build
-from bench.learning.models.registry import MODELS, ModelSpec
-from bench.learning.models.weights import find
 from bench.learning.timing import Subject, time_models
-from bench.spec import Job, Recipe
+from bench.spec import Job, ModelInput, Recipe
 
 pytestmark = pytest.mark.heavy
 
@@ -40,8 +40,8 @@ SLOW = pytest.mark.slow
 @cache
 def subject_of(model: str) -> Subject:
     data = datasets.load("mnist-5k")
-    weights = find("bundled", model, MODELS[model].sources) if model == "mobilenet" else None
-    (run,) = Job(model=model, dataset=data.info, recipe=Recipe(epochs=1)).runs()
+    weights = weights_named("bundled", model)
+    (run,) = Job(model=model, dataset=data.info, recipe=Recipe(epochs=1), input=built_in(model).input).runs()
     inputs = Inputs(data, weights)
     outcome = execute(run, inputs, LocalContext())
     assert outcome.checkpoint is not None
@@ -53,7 +53,7 @@ def request_of(model: str) -> Request:
     import safetensors.torch
 
     subject = subject_of(model)
-    data, spec = subject.inputs.dataset, MODELS[model]
+    data, spec = subject.inputs.dataset, built_in(model)
     module = build(spec, 10, subject.inputs.weights, 0)
     module.load_state_dict(safetensors.torch.load(subject.checkpoint))
     trained = Trained(module.eval(), spec, data.class_names, {})
@@ -181,7 +181,7 @@ def test_a_model_that_cannot_be_exported_says_so() -> None:
                 return images.flatten(1)[:, :10]
             return images.flatten(1)[:, 10:20]
 
-    spec = ModelSpec("random", lambda classes: Random(), 28, 1, (0.0,), (1.0,))
+    spec = ModelSpec("random", ModelInput(mean=(0.0,), std=(1.0,)), build=lambda classes: Random(), head=None)
     request = replace(request_of("cnn"), trained=Trained(Random(), spec, request_of("cnn").trained.class_names, {}))
     test = subject_of("cnn").inputs.dataset.test
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from checkpoints import Results, trained
+from factories import CNN, MOBILENET
 
 from bench.errors import UserError
-from bench.learning.checkpoint import load_trained
+from bench.learning.checkpoint import load_trained, to_safetensors
 from bench.learning.models import weights
-from bench.learning.models.registry import MODELS
+from bench.learning.models.registry import MODELS, find
+from bench.spec import ModelInput
 
 pytestmark = pytest.mark.heavy
 
@@ -45,9 +48,9 @@ def test_a_published_state_dict_is_loaded_with_any_number_of_classes(results: Re
     model = load_trained(saved(tmp_path / "published.pth", state), "cnn")
     assert model.class_names == tuple("0123456789")
     assert all(torch.equal(value, model.module.state_dict()[name]) for name, value in state.items())
-    three = MODELS.find("cnn").build(3).state_dict()
+    three = CNN.build(3).state_dict()
     assert load_trained(saved(tmp_path / "three.safetensors", three), "cnn").class_names == ("0", "1", "2")
-    wide = MODELS.find("mobilenet").build(5).state_dict()
+    wide = MOBILENET.build(5).state_dict()
     assert len(load_trained(saved(tmp_path / "wide.pth", wide), "mobilenet").class_names) == 5
 
 
@@ -69,9 +72,15 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_the_reason(results: Resu
     refused(saved(tmp_path / "d.pth", {**state, "extra.weight": torch.zeros(1)}), "cnn", "extra.weight")
     del state["fc2.bias"]
     refused(saved(tmp_path / "e.pth", state), "cnn", "fc2.bias is missing")
-    refused(saved(tmp_path / "f.safetensors", state, model="theirs"), None, "'theirs'", "--plugin")
-    refused(saved(tmp_path / "g.safetensors", state, model="cnn", input_size="64"), None, "input_size 64", "28")
-    backbone = MODELS.find("mobilenet").build(10).state_dict()
+    refused(saved(tmp_path / "f.safetensors", state, model="theirs"), None, "'theirs'", "FILE.py:NAME")
+    elsewhere = saved(tmp_path / "g.safetensors", state, model="elsewhere.py:Net")
+    refused(elsewhere, None, "elsewhere.py:Net", "not here", "--model FILE.py:NAME")
+    other_size = ModelInput(image_size=64).model_dump_json()  # the network for it has another shape
+    refused(saved(tmp_path / "k.safetensors", state, model="cnn", input=other_size), None, "fc1.weight has 128x1600")
+    for number, wrong in enumerate(("no JSON", '{"image_size": -3}', '{"mean": [0.1, 0.2]}', "3")):
+        damaged = saved(tmp_path / f"l{number}.safetensors", state, model="cnn", input=wrong)
+        refused(damaged, None, "damaged metadata")
+    backbone = MOBILENET.build(10).state_dict()
     backbone = {name: value for name, value in backbone.items() if name.startswith("features.")}
     refused(saved(tmp_path / "h.pth", backbone), "mobilenet", "mobilenet")
     (tmp_path / "i.safetensors").write_bytes(results.checkpoint.read_bytes()[:-100])
@@ -83,3 +92,62 @@ def test_class_names_that_are_no_list_of_names_are_not_used(results: Results, tm
     for number, names in enumerate(["no JSON", json.dumps(["too", "few"]), "3"]):
         found = saved(tmp_path / f"{number}.safetensors", state, model="cnn", class_names=names)
         assert load_trained(found).class_names == tuple("0123456789")
+
+
+def test_a_checkpoint_says_which_pictures_it_was_trained_on(tmp_path: Path) -> None:
+    form = ModelInput(image_size=40, channels=3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop=0.9)
+    spec = MODELS["cnn"].spec(form)
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(to_safetensors(spec.build(4), spec, ("a", "b", "c", "d")))
+
+    found = load_trained(weights.read(file, ""))
+
+    assert found.spec.input == form
+    assert found.class_names == ("a", "b", "c", "d")
+
+
+def test_a_checkpoint_of_an_older_version_is_read(results: Results, tmp_path: Path) -> None:
+    """It has the size, the channels, and their mean and standard deviation one by one."""
+    state = safetensors.torch.load_file(results.checkpoint)
+    about = {"input_size": "28", "channels": "1", "mean": "[0.5]", "std": "[0.25]"}
+
+    found = load_trained(saved(tmp_path / "old.safetensors", state, model="cnn", **about))
+
+    assert found.spec.input == ModelInput(mean=(0.5,), std=(0.25,))
+    del about["mean"]
+    with pytest.raises(UserError, match="damaged metadata"):
+        load_trained(saved(tmp_path / "torn.safetensors", state, model="cnn", **about))
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_checkpoint_of_a_users_model_is_read_with_the_file_at_another_place(tmp_path: Path) -> None:
+    (tmp_path / "moved").mkdir()
+    file = tmp_path / "moved" / "mine.py"
+    file.write_text(
+        "from torch import nn\n\ndef net(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))\n"
+        "\ndef other(classes):\n    return net(classes)\n"
+    )
+    spec = find(f"{file}:net").spec(ModelInput())
+    state = spec.build(3).state_dict()
+    checkpoint = saved(tmp_path / "a.safetensors", state, model="mine.py:net", input=spec.input.model_dump_json())
+
+    found = load_trained(checkpoint, f"{file}:net")
+
+    assert all(torch.equal(value, state[name]) for name, value in found.module.state_dict().items())
+    with pytest.raises(UserError, match=r"is a checkpoint of mine\.py:net, not of"):
+        load_trained(checkpoint, f"{file}:other")
+
+
+def test_a_model_that_takes_one_size_only_refuses_a_checkpoint_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_28 = replace(MODELS["cnn"], wants=lambda pretrained: {"image_size": 28}, resizable=False)
+    monkeypatch.setitem(MODELS, "cnn", only_28)
+    spec = only_28.spec(ModelInput(image_size=64))
+
+    with pytest.raises(UserError, match="was trained on 64 px, but cnn takes 28 px"):
+        load_trained(
+            saved(
+                tmp_path / "a.safetensors", spec.build(3).state_dict(), model="cnn", input=spec.input.model_dump_json()
+            )
+        )

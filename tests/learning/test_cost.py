@@ -11,32 +11,38 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from factories import CNN, MOBILENET
 from torch import nn
 
 from bench.learning import cost
+from bench.learning.models.architecture import ModelSpec
 from bench.learning.models.build import build
-from bench.learning.models.registry import MODELS, ModelSpec
-from bench.spec import Record
+from bench.spec import ModelInput, Record
 
 CNN_MACS = 26 * 26 * 32 * 9 + 11 * 11 * 64 * 32 * 9 + 1600 * 128 + 128 * 10
 
 
 def test_macs_of_the_cnn_are_those_counted_by_hand() -> None:
-    model = build(MODELS["cnn"], 10, None, seed=0)
+    model = build(CNN, 10, None, seed=0)
 
-    assert cost.macs(model, MODELS["cnn"]) == CNN_MACS
-    assert cost.macs(model.to(memory_format=torch.channels_last), MODELS["cnn"]) == CNN_MACS
+    assert cost.macs(model, CNN) == CNN_MACS
+    assert cost.macs(model.to(memory_format=torch.channels_last), CNN) == CNN_MACS
 
 
 def test_macs_are_those_of_one_image_at_the_models_input_size() -> None:
-    spec = ModelSpec("mine", lambda classes: nn.Identity(), 16, 3, (0.0,) * 3, (1.0,) * 3)
+    spec = ModelSpec(
+        "mine",
+        ModelInput(image_size=16, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3),
+        build=lambda classes: nn.Identity(),
+        head=None,
+    )
     model = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2, padding=2, groups=1), nn.Flatten(), nn.Linear(8 * 64, 4))
 
     assert cost.macs(model, spec) == 8 * 8 * 8 * 3 * 25 + 8 * 64 * 4
 
 
 def test_counting_macs_leaves_no_trace() -> None:
-    spec = MODELS["mobilenet"]
+    spec = MOBILENET
     model = build(spec, 10, None, seed=0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random_state = torch.get_rng_state()

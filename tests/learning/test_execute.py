@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from factories import CNN, MOBILENET, weights_named
 
 from bench.learning.context import LocalContext
 from bench.learning.data.datasets import Dataset, Split
@@ -21,26 +21,27 @@ from bench.learning.data.preprocessing import DeviceSplit
 from bench.learning.evaluation import evaluate
 from bench.learning.execute import Inputs, execute
 from bench.learning.models.build import build
-from bench.learning.models.registry import MODELS
-from bench.learning.models.weights import Weights, find
-from bench.learning.plugins import Plugin
-from bench.spec import Job, Measured, Outcome, Recipe, Run, Status
+from bench.learning.models.weights import Weights
+from bench.learning.user_code import UserCode
+from bench.spec import Job, Measured, ModelInput, Outcome, Recipe, Run, Status
 from bench.workflows.record import assemble
 
 RECIPE = Recipe(epochs=2, batch_size=50)
+MINE = "mine.py:Mine"
 
 pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("registries")]
 
 
 def run_of(dataset: Dataset, model: str = "cnn", *, seed: int = 0, recipe: Recipe = RECIPE, **fields: Any) -> Run:
-    return Job(model=model, dataset=dataset.info, recipe=recipe, seeds=(seed,), **fields).runs()[0]
+    form = MOBILENET.input if model == "mobilenet" else CNN.input
+    job = Job(model=model, dataset=dataset.info, recipe=recipe, input=form, seeds=(seed,), **fields)
+    return job.with_recipe(recipe).runs()[0]
 
 
-def with_plugin(dataset: Dataset, forward: str, *, recipe: Recipe = RECIPE) -> Outcome:
+def with_code(dataset: Dataset, forward: str, *, recipe: Recipe = RECIPE) -> Outcome:
     """The outcome of a run of a model of the user's, whose forward() is given by its lines."""
     source = f"""
 import torch
-from bench.learning.models import register
 
 class Mine(torch.nn.Module):
     def __init__(self, classes):
@@ -53,11 +54,9 @@ class Mine(torch.nn.Module):
         logits = self.linear(images.flatten(1))
         {forward}
         return logits
-
-register("mine")(Mine)
 """
-    run = run_of(dataset, "mine", recipe=recipe)
-    return execute(run, Inputs(dataset, None, Plugin("mine.py", source)), LocalContext())
+    run = run_of(dataset, MINE, recipe=recipe)
+    return execute(run, Inputs(dataset, None, UserCode("mine.py", source)), LocalContext())
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +136,9 @@ def test_the_checkpoint_gives_exactly_the_recorded_accuracy(
     assert checkpoint is not None
     file = tmp_path / "checkpoint.safetensors"
     file.write_bytes(checkpoint)
-    spec = MODELS["cnn"]
 
-    model = build(spec, 10, find(str(file), "cnn", {}), seed=5).to(memory_format=torch.channels_last)
-    again = evaluate(model, spec, DeviceSplit.of(tiny.test, "cpu"))
+    model = build(CNN, 10, weights_named(str(file), "cnn"), seed=5).to(memory_format=torch.channels_last)
+    again = evaluate(model, CNN, DeviceSplit.of(tiny.test, "cpu"))
 
     assert again.accuracy == record.test_accuracy
     assert again.loss == record.test_loss
@@ -153,10 +151,10 @@ def test_the_checkpoint_says_all_that_is_needed_to_use_it(twice: list[Outcome], 
     with safetensors.safe_open(file, "np") as opened:
         about = opened.metadata()
 
-    spec, record = MODELS["cnn"], twice[0].measured
-    assert (about["model"], about["input_size"], about["channels"]) == ("cnn", "28", "1")
-    assert tuple(json.loads(about["mean"])) == spec.mean
-    assert tuple(json.loads(about["std"])) == spec.std
+    record = twice[0].measured
+    assert about["model"] == "cnn"
+    assert ModelInput.model_validate_json(about["input"]) == CNN.input
+    assert json.loads(about["input"])["image_size"] == 28
     assert tuple(json.loads(about["class_names"])) == tiny.class_names
     assert (about["run_id"], about["dataset"]) == (twice[0].run_id, "tiny")
     assert float(about["test_accuracy"]) == record.test_accuracy
@@ -169,10 +167,9 @@ def few(dataset: Dataset, images: int) -> Dataset:
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    spec = MODELS["mobilenet"]
     file = tmp_path_factory.mktemp("weights") / "mine.pth"
-    torch.save(build(spec, 10, None, seed=9).state_dict(), file)
-    found = find(str(file), "mobilenet", spec.sources)
+    torch.save(build(MOBILENET, 10, None, seed=9).state_dict(), file)
+    found = weights_named(str(file), "mobilenet")
     assert isinstance(found, Weights)
     return found
 
@@ -182,7 +179,7 @@ def test_a_run_with_pretrained_weights_trains_the_head_and_leaves_a_whole_model(
     bn_mode: Any, pretrained: Weights, tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    data, spec = few(tiny, 50), MODELS["mobilenet"]
+    data, spec = few(tiny, 50), MOBILENET
     recipe = Recipe(epochs=2, batch_size=25, bn_mode=bn_mode)
     run = run_of(data, "mobilenet", recipe=recipe, weights=pretrained.label, weights_sha256=pretrained.sha256)
 
@@ -201,14 +198,13 @@ def test_a_run_with_pretrained_weights_trains_the_head_and_leaves_a_whole_model(
 
     file = tmp_path / "checkpoint.safetensors"
     file.write_bytes(first.checkpoint)
-    model = build(spec, 10, find(str(file), "mobilenet", spec.sources), seed=5).to(memory_format=torch.channels_last)
+    model = build(spec, 10, weights_named(str(file), "mobilenet"), seed=5).to(memory_format=torch.channels_last)
     again = evaluate(model, spec, DeviceSplit.of(data.test, "cpu"))
     assert (again.accuracy, again.loss) == (record.test_accuracy, record.test_loss)
 
 
-PLUGIN_WITH_A_BACKBONE = """
+CODE_WITH_A_BACKBONE = """
 import torch
-from bench.learning.models import register
 
 class Mine(torch.nn.Module):
     def __init__(self, classes):
@@ -216,17 +212,12 @@ class Mine(torch.nn.Module):
         self.body = torch.nn.Conv2d(1, 8, 3)
         self.head = torch.nn.Linear(8, classes)
 
-    def embed(self, images):
-        return self.body(images).EMBED(dim=(2, 3))
-
     def forward(self, images):
-        return self.head(self.embed(images))
-
-register("mine", backbone="body", head="head")(Mine)
+        return self.head(self.body(images).EMBED(dim=(2, 3)))
 """
 
 
-def test_a_plugin_that_was_edited_is_not_given_the_features_of_before(
+def test_code_that_was_edited_is_not_given_the_features_of_before(
     tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its backbone's weights are the same, and what it makes of them is not."""
@@ -236,11 +227,9 @@ def test_a_plugin_that_was_edited_is_not_given_the_features_of_before(
 
     def model_after(embed: str, cache: str) -> str | None:
         monkeypatch.setenv("BENCH_CACHE", str(tmp_path / cache))
-        MODELS.pop("mine", None)
-        plugin = Plugin("mine.py", PLUGIN_WITH_A_BACKBONE.replace("EMBED", embed))
-        sys.modules.pop(f"bench_plugin_{plugin.sha256[:16]}", None)
-        run = run_of(tiny, "mine", weights_sha256=weights.sha256, plugin_sha256=plugin.sha256)
-        record = execute(run, Inputs(tiny, weights, plugin), LocalContext()).measured
+        code = UserCode("mine.py", CODE_WITH_A_BACKBONE.replace("EMBED", embed))
+        run = run_of(tiny, MINE, weights_sha256=weights.sha256, plugin_sha256=code.sha256)
+        record = execute(run, Inputs(tiny, weights, code), LocalContext()).measured
         assert record.status == Status.OK, record.reason
         return record.model_sha256
 
@@ -267,7 +256,9 @@ def test_an_interrupted_run_goes_on_where_it_was(twice: list[Outcome], tiny: Dat
 @pytest.mark.parametrize(
     ("forward", "status", "reason"),
     [
-        ("raise RuntimeError('shapes differ')", Status.FAILED, "RuntimeError: shapes differ"),
+        ("raise RuntimeError('shapes differ')", Status.FAILED, "Mine cannot be built for 28 px, grey, mean 0.1307"),
+        ("raise RuntimeError('shapes differ')", Status.FAILED, "std 0.3081: shapes differ"),
+        ("if self.steps > 2: raise RuntimeError('shapes differ')", Status.FAILED, "RuntimeError: shapes differ"),
         ("if self.steps > 2: raise ValueError('bad step')", Status.FAILED, "ValueError: bad step"),
         ("logits = logits[:, :3]", Status.FAILED, "IndexError: "),
         ("if self.steps > 2: raise MemoryError('no room')", Status.OOM, "MemoryError: no room"),
@@ -279,7 +270,7 @@ def test_an_interrupted_run_goes_on_where_it_was(twice: list[Outcome], tiny: Dat
     ],
 )
 def test_a_run_that_fails_is_a_record_with_its_reason(forward: str, status: Status, reason: str, tiny: Dataset) -> None:
-    outcome = with_plugin(tiny, forward)
+    outcome = with_code(tiny, forward)
 
     record = outcome.measured
     assert record.status == status
@@ -288,30 +279,30 @@ def test_a_run_that_fails_is_a_record_with_its_reason(forward: str, status: Stat
     assert (outcome.predictions, outcome.checkpoint) == (None, None)
     measured = [name for name in Measured.model_fields if name.startswith(("test_acc", "train_", "model_sha", "peak"))]
     assert {getattr(record, name) for name in measured} == {None}
-    assert (outcome.run_id, record.device, record.threads) == (run_of(tiny, "mine").id, "cpu", 1)
+    assert (outcome.run_id, record.device, record.threads) == (run_of(tiny, MINE).id, "cpu", 1)
     assert record.ended_at >= record.started_at
 
 
 def test_a_model_that_breaks_in_its_last_step_has_diverged(tiny: Dataset) -> None:
     """The loss was finite to the end, and what the last step left behind is not."""
-    record = with_plugin(tiny, "", recipe=Recipe(epochs=1, batch_size=200, lr=3e38)).measured
+    record = with_code(tiny, "", recipe=Recipe(epochs=1, batch_size=200, lr=3e38)).measured
 
     assert record.status == Status.DIVERGED, record.test_loss
     assert record.test_accuracy is None
 
 
 def test_a_model_of_the_users_own_is_trained(tiny: Dataset) -> None:
-    record = with_plugin(tiny, "").measured
+    record = with_code(tiny, "").measured
 
     assert (record.status, record.reason) == (Status.OK, None)
     assert record.total_parameters == 28 * 28 * 10 + 10
     assert record.macs == 28 * 28 * 10
 
 
-def test_a_plugin_that_cannot_be_loaded_in_the_worker_is_a_failed_run(tiny: Dataset) -> None:
-    plugin = Plugin("mine.py", "import no_such_module")
+def test_code_that_cannot_be_loaded_in_the_worker_is_a_failed_run(tiny: Dataset) -> None:
+    code = UserCode("mine.py", "import no_such_module")
 
-    record = execute(run_of(tiny, "mine"), Inputs(tiny, None, plugin), LocalContext()).measured
+    record = execute(run_of(tiny, MINE), Inputs(tiny, None, code), LocalContext()).measured
 
     assert record.status == Status.FAILED
     assert "no_such_module" in record.reason
@@ -319,7 +310,7 @@ def test_a_plugin_that_cannot_be_loaded_in_the_worker_is_a_failed_run(tiny: Data
 
 def test_a_keyboard_interrupt_is_passed_on(tiny: Dataset) -> None:
     with pytest.raises(KeyboardInterrupt):
-        with_plugin(tiny, "raise KeyboardInterrupt")
+        with_code(tiny, "raise KeyboardInterrupt")
 
 
 def test_a_trial_is_judged_on_held_out_images_and_never_sees_the_test_set(tiny: Dataset) -> None:
@@ -409,7 +400,7 @@ def test_a_schedule_goes_on_where_it_was_interrupted(schedule: str, tiny: Datase
 
 
 def test_a_backbone_is_trained_only_where_asked_and_at_the_size_asked_for(tiny: Dataset) -> None:
-    weights = find("bundled", "mobilenet", MODELS["mobilenet"].sources)
+    weights = weights_named("bundled", "mobilenet")
     parameters, macs = [], []
     for recipe in (Recipe(epochs=1, batch_size=50), Recipe(epochs=1, batch_size=50, trainable="all", image_size=64)):
         record = execute(run_of(tiny, "mobilenet", recipe=recipe), Inputs(tiny, weights), LocalContext()).measured

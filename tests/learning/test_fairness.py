@@ -15,14 +15,15 @@ from bench.learning.data import datasets
 from bench.learning.data.datasets import Dataset, Split
 from bench.learning.execute import Inputs, execute
 from bench.learning.models.registry import MODELS
-from bench.learning.models.weights import Weights, find
-from bench.learning.plugins import Plugin
-from bench.spec import Job, Outcome, Recipe
+from bench.learning.models.registry import find as find_model
+from bench.learning.models.weights import Weights, Wish, find
+from bench.learning.user_code import UserCode
+from bench.spec import Job, ModelInput, Outcome, Recipe
 
 pytestmark = pytest.mark.heavy
 
 COPIES = Path(__file__).parents[2] / "experiments" / "speed" / "copies.py"
-PLUGIN = Plugin(COPIES.name, COPIES.read_text())
+CODE = UserCode(COPIES.name, COPIES.read_text())
 SAME = ("predictions_sha256", "test_accuracy", "test_loss", "train_loss", "train_accuracy", "model_sha256", "macs")
 
 
@@ -40,20 +41,24 @@ def digits() -> Dataset:
 
 
 def outcome_of(model: str, data: Dataset, weights: Weights | None, seed: int, recipe: Recipe) -> Outcome:
-    plugin = PLUGIN if model.startswith("plain-") else None
-    fields: dict[str, Any] = {"plugin_sha256": plugin.sha256} if plugin is not None else {}
-    (run,) = Job(model=model, dataset=data.info, recipe=recipe, seeds=(seed,), **fields).runs()
-    return execute(run, Inputs(data, weights, plugin), LocalContext())
+    code = CODE if ":" in model else None
+    fields: dict[str, Any] = {"plugin_sha256": code.sha256} if code is not None else {}
+    given = dict(find_model(model, code).wants(True))
+    form = ModelInput.model_validate(given)
+    (run,) = Job(model=model, dataset=data.info, recipe=recipe, input=form, seeds=(seed,), **fields).runs()
+    return execute(run, Inputs(data, weights, code), LocalContext())
 
 
 @pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("model", ["cnn", "mobilenet"])
-def test_a_users_copy_of_a_model_gives_the_same_weights_and_predictions(model: str, seed: int, digits: Dataset) -> None:
-    weights = find("bundled", model, MODELS[model].sources)
+@pytest.mark.parametrize(("model", "copy"), [("cnn", "copies.py:Net"), ("mobilenet", "copies.py:Transfer")])
+def test_a_users_copy_of_a_model_gives_the_same_weights_and_predictions(
+    model: str, copy: str, seed: int, digits: Dataset
+) -> None:
+    weights = find(Wish("auto"), model, MODELS[model].sources)
     recipe = Recipe(epochs=2, batch_size=50)
 
-    ours, users = (outcome_of(name, digits, weights, seed, recipe) for name in (model, f"plain-{model}"))
+    ours, users = (outcome_of(name, digits, weights, seed, recipe) for name in (model, copy))
 
     for name in SAME:
         assert getattr(users.measured, name) == getattr(ours.measured, name), name

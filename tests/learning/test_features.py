@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from factories import CNN, weights_named
+from factories import MOBILENET as SPEC
 from torch import nn
 
 from bench.learning import features
@@ -19,15 +21,14 @@ from bench.learning.data import datasets
 from bench.learning.data.preprocessing import DeviceSplit, Preprocessor
 from bench.learning.evaluation import evaluate
 from bench.learning.execute import Inputs, execute
-from bench.learning.features import features_of, fold, usable
+from bench.learning.features import embedding_of, features_of, fold
+from bench.learning.models.architecture import ModelSpec
 from bench.learning.models.build import build
-from bench.learning.models.registry import MODELS
-from bench.learning.models.weights import find
+from bench.learning.models.heads import without_head
 from bench.learning.training import fit, on_features, on_images
-from bench.spec import Job, Recipe
+from bench.spec import Job, ModelInput, Recipe
 
-SPEC = MODELS.find("mobilenet")
-WEIGHTS = find("bundled", "mobilenet", SPEC.sources)
+WEIGHTS = weights_named("bundled", "mobilenet")
 
 pytestmark = pytest.mark.heavy
 
@@ -44,31 +45,42 @@ def digits(images: int) -> DeviceSplit:
     return DeviceSplit(torch.from_numpy(train.images[every].copy()), torch.from_numpy(train.labels[every].copy()))
 
 
+def embedded(model: nn.Module, spec: ModelSpec = SPEC) -> nn.Module:
+    """The frozen backbone of a model whose head can be trained on features."""
+    embedding = embedding_of(model, spec, "eval")
+    assert embedding is not None
+    return embedding
+
+
+def features_by_hand(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What mobilenet's backbone makes of its input, with its batch-norm layers as they are."""
+    return model.eval().features(images).mean((2, 3))
+
+
 @pytest.mark.parametrize("size", [32, 40, 96])
 @pytest.mark.parametrize("count", [1, 50])
 def test_folding_does_not_change_the_features(size: int, count: int) -> None:
     model = build(SPEC, 10, WEIGHTS, seed=0)
-    images = Preprocessor(replace(SPEC, input_size=size), "cpu")(digits(count).images)
+    images = Preprocessor(SPEC.input.model_copy(update={"image_size": size}), "cpu")(digits(count).images)
 
-    folded = fold(model, SPEC)
+    folded = embedded(model)
 
     with torch.inference_mode():
-        plain = model.embed(images)
-        assert torch.allclose(folded.embed(images), plain, atol=1e-4)
+        assert torch.allclose(folded(images), features_by_hand(model, images), atol=1e-4)
     assert not folded.training
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()) == 52, "the model stays as it was"
 
 
 def test_in_bfloat16_a_folded_backbone_computes_in_bfloat16() -> None:
-    model = build(SPEC, 10, WEIGHTS, seed=0).eval()
-    images = Preprocessor(SPEC, "cpu")(digits(20).images)
-    folded = fold(model, SPEC)
+    model = build(SPEC, 10, WEIGHTS, seed=0)
+    images = Preprocessor(SPEC.input, "cpu")(digits(20).images)
+    folded = embedded(model)
 
     with torch.inference_mode():
-        exact = model.embed(images)
+        exact = features_by_hand(model, images)
         with torch.autocast("cpu", torch.bfloat16):
-            features, plain = folded.embed(images).float(), model.embed(images).float()
+            features, plain = folded(images).float(), features_by_hand(model, images).float()
 
     near = 2 * float((plain - exact).norm())
     assert 0 < float((features - exact).norm()) < near, "rounded as PyTorch rounds"
@@ -104,6 +116,8 @@ class Mine(nn.Module):
             self.features[1][1].register_forward_hook(lambda _module, _inputs, maps: maps + 1)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
+        if self.way == "branch" and images.sum() > 0:
+            images = images + 1
         if self.way == "method":
             return self.features.pooled(images)
         if self.way == "block by block":
@@ -122,24 +136,30 @@ class Mine(nn.Module):
         ("called", True),
         ("hook on a block", True),
         ("hook on a norm", False),
-        ("method", False),
-        ("block by block", False),
+        ("method", True),
+        ("block by block", True),
+        ("branch", False),
         ("untraceable", False),
     ],
 )
 def test_a_users_backbone_is_folded_only_where_it_gives_the_same(way: str, folds: bool) -> None:
     torch.manual_seed(0)
-    model, spec = Mine(way), replace(SPEC, name="mine", backbone="features", head="head", input_size=9)
+    form = SPEC.input.model_copy(update={"image_size": 9})
+    model, spec = Mine(way), replace(SPEC, name="mine", head="head", input=form)
     with torch.no_grad():
         for _ in range(3):  # statistics that are not those of no batch at all
             model.train()(torch.randn(8, 3, 9, 9))
     images = torch.randn(4, 3, 9, 9)
+    for parameter in model.features.parameters():
+        parameter.requires_grad_(False)
 
-    folded = fold(model, spec)
+    folded = embedded(model, spec)
 
-    assert (folded is not model) == folds
+    norms = sum(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
+    assert norms == (0 if folds else 2)
     with torch.inference_mode():
-        assert torch.allclose(folded.embed(images), model.eval().embed(images), atol=1e-5)
+        assert torch.allclose(folded(images), model.eval().embed(images), atol=1e-5)
+        assert torch.allclose(model.head(folded(images)), model(images), atol=1e-5)
 
 
 def test_a_backbone_that_gives_what_is_no_number_stays_as_it_is() -> None:
@@ -147,7 +167,9 @@ def test_a_backbone_that_gives_what_is_no_number_stays_as_it_is() -> None:
     with torch.no_grad():
         model.get_parameter("features.0.0.weight")[0] = float("nan")
 
-    assert fold(model, SPEC) is model
+    embedding = without_head(model, "classifier")
+
+    assert fold(embedding, SPEC) is embedding
 
 
 def test_the_head_learns_the_same_on_features_as_through_the_backbone() -> None:
@@ -156,7 +178,7 @@ def test_the_head_learns_the_same_on_features_as_through_the_backbone() -> None:
     for use_features in (True, False):
         model = build(SPEC, 10, WEIGHTS, seed=3)
         if use_features:
-            found = features_of(data, model, SPEC, data_key="some digits")
+            found = features_of(data, embedded(model), SPEC, data_key="some digits")
             trainee = on_features(model, SPEC, data, found.values)
         else:
             trainee = on_images(model, SPEC, data, "eval")
@@ -165,28 +187,64 @@ def test_the_head_learns_the_same_on_features_as_through_the_backbone() -> None:
     (one, fitted_one), (other, fitted_other) = heads
     assert fitted_one.epochs[-1].train_loss == pytest.approx(fitted_other.epochs[-1].train_loss, rel=1e-3)
     # Weights may differ by a learning rate where Adam divides a gradient of rounding errors by itself: compare answers.
-    images = Preprocessor(SPEC, "cpu")(data.images)
+    images = Preprocessor(SPEC.input, "cpu")(data.images)
     with torch.inference_mode():
         assert torch.allclose(one.eval()(images), other.eval()(images), atol=2e-2)
 
 
 def test_features_are_used_only_where_they_are_the_same_function() -> None:
-    assert usable(build(SPEC, 10, WEIGHTS, seed=0), SPEC, "eval")
-    assert not usable(build(SPEC, 10, WEIGHTS, seed=0), SPEC, "train")
-    assert not usable(build(SPEC, 10, None, seed=0), SPEC, "eval"), "without weights the backbone trains"
-    cnn = MODELS.find("cnn")
-    assert not usable(build(cnn, 10, None, seed=0), cnn, "eval")
+    assert embedding_of(build(SPEC, 10, WEIGHTS, seed=0), SPEC, "eval") is not None
+    assert embedding_of(build(SPEC, 10, WEIGHTS, seed=0), SPEC, "train") is None
+    assert embedding_of(build(SPEC, 10, WEIGHTS, seed=0, trainable="all"), SPEC, "eval") is None
+    assert embedding_of(build(SPEC, 10, None, seed=0), SPEC, "eval") is None, "without weights the backbone trains"
+    assert embedding_of(build(SPEC, 10, WEIGHTS, seed=0), replace(SPEC, head=None), "eval") is None
+    assert embedding_of(build(CNN, 10, None, seed=0), CNN, "eval") is None
+
+
+class Behind(nn.Module):
+    """A model that computes something behind its last linear layer, or gives it something else than features."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(1, 8, 3)
+        self.head = nn.Linear(8, 10)
+        self.what = what
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.body(images).mean((2, 3))
+        if self.what == "scales":
+            return 2 * self.head(features)
+        if self.what == "twice":
+            return self.head(features) + self.head(features.flip(1))
+        if self.what == "skips":
+            return self.head(features) + images.mean((1, 2, 3))[:, None]
+        return self.head(features)
+
+
+@pytest.mark.parametrize(("what", "can"), [("nothing", True), ("scales", False), ("twice", False), ("skips", False)])
+def test_a_model_that_computes_something_behind_its_head_is_trained_on_images(what: str, can: bool) -> None:
+    model, spec = Behind(what), replace(CNN, name="mine", head="head")
+    for parameter in model.body.parameters():
+        parameter.requires_grad_(False)
+
+    assert (embedding_of(model, spec, "eval") is not None) == can
+
+
+def test_a_model_that_is_all_head_is_trained_on_images() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+    assert embedding_of(model, ModelSpec("mine", ModelInput(), lambda classes: model, head="1"), "eval") is None
 
 
 def test_a_second_run_extracts_nothing(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, model = digits(50), build(SPEC, 10, WEIGHTS, seed=0)
+    data, model = digits(50), embedded(build(SPEC, 10, WEIGHTS, seed=0))
     shares: list[float] = []
     first = features_of(data, model, SPEC, data_key="digits", report=shares.append)
     assert not first.cached
     assert first.seconds > 0
     assert shares[-1] == 1.0
     monkeypatch.setattr(features, "_extract", None)  # to call it would be an error
-    second = features_of(data, build(SPEC, 10, WEIGHTS, seed=1), SPEC, data_key="digits")
+    second = features_of(data, embedded(build(SPEC, 10, WEIGHTS, seed=1)), SPEC, data_key="digits")
     assert second.cached
     assert second.seconds == 0
     assert torch.equal(first.values, second.values)
@@ -195,11 +253,17 @@ def test_a_second_run_extracts_nothing(own_cache: Path, monkeypatch: pytest.Monk
 
 def test_other_data_or_another_backbone_are_other_features() -> None:
     data = digits(20)
-    features_of(data, build(SPEC, 10, WEIGHTS, seed=0), SPEC, data_key="digits")
-    other_data = features_of(data, build(SPEC, 10, WEIGHTS, seed=0), SPEC, data_key="other digits")
-    other_backbone = features_of(data, build(SPEC, 10, None, seed=0), SPEC, data_key="digits")
+    embedding = embedded(build(SPEC, 10, WEIGHTS, seed=0))
+    features_of(data, embedding, SPEC, data_key="digits")
+    other_data = features_of(data, embedding, SPEC, data_key="other digits")
+    other_backbone = features_of(
+        data, without_head(build(SPEC, 10, None, seed=0), "classifier"), SPEC, data_key="digits"
+    )
+    form = SPEC.input.model_copy(update={"crop": 0.875})
+    other_pictures = features_of(data, embedding, replace(SPEC, input=form), data_key="digits")
     assert not other_data.cached
     assert not other_backbone.cached
+    assert not other_pictures.cached
 
 
 @pytest.fixture
@@ -213,7 +277,7 @@ def threads() -> Iterator[None]:
 @pytest.mark.usefixtures("threads")
 def test_what_may_round_differently_is_extracted_anew() -> None:
     """Otherwise a run's weights would depend on who filled the cache."""
-    data, model = digits(20), build(SPEC, 10, WEIGHTS, seed=0)
+    data, model = digits(20), embedded(build(SPEC, 10, WEIGHTS, seed=0))
     for threads in (1, 2):
         torch.set_num_threads(threads)
         for precision in ("fp32", "bf16"):
@@ -222,7 +286,7 @@ def test_what_may_round_differently_is_extracted_anew() -> None:
 
 
 def test_a_torn_file_in_the_cache_is_made_again(own_cache: Path) -> None:
-    data, model = digits(20), build(SPEC, 10, WEIGHTS, seed=0)
+    data, model = digits(20), embedded(build(SPEC, 10, WEIGHTS, seed=0))
     first = features_of(data, model, SPEC, data_key="digits").values.clone()
     (file,) = own_cache.glob("*.npy")
     file.write_bytes(file.read_bytes()[:1000])
@@ -232,7 +296,7 @@ def test_a_torn_file_in_the_cache_is_made_again(own_cache: Path) -> None:
 
 
 def test_the_cache_keeps_to_its_size(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, model = digits(20), build(SPEC, 10, WEIGHTS, seed=0)
+    data, model = digits(20), embedded(build(SPEC, 10, WEIGHTS, seed=0))
     size = features_of(data, model, SPEC, data_key="0").values.nbytes
     monkeypatch.setenv("BENCH_FEATURES_GB", str(2.5 * size / 1e9))
     for number in range(1, 5):
@@ -246,13 +310,13 @@ def test_the_cache_keeps_to_its_size(own_cache: Path, monkeypatch: pytest.Monkey
 def test_a_cache_that_cannot_be_written_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "file" / "cache"))
-    data, model = digits(20), build(SPEC, 10, WEIGHTS, seed=0)
+    data, model = digits(20), embedded(build(SPEC, 10, WEIGHTS, seed=0))
     assert features_of(data, model, SPEC, data_key="digits").values.shape == (20, 1280)
 
 
 def _fill(barrier: object, results: object) -> None:
     torch.set_num_threads(1)
-    data, model = digits(50), build(SPEC, 10, WEIGHTS, seed=0)
+    data, model = digits(50), embedded(build(SPEC, 10, WEIGHTS, seed=0))
     barrier.wait()  # type: ignore[attr-defined]
     found = features_of(data, model, SPEC, data_key="digits")
     results.put((found.cached, float(found.values.double().sum())))  # type: ignore[attr-defined]
@@ -274,8 +338,8 @@ def test_two_processes_at_once_extract_once() -> None:
 def test_a_checkpoint_trained_on_features_evaluates_to_its_record(tmp_path: Path) -> None:
     data = datasets.load("synthetic")
     assert WEIGHTS is not None
-    job = Job(model="mobilenet", dataset=data.info, recipe=Recipe(epochs=1), weights_sha256=WEIGHTS.sha256)
-    (run,) = job.runs()
+    job = Job(model="mobilenet", dataset=data.info, recipe=Recipe(epochs=1), input=SPEC.input)
+    (run,) = job.model_copy(update={"weights_sha256": WEIGHTS.sha256}).runs()
     outcome = execute(run, Inputs(data, WEIGHTS), LocalContext())
     assert outcome.measured.features_cached is False
     assert outcome.measured.train_seconds is not None
@@ -283,7 +347,7 @@ def test_a_checkpoint_trained_on_features_evaluates_to_its_record(tmp_path: Path
     assert outcome.measured.train_seconds > outcome.measured.feature_seconds > 0
     file = tmp_path / "trained.safetensors"
     file.write_bytes(outcome.checkpoint or b"")
-    model = build(SPEC, 10, find(str(file), "mobilenet", {}), seed=9).to(memory_format=torch.channels_last)
+    model = build(SPEC, 10, weights_named(str(file), "mobilenet"), seed=9).to(memory_format=torch.channels_last)
     again = evaluate(model, SPEC, DeviceSplit.of(data.test, "cpu"))
     assert outcome.predictions is not None
     assert np.array_equal(again.predictions.predicted, outcome.predictions.predicted)

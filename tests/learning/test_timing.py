@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from factories import CNN, built_in, weights_named
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.learning import timing
@@ -18,8 +19,6 @@ from bench.learning.context import LocalContext
 from bench.learning.data import datasets
 from bench.learning.data.datasets import Dataset
 from bench.learning.execute import Inputs, execute
-from bench.learning.models.registry import MODELS
-from bench.learning.models.weights import find
 from bench.learning.timing import Subject, make_reference_step, time_models, time_one_image
 from bench.learning.timing_process import time_in_a_process
 from bench.spec import Job, Recipe
@@ -28,8 +27,9 @@ pytestmark = pytest.mark.heavy
 
 
 def subject_of(model: str, data: Dataset) -> Subject:
-    weights = find("bundled", model, MODELS[model].sources) if model == "mobilenet" else None
-    (run,) = Job(model=model, dataset=data.info, recipe=Recipe(epochs=1, batch_size=32)).runs()
+    weights = weights_named("bundled", model)
+    form = built_in(model).input
+    (run,) = Job(model=model, dataset=data.info, recipe=Recipe(epochs=1, batch_size=32), input=form).runs()
     inputs = Inputs(data, weights)
     outcome = execute(run, inputs, LocalContext())
     assert outcome.checkpoint is not None
@@ -148,8 +148,7 @@ def test_the_reference_step_is_the_same_work_and_leaves_the_random_numbers_alone
 @pytest.mark.usefixtures("short")
 def test_one_image_is_timed_by_the_same_code() -> None:
     subject = subject_of("cnn", datasets.load("synthetic"))
-    spec = MODELS["cnn"]
-    trained = Trained(spec.build(10).eval(), spec, subject.inputs.dataset.class_names, {})
+    trained = Trained(CNN.build(10).eval(), CNN, subject.inputs.dataset.class_names, {})
 
     seconds, threads = time_one_image(trained, subject.inputs.dataset.test.images[0], rounds=3)
 

@@ -12,6 +12,8 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from factories import CNN as SPEC
+from factories import MOBILENET
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -22,14 +24,12 @@ from bench.learning.data.datasets import Dataset
 from bench.learning.data.preprocessing import DeviceSplit, Preprocessor
 from bench.learning.evaluation import evaluate
 from bench.learning.execute import Inputs, execute
+from bench.learning.models.architecture import ModelSpec
 from bench.learning.models.build import build
 from bench.learning.models.cnn import CNN
-from bench.learning.models.registry import MODELS, ModelSpec
 from bench.learning.models.weights import Weights
-from bench.learning.training import DivergedError, FitState, epoch_order, fit, on_features, on_images
+from bench.learning.training import DivergedError, FitState, batches_of, epoch_order, fit, on_features, on_images
 from bench.spec import Job, Outcome, Progress, Recipe
-
-SPEC, MOBILENET = MODELS["cnn"], MODELS["mobilenet"]
 
 pytestmark = pytest.mark.heavy
 
@@ -83,6 +83,33 @@ def test_another_seed_or_epoch_has_another_order(one: tuple[int, int], other: tu
     assert torch.equal(epoch_order(100, *one), epoch_order(100, *other)) == (one == other)
 
 
+@given(images=st.integers(1, 500), size=st.integers(1, 100))
+def test_a_single_last_image_joins_the_batch_before(images: int, size: int) -> None:
+    """Batch-norm layers refuse one image in training, which has no variance."""
+    order = torch.randperm(images)
+
+    batches = batches_of(order, size)
+
+    assert torch.equal(torch.cat(batches), order)
+    assert {len(batch) for batch in batches[:-1]} <= {size}
+    if size > 1 and images > 1:
+        assert all(2 <= len(batch) <= size + 1 for batch in batches)
+    if images % size != 1 or size == 1:
+        assert [len(batch) for batch in batches] == [len(batch) for batch in torch.split(order, size)]
+
+
+def test_a_network_with_batch_norm_trains_on_a_number_of_images_that_leaves_one(tiny: Dataset) -> None:
+    spec = dataclasses.replace(SPEC, name="mine", head=None)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    seen = count_training_images(model)
+
+    recipe = Recipe(epochs=2, batch_size=16, schedule="cosine")
+    state = fit_images(model, spec, some(tiny, 33), recipe, seed=0, run_id="a", context=LocalContext())
+
+    assert [len(batch) for batch in seen] == [16, 17, 16, 17]
+    assert len(state.epochs) == 2
+
+
 # --- the networks -------------------------------------------------------------------------------------------------
 
 
@@ -107,7 +134,7 @@ def backbone(tiny: Dataset) -> Weights:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
-        features(Preprocessor(MOBILENET, "cpu")(some(tiny, 64).images))
+        features(Preprocessor(MOBILENET.input, "cpu")(some(tiny, 64).images))
     state = {f"features.{name}": value for name, value in features.state_dict().items()}
     content = np.frombuffer(safetensors.torch.save(state), dtype=np.uint8)
     return Weights("mine", "0" * 64, "mine.safetensors", content)
@@ -136,7 +163,7 @@ def features_by_hand(model: nn.Module, data: DeviceSplit) -> Tensor:
     """What a frozen backbone makes of the images, with its batch-norm layers as they are."""
     model.eval()
     with torch.no_grad():
-        return model.embed(Preprocessor(MOBILENET, "cpu")(data.images))
+        return model.features(Preprocessor(MOBILENET.input, "cpu")(data.images)).mean((2, 3))
 
 
 def test_a_head_trained_on_features_is_the_one_trained_through_the_backbone(backbone: Weights, tiny: Dataset) -> None:
@@ -184,7 +211,7 @@ def test_the_plain_model_answers_in_evaluation(spec: ModelSpec, backbone: Weight
 
     model.eval()
     with torch.inference_mode():
-        logits = model(Preprocessor(spec, "cpu")(data.images))
+        logits = model(Preprocessor(spec.input, "cpu")(data.images))
     assert np.array_equal(evaluation.predictions.predicted, logits.argmax(1).numpy())
     assert np.array_equal(evaluation.predictions.probability, logits.softmax(1).amax(1).numpy())
     assert evaluation.loss == pytest.approx(float(F.cross_entropy(logits, data.labels)), rel=1e-6)
@@ -295,7 +322,7 @@ def count_training_images(model: nn.Module) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("images", "batches"), [(130, [64, 64, 2]), (128, [64, 64]), (129, [64, 64, 1]), (40, [40]), (1, [1])]
+    ("images", "batches"), [(130, [64, 64, 2]), (128, [64, 64]), (129, [64, 65]), (65, [65]), (40, [40]), (1, [1])]
 )
 def test_each_image_is_seen_once_an_epoch_with_a_smaller_batch_at_the_end(
     images: int, batches: list[int], tiny: Dataset
@@ -307,7 +334,7 @@ def test_each_image_is_seen_once_an_epoch_with_a_smaller_batch_at_the_end(
     state = fit_images(model, SPEC, data, Recipe(epochs=2), seed=0, run_id="a", context=LocalContext())
 
     assert [len(batch) for batch in seen] == 2 * batches
-    prepared = Preprocessor(SPEC, "cpu")(data.images).flatten(1)
+    prepared = Preprocessor(SPEC.input, "cpu")(data.images).flatten(1)
     for epoch in (seen[: len(batches)], seen[len(batches) :]):
         assert sorted(map(tuple, torch.cat(epoch).flatten(1).tolist())) == sorted(map(tuple, prepared.tolist()))
     assert all(epoch.images_per_second == pytest.approx(images / epoch.seconds) for epoch in state.epochs)
@@ -319,7 +346,7 @@ def test_an_epochs_figures_are_means_over_its_images(smoothing: float, tiny: Dat
     model = build(SPEC, 10, None, seed=0)
     model.dropout.p = 0.0
     data = some(tiny, 150)
-    logits = model(Preprocessor(SPEC, "cpu")(data.images)).detach()
+    logits = model(Preprocessor(SPEC.input, "cpu")(data.images)).detach()
 
     targets = (1 - smoothing) * F.one_hot(data.labels, 10) + smoothing / 10
     expected = -(targets * logits.log_softmax(1)).sum(1).mean()
@@ -389,7 +416,7 @@ def test_evaluation_counts_every_image_once(batch: int, tiny: Dataset, monkeypat
 
     assert sum(seen) == len(found.predictions.predicted) == 100
     model.eval()
-    preprocess = Preprocessor(SPEC, "cpu")
+    preprocess = Preprocessor(SPEC.input, "cpu")
     correct, loss = 0, 0.0
     with torch.inference_mode():
         for image, label, predicted, probability in zip(

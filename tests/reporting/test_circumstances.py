@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.reporting.circumstances import CIRCUMSTANCES, MOST_LABELS, among, between
+from bench.reporting.circumstances import CIRCUMSTANCES, MOST_LABELS, among, between, pictures
 from bench.reporting.entries import comparisons
 from bench.reporting.tables import footnotes
 from bench.spec import Record
@@ -64,3 +64,16 @@ def test_many_jobs_are_counted(make_record: Make) -> None:
     jobs = [(f"model{number}", [make_record(threads=2)]) for number in range(MOST_LABELS + 1)]
     line = among([*jobs, ("other", [make_record(threads=1)])])
     assert line.endswith(f"threads 1 (other), 2 ({MOST_LABELS + 1} jobs).")
+
+
+def test_one_line_says_which_models_see_which_pictures(make_record: Make) -> None:
+    grey = make_record("cnn", input_size=28, input_channels=1)
+    colour = make_record("mobilenet", input_size=224, input_channels=3, input_crop=0.875)
+
+    line = pictures([("cnn", [grey]), ("other", [grey]), ("mobilenet", [colour])])
+
+    assert line == (
+        "The models see different pictures: 28 px, grey (cnn, other); 224 px, colour, the middle 88 % (mobilenet)."
+    )
+    assert pictures([("cnn", [grey]), ("other", [grey])]) == ""
+    assert pictures([("old", [make_record(input_size=None)]), ("cnn", [grey])]) == ""

@@ -59,7 +59,18 @@ def test_another_data_set_with_the_same_beginning_is_not_taken_for_it(tmp_path: 
     assert load(tmp_path, SHA[:12] + "0" * 52) is None
 
 
-def test_large_images_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_large_images_every_second_row_and_column_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MOST_MB", 0.02)
+    large = np.random.default_rng(0).integers(0, 256, size=(5, 3, 64, 64), dtype=np.uint8)  # 0.06 MB
+
+    save(tmp_path, SHA, large, np.zeros(5, np.int64), NAMES)
+
+    kept = load(tmp_path, SHA)
+    assert kept is not None
+    assert np.array_equal(kept.images, large[:, :, ::2, ::2])
+
+
+def test_large_images_of_few_pixels_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MOST_MB", 0.01)
 
     assert save(tmp_path, SHA, PIXELS, LABELS, NAMES) is None

@@ -28,7 +28,7 @@ def test_the_unknown_is_null() -> None:
     record = assemble(run, Outcome(run.id, failed)).record
 
     known = {"schema_version", "reason", "attempts", "weights_sha256", "plugin_sha256", "judged_on"}
-    known |= set(Recipe.model_fields)
+    known |= set(Recipe.model_fields) | set(run.input.columns())
     optional = {name for name, field in Record.model_fields.items() if not field.is_required()} - known
     assert {name: getattr(record, name) for name in optional} == dict.fromkeys(optional)
 
@@ -46,6 +46,8 @@ def test_a_record_says_what_was_run_and_measured() -> None:
     assert (record.epochs, record.batch_size, record.lr, record.bn_mode) == (3, 32, 0.01, "eval")
     assert (record.weights, record.weights_sha256, record.plugin_sha256) == ("file mine.pth", "a" * 64, "b" * 64)
     assert (record.workers, record.test_accuracy) == (2, 0.5)
+    assert (record.input_size, record.input_channels, record.input_crop) == (28, 1, 1.0)
+    assert (record.input_interpolation, record.input_mean, record.input_std) == ("bilinear", "0.1307", "0.3081")
     assert (record.attempts, record.contended, record.git_commit) == (3, True, "c")
     assert record.checkpoint == f"checkpoints/{run.id}.safetensors"
     assert result.checkpoint == b"x"

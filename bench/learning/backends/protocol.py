@@ -94,7 +94,7 @@ class Backend(Protocol):
 
 def pipeline(request: Request) -> Callable[[Tensor], Tensor]:
     """Return preprocessing and the unchanged model as one function, as PyTorch deploys it."""
-    prepare = Preprocessor(request.trained.spec, request.device)
+    prepare = Preprocessor(request.trained.spec.input, request.device)
     model = request.trained.module.eval().to(request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def answer(images: Tensor) -> Tensor:

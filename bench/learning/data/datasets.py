@@ -1,83 +1,57 @@
-"""Data sets by name: each has a training and a test split of uint8 images. Reading one needs no torch."""
+"""Data sets by name. Reading one needs no torch, unless its library does."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+from bench.errors import UserError, unknown
+from bench.learning.data import files, from_torchvision, from_user
+from bench.learning.data.dataset import DATASETS, Dataset, Reading, Split, register
+from bench.learning.user_code import UserCode
 
-from bench.errors import UserError
-from bench.learning.registry import Registry
-from bench.spec import DatasetInfo
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images with their classes."""
-
-    images: NDArray[np.uint8]
-    """Shape [images, channels, height, width]."""
-    labels: NDArray[np.int64]
-    """Class numbers from 0 to the number of classes less one, shape [images]."""
+__all__ = ["DATASETS", "Dataset", "Reading", "Split", "check_name", "load", "register"]
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """A data set in memory."""
-
-    name: str
-    sha256: str
-    """Digest of everything that determines the two splits."""
-    train: Split
-    test: Split
-    class_names: tuple[str, ...]
-    note: str | None = None
-    """A line for the user, if they may expect another data set than was loaded."""
-
-    @property
-    def info(self) -> DatasetInfo:
-        """Return the name, digest and sizes."""
-        return DatasetInfo(
-            name=self.name,
-            sha256=self.sha256,
-            train_images=len(self.train.labels),
-            test_images=len(self.test.labels),
-            classes=len(self.class_names),
-        )
-
-
-Loader = Callable[[Path | None], Dataset]
-"""A function that loads a data set, from the folder given with --data-dir if there is one."""
-
-DATASETS: Registry[Loader] = Registry("data set")
-
-
-def register(name: str) -> Callable[[Loader], Loader]:
-    """Return a decorator that registers a loader under ``name``."""
-
-    def add(loader: Loader) -> Loader:
-        DATASETS.add(name, loader)
-        return loader
-
-    return add
-
-
-def load(name: str, data_dir: Path | None = None) -> Dataset:
+def load(name: str, data_dir: Path | None = None, *, reading: Reading | None = None) -> Dataset:
     """Load the data set called ``name``, from ``data_dir`` if that is given.
+
+    Args:
+        name: a built-in data set, ``torchvision/NAME``, ``folder:DIR``, ``npz:FILE``, ``csv:FILE``, ``hf:DIR_OR_NAME``,
+            or a user's ``FILE.py:NAME``.
+        data_dir: the folder of the data set's files.
+        reading: how to read it; ``data_dir`` is part of it.
 
     Raises:
         UserError: there is no such data set, its files are missing or damaged, or ``data_dir`` is not a folder.
     """
-    loader = DATASETS.find(name)
-    if data_dir is not None and not data_dir.is_dir():
-        raise UserError(f"--data-dir {data_dir} is not a folder")
-    return loader(data_dir)
+    reading = reading or Reading(data_dir)
+    if reading.data_dir is not None and not reading.data_dir.is_dir():
+        raise UserError(f"--data-dir {reading.data_dir} is not a folder")
+    return _loader(name)(reading)
 
 
-def digest(parts: Sequence[str]) -> str:
-    """Return a data set's digest, computed from the digests of its parts."""
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+def check_name(name: str) -> None:
+    """Refuse a name that no data set can have.
+
+    Raises:
+        UserError: there is no such data set.
+    """
+    _loader(name)
+
+
+def _loader(name: str) -> Callable[[Reading], Dataset]:
+    if name in DATASETS:
+        return lambda reading: DATASETS[name](reading.data_dir)
+    kind, colon, rest = name.partition(":")
+    if colon and kind in ("folder", "npz", "csv", "hf"):
+        if not rest:
+            raise UserError(f"--dataset {name}: name the {'folder' if kind == 'folder' else 'file'} behind the colon")
+        return {"folder": files.folder, "npz": files.npz, "csv": files.csv, "hf": files.hugging_face}[kind](rest)
+    library, slash, short = name.partition("/")
+    if slash and library == "torchvision":
+        return from_torchvision.loader(short)
+    if UserCode.is_named_by(name):
+        return from_user.loader(name)
+    forms = ("torchvision/NAME", "folder:DIR", "npz:FILE", "csv:FILE", "hf:DIR_OR_NAME", "FILE.py:NAME")
+    raise unknown("data set", name, DATASETS, forms)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bench.errors import UserError
 from bench.learning import cache
-from bench.learning.data.datasets import DATASETS, Dataset, Loader, Split, digest, register
+from bench.learning.data.dataset import DATASETS, Dataset, Loader, Split, digest, register
 
 DOWNLOAD_SECONDS = 120
 """The time after which a download of about 12 MB is given up."""

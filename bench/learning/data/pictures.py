@@ -48,9 +48,9 @@ def find_pictures(root: Path) -> Pictures:
     """
     if not root.is_dir():
         raise UserError(f"--images {root} is not a folder")
-    loose = _pictures_among(root.iterdir())
+    loose = among(root.iterdir())
     classes = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    labelled = [(file, folder.name) for folder in classes for file in _pictures_among(folder.rglob("*"))]
+    labelled = [(file, folder.name) for folder in classes for file in among(folder.rglob("*"))]
     if loose and labelled:
         raise UserError(
             f"--images {root}: some pictures lie in sub-folders (as {labelled[0][0].relative_to(root)}) and some "
@@ -63,7 +63,8 @@ def find_pictures(root: Path) -> Pictures:
     return Pictures(root, tuple(file for file, _ in labelled), tuple(name for _, name in labelled))
 
 
-def _pictures_among(entries: Iterable[Path]) -> list[Path]:
+def among(entries: Iterable[Path]) -> list[Path]:
+    """Return the picture files among ``entries``, sorted; hidden ones are left out."""
     return sorted(
         file for file in entries if file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file()
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.errors import UserError
-from bench.learning.data.datasets import Dataset, Split, digest, register
+from bench.learning.data.dataset import Dataset, Split, digest, register
 
 
 @register("synthetic")

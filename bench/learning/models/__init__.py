@@ -1,5 +1,5 @@
-"""Models by name, their weights, and how they are built. A user's file calls :func:`register`."""
+"""Models by name, their weights, and how they are built. :func:`model` describes a model of the user's."""
 
-from bench.learning.models.registry import register
+from bench.learning.models.from_user import model
 
-__all__ = ["register"]
+__all__ = ["model"]

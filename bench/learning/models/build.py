@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from bench.errors import UserError
-from bench.learning.models.registry import ModelSpec
+from bench.errors import UserError, first_line
+from bench.learning.models.architecture import ModelSpec
+from bench.learning.models.heads import head_of
 from bench.learning.models.weights import Weights
 
 State = dict[str, Tensor]
@@ -23,20 +27,98 @@ def build(
 ) -> nn.Module:
     """Build a new model, which maps float [batch, channels, size, size] to logits [batch, classes].
 
-    A backbone that ``weights`` filled is frozen unless ``trainable`` is 'all'; without weights the whole model is
-    random and trainable.
+    All but the head is frozen if ``weights`` filled it, unless ``trainable`` is 'all'; without weights the whole model
+    is random and trainable. A model of the user's that returns a dict or a tuple returns its logits alone.
+
+    Raises:
+        UserError: the weights do not fit the model, or it cannot be built for these pictures.
+    """
+    torch.manual_seed(seed)
+    model = make(spec, classes) if weights is None else with_weights(spec, classes, weights)
+    head = head_of(model, spec.head, classes)
+    if weights is not None and trainable == "head" and head is not None:
+        inside = set(model.get_submodule(head).parameters())
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter in inside)
+    return model
+
+
+def make(spec: ModelSpec, classes: int) -> nn.Module:
+    """Return a random module, its lazy layers made, whose output is logits alone.
+
+    Raises:
+        UserError: it cannot be built, or does not take such pictures.
+    """
+    try:
+        return prepared(spec.build(classes), spec)
+    except UserError:
+        raise
+    except Exception as error:  # a user's model can raise anything
+        raise UserError(f"{spec.name} cannot be built for {spec.input.describe()}: {first_line(error)}") from error
+
+
+def prepared(model: nn.Module, spec: ModelSpec) -> nn.Module:
+    """Make a module's lazy layers, and let it return its logits alone; return it.
+
+    Raises:
+        UserError: it returns no logits.
+        Exception: whatever its forward pass raises.
+    """
+    if spec.built_in:
+        return model
+    size = spec.input.image_size
+    images = torch.zeros(2, spec.input.channels, size, size)
+    with torch.no_grad():
+        if any(isinstance(value, (UninitializedParameter, UninitializedBuffer)) for value in _tensors(model)):
+            model.eval()(images)
+            model.train()
+        probe = copy.deepcopy(model)  # a forward pass in training mode changes batch-norm's statistics
+        plain = all(isinstance(probe.train(mode)(images), Tensor) for mode in (True, False))
+    if not plain:
+        model.register_forward_hook(lambda module, arguments, output: logits_in(output))
+    return model
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def logits_in(output: object) -> Tensor:
+    """Return the logits in what a model returns: a tensor, a tuple that begins with it, or a dict with ``logits``.
+
+    Raises:
+        UserError: there are none in it.
+    """
+    if isinstance(output, Mapping):
+        output = output.get("logits", output)
+    elif hasattr(output, "logits"):
+        output = output.logits
+    elif isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not isinstance(output, Tensor):
+        raise UserError(f"it returns {type(output).__name__}; a tensor of logits is needed, or a dict with 'logits'")
+    return output
+
+
+def with_weights(spec: ModelSpec, classes: int, weights: Weights) -> nn.Module:
+    """Return a module filled from a weights file, its head for other classes left random.
 
     Raises:
         UserError: the weights do not fit the model.
     """
-    torch.manual_seed(seed)
-    model = spec.build(classes)
-    if weights is not None:
-        load_weights(model, spec, weights)
-        if spec.backbone is not None and trainable == "head":
-            for parameter in model.get_submodule(spec.backbone).parameters():
-                parameter.requires_grad_(False)
-    return model
+    if spec.load is None:
+        model = make(spec, classes)
+        load_weights(model, spec, weights, classes)
+        return model
+    state = read_state(weights)
+    if weights.by_order:
+        names = [name for name in spec.build(len(next(reversed(state.values())))).state_dict() if not _is_counter(name)]
+        state = dict(zip(names, (value for name, value in state.items() if not _is_counter(name)), strict=True))
+    try:
+        return prepared(spec.load(classes, state), spec)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"weights {weights.path} do not fit {spec.name}: {first_line(error)}") from None
 
 
 def check_weights(spec: ModelSpec, classes: int, weights: Weights) -> None:
@@ -45,8 +127,7 @@ def check_weights(spec: ModelSpec, classes: int, weights: Weights) -> None:
     Raises:
         UserError: they do not fit; the message names the file and the first differences.
     """
-    # torch's meta device would be slower here: it imports the compiler
-    load_weights(spec.build(classes), spec, weights)
+    with_weights(spec, classes, weights)  # torch's meta device would be slower here: it imports the compiler
 
 
 def read_state(weights: Weights) -> State:
@@ -79,10 +160,10 @@ def read_state(weights: Weights) -> State:
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
 
 
-def load_weights(model: nn.Module, spec: ModelSpec, weights: Weights) -> None:
-    """Fill ``model`` from ``weights``: all of it, or at least its backbone if it has one.
+def load_weights(model: nn.Module, spec: ModelSpec, weights: Weights, classes: int) -> None:
+    """Fill ``model`` from ``weights``: all of it, or all but its head.
 
-    A head for other classes (torchvision's 1,000, say) is not loaded; the model's head then stays as it is.
+    A head for other classes (ImageNet's 1,000, say) is not loaded; the model's head then stays as it is.
 
     Raises:
         UserError: names are missing or shapes differ.
@@ -92,14 +173,16 @@ def load_weights(model: nn.Module, spec: ModelSpec, weights: Weights) -> None:
     state = read_state(weights)
     if weights.by_order and weights.path.endswith(".safetensors"):
         raise UserError(f"weights {weights.path}: a safetensors file keeps no order to match tensors by")
+    head = head_of(model, spec.head, classes)
+    outside = {name for name in wanted if head is None or not name.startswith(f"{head}.")}
     if weights.by_order:
-        names = [name for name in wanted if name.startswith(f"{spec.backbone}.")]
         tensors = [value for name, value in state.items() if not _is_counter(name)]
+        names = [name for name in wanted if name in outside]
         state = dict(zip(names, tensors, strict=False))  # too few are reported below as missing, others as misshapen
     fits = {name for name, value in wanted.items() if name in state and state[name].shape == value.shape}
     needed = set(wanted)
-    if spec.backbone is not None and len(fits) < len(wanted):
-        needed = {name for name in wanted if name.startswith(f"{spec.backbone}.")}
+    if len(fits) < len(wanted):
+        needed = outside
         fits &= needed
     if needed - fits:
         problems = []

@@ -23,12 +23,7 @@ class MobileNetTransfer(nn.Module):
             nn.Linear(128, classes),
         )
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Map float [batch, 3, height, width] to the backbone's features [batch, 1280]."""
-        maps: Tensor = self.features(images)
-        return maps.mean(dim=(2, 3))
-
     def forward(self, images: Tensor) -> Tensor:
         """Map float [batch, 3, height, width] to logits [batch, classes]."""
-        logits: Tensor = self.classifier(self.embed(images))
+        logits: Tensor = self.classifier(self.features(images).mean(dim=(2, 3)))
         return logits

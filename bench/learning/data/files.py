@@ -1,0 +1,284 @@
+"""Data sets in files: a folder of pictures, an .npz file, a .csv file, or a data set of Hugging Face."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import UserError
+from bench.learning.data import pictures
+from bench.learning.data.arrays import dataset_of
+from bench.learning.data.dataset import Dataset, Reading, Split, digest
+from bench.learning.data.decoding import PictureError, PictureList, Pool, see
+
+TRAIN = ("train", "training", "trn")
+TEST = ("test", "testing", "tst")
+VALIDATION = ("val", "valid", "validation", "eval", "evaluation", "dev")
+
+Read = Callable[[Reading], Dataset]
+
+
+# --- folders of pictures -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """Pictures with their classes."""
+
+    files: list[Path]
+    classes: list[str]
+
+
+def folder(path: str) -> Read:
+    """Return a function that loads a folder of pictures, whose sub-folders are the classes, below splits or not."""
+
+    def load(reading: Reading) -> Dataset:
+        root = Path(path).expanduser()
+        if not root.is_dir():
+            raise UserError(f"--dataset folder:{path}: there is no folder {root}")
+        splits = {entry.name.lower(): entry for entry in sorted(root.iterdir()) if entry.is_dir()}
+        train, test, validation = (
+            next((splits[name] for name in names if name in splits), None) for names in (TRAIN, TEST, VALIDATION)
+        )
+        notes = []
+        if test is not None and validation is not None:
+            notes.append(f"{validation.name}/ is left out; --validation-size holds training pictures out")
+        test = test or validation
+        name = f"folder:{root.resolve().name}"
+        if train is not None and test is not None:
+            parts = [_labelled(train, f"--dataset folder:{path}"), _labelled(test, f"--dataset folder:{path}")]
+            return _from_pictures(name, parts[0], parts[1], reading, notes)
+        if train is not None or test is not None:
+            other = train or test
+            raise UserError(
+                f"--dataset folder:{path} has {other.name if other else ''}/ but not the other split; there are to be "
+                "train/ and test/ (or val/), or a folder for each class and none of these"
+            )
+        return _from_pictures(name, _labelled(root, f"--dataset folder:{path}"), None, reading, notes)
+
+    return load
+
+
+def _labelled(root: Path, where: str) -> _Labelled:
+    files: list[Path] = []
+    classes: list[str] = []
+    for entry in sorted(root.iterdir()):
+        if entry.is_dir() and not entry.name.startswith("."):
+            inside = pictures.among(entry.rglob("*"))
+            files += inside
+            classes += [entry.name] * len(inside)
+    if not files:
+        raise UserError(f"{where}: {root} has no sub-folders with pictures; each class is to be a sub-folder")
+    return _Labelled(files, classes)
+
+
+def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading: Reading, notes: list[str]) -> Dataset:
+    """Return the data set of labelled pictures; without a test split, one is drawn class by class."""
+    with Pool() as pool:
+        parts = [_readable(name, part, pool, reading, notes) for part in (train, test) if part is not None]
+    names = tuple(sorted(set(parts[0][1])))
+    if len(names) < 2:
+        raise UserError(f"{name} has one class only ({names[0]}); each class is to be a sub-folder, and two are needed")
+    numbers = {each: number for number, each in enumerate(names)}
+    if len(parts) == 2:
+        numbers |= _same_classes(name, parts[1][1], names)
+    labels = [np.array([numbers[each] for each in classes], dtype=np.int64) for _, classes in parts]
+    if len(parts) == 1:
+        seen, (all_labels,) = parts[0][0], labels
+        is_test = _drawn([each.sha256 for each in seen.seen], all_labels, reading.test_fraction)
+        lists = [_picked(seen, np.flatnonzero(~is_test)), _picked(seen, np.flatnonzero(is_test))]
+        labels = [all_labels[~is_test], all_labels[is_test]]
+        notes.append(f"{len(labels[1]):,} pictures were drawn to test on, the same each time (--test-fraction)")
+    else:
+        lists = [seen for seen, _ in parts]
+    untested = sorted(set(range(len(names))) - set(labels[1].tolist()))
+    if untested:
+        notes.append(f"no test picture has the class {names[untested[0]]!r}, so nothing is known about it")
+    colour = any(each.colour for each in lists)
+    native = lists[0].native if lists[0].native == lists[1].native else None
+
+    def read(size: int | None) -> tuple[Split, Split]:
+        try:
+            train, test = (each.decode(size, colour=colour) for each in lists)
+        except PictureError as error:
+            raise UserError(f"{name}: a picture changed while it was read: {error}") from None
+        return Split(train, labels[0]), Split(test, labels[1])
+
+    usual = min(lists[0].usual_size, 96)
+    first = read(None if native else usual)
+    about = [*(each.digest for each in lists), *(_digest(each) for each in labels), *names]
+    return Dataset(
+        name=name,
+        sha256=digest(about),
+        train=first[0],
+        test=first[1],
+        class_names=names,
+        note=f"{name}: {'; '.join(notes)}" if notes else None,
+        resize=None if native else read,
+    )
+
+
+def _digest(labels: NDArray[np.int64]) -> str:
+    return digest([str(label) for label in labels])
+
+
+def _readable(
+    name: str, part: _Labelled, pool: Pool, reading: Reading, notes: list[str]
+) -> tuple[PictureList, list[str]]:
+    """Return (the pictures that can be read, their classes).
+
+    Raises:
+        UserError: more of them than --skip-unreadable cannot be read.
+    """
+    seen = see(part.files, pool)
+    broken = [place for place, each in enumerate(seen.seen) if each.problem]
+    if broken:
+        first = f"{seen.files[broken[0]]}: {seen.seen[broken[0]].problem}"
+        count = f"{len(broken):,} of {len(seen.files):,} pictures cannot be read, as {first}"
+        if len(broken) > reading.skip_unreadable:
+            raise UserError(
+                f"{name}: {count}; mend or remove them, or leave them out with --skip-unreadable {len(broken)}"
+            )
+        notes.append(f"{count}; left out")
+    keep = np.array([place for place, each in enumerate(seen.seen) if not each.problem], dtype=np.int64)
+    return _picked(seen, keep), [part.classes[place] for place in keep]
+
+
+def _picked(seen: PictureList, places: NDArray[np.int64]) -> PictureList:
+    if len(places) == len(seen.files):
+        return seen
+    return PictureList(tuple(seen.files[place] for place in places), tuple(seen.seen[place] for place in places))
+
+
+def _same_classes(name: str, classes: Sequence[str], names: tuple[str, ...]) -> dict[str, int]:
+    """Return the number of each class of the test pictures: names match exactly, or else in a simplified form.
+
+    Raises:
+        UserError: a class is none of the training pictures'.
+    """
+    simple: dict[str, list[int]] = {}
+    for number, each in enumerate(names):
+        simple.setdefault(_simple(each), []).append(number)
+    numbers = {}
+    for each in sorted(set(classes)):
+        same = [names.index(each)] if each in names else simple.get(_simple(each), [])
+        if len(same) != 1:
+            raise UserError(f"{name}: the test pictures have a class {each!r}, which the training pictures have not")
+        numbers[each] = same[0]
+    return numbers
+
+
+def _simple(text: str) -> str:
+    return re.sub(r"[\W_]+", "_", text.casefold())
+
+
+def _drawn(contents: Sequence[str], labels: NDArray[np.int64], fraction: float) -> NDArray[np.bool_]:
+    """Return which pictures are to test on: of each class the same share, chosen by the digests of the contents."""
+    is_test = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = sorted(np.flatnonzero(labels == label), key=lambda place: (contents[int(place)], place))
+        if len(members) > 1:
+            is_test[members[: min(len(members) - 1, max(1, round(fraction * len(members))))]] = True
+    return is_test
+
+
+# --- arrays ------------------------------------------------------------------------------------------------------
+
+_KEYS = (
+    ("x_train", "y_train", "x_test", "y_test"),  # Keras
+    ("train_images", "train_labels", "test_images", "test_labels"),  # MedMNIST
+)
+
+
+def npz(path: str) -> Read:
+    """Return a function that loads an .npz file with the keys of Keras or of MedMNIST."""
+
+    def load(reading: Reading) -> Dataset:
+        file = _file(path, "npz")
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                arrays: dict[str, NDArray[Any]] = {key: stored[key] for key in stored.files}
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"--dataset npz:{path}: {file} is not an .npz file of plain arrays: {error}") from None
+        for keys in _KEYS:
+            if all(key in arrays for key in keys):
+                a, b, c, d = (arrays[key] for key in keys)
+                return dataset_of(f"npz:{file.stem}", (a, b), (c, d))
+        if "images" in arrays and "labels" in arrays:
+            return _split(f"npz:{file.stem}", arrays["images"], arrays["labels"], reading)
+        wanted = " or ".join(", ".join(keys) for keys in _KEYS)
+        raise UserError(
+            f"--dataset npz:{path} holds {', '.join(sorted(arrays))}; {wanted} (or images, labels) is needed"
+        )
+
+    return load
+
+
+def csv(path: str) -> Read:
+    """Return a function that loads a .csv file: a row for each grey, square image, its label first or named 'label'."""
+
+    def load(reading: Reading) -> Dataset:
+        import pandas as pd
+
+        file = _file(path, "csv")
+        try:
+            table = pd.read_csv(file, header=None, low_memory=False)
+            header = [str(cell).strip().lower() for cell in table.iloc[0]]
+            named = not all(re.fullmatch(r"-?[\d.]+(e[-+]?\d+)?", cell) for cell in header)
+            if named:
+                table = pd.read_csv(file)
+        except (OSError, ValueError, UnicodeDecodeError, IndexError) as error:
+            raise UserError(f"--dataset csv:{path}: {file} is not a table of numbers: {error}") from None
+        column = (
+            next((place for place, cell in enumerate(header) if cell in ("label", "class", "y")), 0) if named else 0
+        )
+        labels = table.iloc[:, column].to_numpy()
+        pixels = table.drop(columns=table.columns[column]).to_numpy()
+        side = round(pixels.shape[1] ** 0.5)
+        if side * side != pixels.shape[1] or side < 2:
+            raise UserError(
+                f"--dataset csv:{path} has {pixels.shape[1]} columns beside the label; the pixels of square images are "
+                "needed, as 784 for 28 x 28"
+            )
+        return _split(f"csv:{file.stem}", pixels.reshape(-1, side, side), labels, reading)
+
+    return load
+
+
+def _file(path: str, kind: str) -> Path:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"--dataset {kind}:{path}: there is no file {file}")
+    return file
+
+
+def _split(name: str, images: NDArray[Any], labels: NDArray[Any], reading: Reading) -> Dataset:
+    """Return the data set of images without a test split, which is drawn class by class."""
+    whole = dataset_of(name, (images, labels), (images, labels))
+    contents = [digest([image.tobytes().hex()]) for image in whole.train.images]
+    is_test = _drawn(contents, whole.train.labels, reading.test_fraction)
+    parts = (
+        (whole.train.images[~is_test], whole.train.labels[~is_test]),
+        (whole.train.images[is_test], whole.train.labels[is_test]),
+    )
+    return dataset_of(name, *parts, whole.class_names)
+
+
+# --- Hugging Face ------------------------------------------------------------------------------------------------
+
+
+def hugging_face(path: str) -> Read:
+    """Return a function that loads a data set of Hugging Face, from a folder or by name; the package is an extra."""
+
+    def load(reading: Reading) -> Dataset:
+        from bench.learning.data import from_hugging_face
+
+        return from_hugging_face.load(path, reading)
+
+    return load

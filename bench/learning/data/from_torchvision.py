@@ -1,0 +1,165 @@
+"""Classification data sets of torchvision, as ``torchvision/NAME``, from --data-dir or by its own download."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import UserError, first_line, unknown
+from bench.learning import cache
+from bench.learning.data.arrays import dataset_of
+from bench.learning.data.dataset import Dataset, Reading, Split, digest
+from bench.learning.data.decoding import LARGEST_NATIVE, kept, pixels_of
+
+Options = dict[str, Any]
+
+
+def _trained(**more: Any) -> tuple[Options, Options]:
+    return {"train": True, **more}, {"train": False, **more}
+
+
+def _split(train: str = "train", test: str = "test", **more: Any) -> tuple[Options, Options]:
+    return {"split": train, **more}, {"split": test, **more}
+
+
+SETS: dict[str, tuple[Options, Options]] = {
+    "CIFAR10": _trained(),
+    "CIFAR100": _trained(),
+    "MNIST": _trained(),
+    "FashionMNIST": _trained(),
+    "KMNIST": _trained(),
+    "QMNIST": _trained(),
+    "USPS": _trained(),
+    **{
+        f"EMNIST-{split}": _trained(split=split)
+        for split in ("balanced", "byclass", "bymerge", "digits", "letters", "mnist")
+    },
+    "SVHN": _split(),
+    "STL10": _split(),
+    "Food101": _split(),
+    "Flowers102": _split(),
+    "GTSRB": _split(),
+    "DTD": _split(),
+    "FGVCAircraft": _split("trainval"),
+    "PCAM": _split(),
+    "Country211": _split(),
+    "OxfordIIITPet": _split("trainval"),
+    "RenderedSST2": _split(),
+    "Imagenette": _split("train", "val"),
+}
+"""The options that choose the training and the test split, by name; EMNIST has several pairs of splits."""
+
+
+def loader(name: str) -> Callable[[Reading], Dataset]:
+    """Return a function that loads ``torchvision/NAME``.
+
+    Raises:
+        UserError: there is no such data set.
+    """
+    if name not in SETS:
+        raise unknown("data set", f"torchvision/{name}", [f"torchvision/{other}" for other in SETS])
+
+    def load(reading: Reading) -> Dataset:
+        root = reading.data_dir or cache.cache_dir() / "torchvision"
+        train, test = (_open(name, root, options, download=reading.data_dir is None) for options in SETS[name])
+        return dataset_from(f"torchvision/{name}", train, test)
+
+    return load
+
+
+def _open(name: str, root: Path, options: Options, *, download: bool) -> Any:
+    """Return torchvision's data set from ``root``, downloaded if it is not there and may be.
+
+    Raises:
+        UserError: it is not there, is damaged, or cannot be downloaded.
+    """
+    from torchvision import datasets
+
+    kind = getattr(datasets, name.partition("-")[0])
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        return kind(root, download=False, **options)
+    except (RuntimeError, OSError) as error:
+        missing = first_line(error)
+    if not download:
+        raise UserError(f"--data-dir {root} does not hold torchvision/{name} as torchvision keeps it: {missing}")
+    try:
+        return kind(root, download=True, **options)
+    except Exception as error:  # a host that does not answer makes it raise almost anything
+        raise UserError(
+            f"torchvision/{name} cannot be downloaded from here ({first_line(error)}); name a folder that holds it, as "
+            "torchvision keeps it, with --data-dir"
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """The pictures of one of torchvision's data sets, which decodes each when it is asked for."""
+
+    source: Any
+    name: str
+
+    def read(self, size: int | None, *, colour: bool) -> NDArray[np.uint8]:
+        first = pixels_of(self.source[0][0], colour=colour, size=size)
+        shape = (len(self.source), *first.shape)
+
+        def write(file: str) -> None:
+            out = np.load(file, mmap_mode="r+")
+            for place in range(len(self.source)):
+                out[place] = pixels_of(self.source[place][0], colour=colour, size=size)
+
+        return kept(f"{self.name}-{'x'.join(str(axis) for axis in shape)}", shape, write)
+
+
+def dataset_from(name: str, train: Any, test: Any) -> Dataset:
+    """Return the data set of two splits of torch's kind, whose items are pairs (picture, class).
+
+    Raises:
+        UserError: they are no pictures with classes.
+    """
+    names = getattr(train, "classes", None)
+    arrays = [(_array(split), _labels(split)) for split in (train, test)]
+    if all(images is not None for images, _ in arrays):
+        (a, b), (c, d) = arrays
+        return dataset_of(name, (a, b), (c, d), names)
+    labels = [
+        np.array(each if each is not None else [item[1] for item in split], dtype=np.int64)
+        for (_, each), split in zip(arrays, (train, test), strict=True)
+    ]
+    sample = [train[place][0] for place in range(0, len(train), max(1, len(train) // 64))]
+    sizes = {picture.size for picture in sample}
+    colour = any(picture.mode not in ("1", "L") for picture in sample)
+    kept_name = hashlib.sha256(f"{name} {train!r} {test!r}".encode()).hexdigest()[:16]
+    pictures = [_Pictures(split, f"{kept_name}-{part}") for split, part in ((train, "train"), (test, "test"))]
+
+    def read(size: int | None) -> tuple[Split, Split]:
+        parts = [each.read(size, colour=colour) for each in pictures]
+        return Split(parts[0], labels[0]), Split(parts[1], labels[1])
+
+    native = len(sizes) == 1 and max(next(iter(sizes))) <= LARGEST_NATIVE
+    splits = read(None if native else min(LARGEST_NATIVE, *(min(size) for size in sizes)))
+    class_names = tuple(str(each) for each in names or range(int(labels[0].max()) + 1))
+    contents = [hashlib.sha256(np.ascontiguousarray(part.images).data).hexdigest() for part in splits]
+    about = [*contents, *(hashlib.sha256(each.tobytes()).hexdigest() for each in labels), *class_names]
+    return Dataset(name, digest(about), *splits, class_names, resize=None if native else read)
+
+
+def _array(split: Any) -> Any:
+    """Return the images of a split that holds them all in one array of whole numbers; None if it does not."""
+    data = getattr(split, "data", None)
+    if data is None or not hasattr(data, "shape") or len(data.shape) not in (3, 4):
+        return None
+    return data
+
+
+def _labels(split: Any) -> Any:
+    for name in ("targets", "labels"):
+        if hasattr(split, name):
+            return getattr(split, name)
+    return None
