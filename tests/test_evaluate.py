@@ -195,7 +195,7 @@ def test_wrong_shapes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--weights", "FILE", "--images", "nowhere"], ["--images nowhere is not a folder"]),
         (["--weights", "FILE", "--images", ".", "--dataset", "mnist"], ["--images and --dataset"]),
         (["--weights", "FILE", "--csv", "nowhere/a.csv"], ["--csv", "no folder"]),
-        (["--weights", "FILE", "--model", "nowhere.py:net"], ["--models", "nowhere.py"]),
+        (["--weights", "FILE", "--model", "nowhere.py:net"], ["--model: cannot read", "nowhere.py"]),
         (["--weigths", "FILE"], ["unknown option '--weigths'", "did you mean '--weights'"]),
         (["--weights", "README.md"], [".safetensors file"]),
     ],

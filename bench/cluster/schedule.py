@@ -65,7 +65,7 @@ class Driver:
         self._limits = limits
         self._handle = handle
         self._coordinator: ActorHandle = start_coordinator(states, limits.max_failures)
-        self._inputs = SharedInputs.put(inputs, self._coordinator)
+        self._inputs = SharedInputs.put(inputs, self._coordinator, mapped=session.shares_files)
         self._runs: dict[str, Run] = {}
         self._begun: dict[str, Begun] = {}
         self._contended: set[str] = set()

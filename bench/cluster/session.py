@@ -55,6 +55,8 @@ class Session:
     """A connection to Ray."""
 
     nodes: list[Node]
+    shares_files: bool = False
+    """True if every worker is on this machine, and reads the files that the driver reads."""
 
 
 @contextlib.contextmanager
@@ -89,7 +91,7 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
             _join(address, **options)
         resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         nodes = [Node(cpus=each.get("CPU", 0.0), gpus=each.get("GPU", 0.0)) for each in resources]
-        yield Session(nodes)
+        yield Session(nodes, shares_files=address is None)
 
 
 @functools.cache

@@ -46,9 +46,14 @@ class SharedInputs:
     code: UserCode | None
 
     @staticmethod
-    def put(inputs: Mapping[str, Inputs], coordinator: ActorHandle) -> dict[str, SharedInputs]:
-        """Share inputs, by their keys: each data set once, the weights of each model once."""
+    def put(inputs: Mapping[str, Inputs], coordinator: ActorHandle, *, mapped: bool) -> dict[str, SharedInputs]:
+        """Share inputs, by their keys: each data set once, the weights of each model once.
+
+        With ``mapped``, workers map the files of pictures that the driver has mapped.
+        """
         datasets = {id(each.dataset): each.dataset for each in inputs.values()}
+        if not mapped:
+            datasets = {number: dataset.in_memory() for number, dataset in datasets.items()}
         data = {number: Shared.put(dataset, coordinator) for number, dataset in datasets.items()}
         return {
             key: SharedInputs(data[id(each.dataset)], Shared.put(each.weights, coordinator), each.code)

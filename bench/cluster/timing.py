@@ -53,6 +53,8 @@ def time_alone(
     images = max(_IMAGES, *(_BATCHES * run.recipe.batch_size for run, _ in trained))
     used = {key: inputs[key] for key in {run.inputs_key for run, _ in trained}}
     parts = {key: replace(each, dataset=_some_of(each.dataset, images)) for key, each in used.items()}
+    if not session.shares_files:
+        parts = {key: replace(each, dataset=each.dataset.in_memory()) for key, each in parts.items()}
     threads = max(1, int(largest.cpus))
     task = ray.remote(num_cpus=threads, num_gpus=1 if largest.gpus >= 1 else 0, max_retries=0)(_time_models)
     answer = task.remote(list(trained), parts, tuple(backends), threads)

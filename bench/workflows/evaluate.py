@@ -19,6 +19,7 @@ from bench.learning.data.pictures import Pictures, Redraw
 from bench.learning.models import weights
 from bench.learning.models.registry import find
 from bench.learning.models.weights import FILE_ENDINGS
+from bench.learning.user_code import UserCode
 from bench.reporting import stats
 from bench.reporting.evaluation import Assessment, answers_table, assessment_text
 from bench.reporting.files import write_whole
@@ -79,7 +80,7 @@ def evaluate_file(options: EvaluateOptions, redraw: Redraw | None = None) -> str
 def _check(options: EvaluateOptions) -> None:
     """Refuse wrong options before torch is imported."""
     if options.model is not None:
-        find(options.model)
+        find(options.model, UserCode.read(options.model, "--model") if UserCode.is_named_by(options.model) else None)
     if options.dataset is not None:
         datasets.check_name(options.dataset)
     if not str(options.weights).endswith(FILE_ENDINGS):

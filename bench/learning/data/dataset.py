@@ -43,7 +43,7 @@ class Split:
 
     def in_memory(self) -> Split:
         """Return the split with its images in memory, so that machines without the file can have it."""
-        return replace(self, images=np.array(self.images))
+        return replace(self, images=np.array(self.images)) if isinstance(self.images, np.memmap) else self
 
 
 @dataclass(frozen=True)

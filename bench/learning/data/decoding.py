@@ -22,9 +22,11 @@ from pathlib import Path
 
 import filelock
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from bench.errors import UserError
 from bench.learning import cache
 
 VERSION = 1
@@ -326,6 +328,9 @@ def kept(name: str, shape: tuple[int, ...], write: Callable[[str], None]) -> NDA
         name: identifies the pictures, their size and channels.
         shape: [pictures, channels, height, width].
         write: called with the name of a .npy file of that shape, which is all zeros.
+
+    Raises:
+        UserError: neither the cache nor the memory has room for them.
     """
     folder = cache.cache_dir() / "decoded"
     file = folder / f"{name}-v{VERSION}.npy"
@@ -344,6 +349,13 @@ def kept(name: str, shape: tuple[int, ...], write: Callable[[str], None]) -> NDA
                 return mapped
     except (OSError, filelock.Timeout):  # without a cache, they are kept in memory
         pass
+    free = psutil.virtual_memory().available
+    if math.prod(shape) > free / 2:
+        raise UserError(
+            f"the decoded pictures take {math.prod(shape) / 1e9:.1f} GB: more than the cache may hold "
+            f"(BENCH_DECODED_GB, and what the disk has free) and than half of the free memory, {free / 1e9:.1f} GB; raise "
+            "the limit, or ask for fewer pixels with --image-size"
+        )
     with tempfile.TemporaryDirectory() as elsewhere:
         array = _new_array(Path(elsewhere), shape)
         write(str(array))

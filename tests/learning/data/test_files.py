@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,6 +171,13 @@ def test_pictures_are_read_without_a_cache_too(photos: Path, tmp_path: Path, mon
 
     assert not isinstance(data.train.images, np.memmap)
     assert np.array_equal(data.train.images, cached.train.images)
+
+
+def test_more_than_fits_into_the_cache_and_memory_is_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_DECODED_GB", "0")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10_000))
+
+    refused(f"folder:{photos}", "BENCH_DECODED_GB", "--image-size")
 
 
 def test_a_worker_gets_the_file_that_pictures_are_mapped_from(tmp_path: Path) -> None:
