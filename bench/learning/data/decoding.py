@@ -353,8 +353,8 @@ def kept(name: str, shape: tuple[int, ...], write: Callable[[str], None]) -> NDA
     if math.prod(shape) > free / 2:
         raise UserError(
             f"the decoded pictures take {math.prod(shape) / 1e9:.1f} GB: more than the cache may hold "
-            f"(BENCH_DECODED_GB, and what the disk has free) and than half of the free memory, {free / 1e9:.1f} GB; raise "
-            "the limit, or ask for fewer pixels with --image-size"
+            f"(BENCH_DECODED_GB, and what the disk has free) and than half of the free memory, {free / 1e9:.1f} GB; "
+            "raise the limit, or ask for fewer pixels with --image-size"
         )
     with tempfile.TemporaryDirectory() as elsewhere:
         array = _new_array(Path(elsewhere), shape)
