@@ -110,6 +110,26 @@ class RecipeFields(BaseModel):
         metavar="N",
         ge=0,
     )
+    augment: Literal["none", "crop-flip", "trivial", "randaugment", "random-resized-crop"] = _choice(
+        "none", "how training images are changed, each anew in every epoch; a frozen backbone then runs every time"
+    )
+    mixup: float = _choice(
+        0.0,
+        "mix the images and labels of a batch, with this alpha (0: do not)",
+        metavar="ALPHA",
+        ge=0,
+        allow_inf_nan=False,
+    )
+    cutmix: float = _choice(
+        0.0,
+        "paste parts of a batch's images into others, with this alpha (0: do not)",
+        metavar="ALPHA",
+        ge=0,
+        allow_inf_nan=False,
+    )
+    warmup_epochs: int = _choice(
+        0, "epochs in which the learning rate rises from 0; for constant and cosine", metavar="N", ge=0
+    )
     target_accuracy: float | None = _choice(
         None, "note when the validation accuracy first reaches this share, as 0.99", metavar="SHARE", gt=0, le=1
     )

@@ -194,6 +194,14 @@ class Options(RecipeFields, _Candidates):
         return self
 
     @model_validator(mode="after")
+    def _a_warm_up_that_fits(self) -> Self:
+        if self.warmup_epochs and self.schedule == "one-cycle":
+            raise ValueError("--warmup-epochs: one-cycle has a warm-up of its own; use --schedule cosine or constant")
+        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
+            raise ValueError(f"--warmup-epochs {self.warmup_epochs} leaves none of the {self.epochs} epochs")
+        return self
+
+    @model_validator(mode="after")
     def _a_target_to_stop_at(self) -> Self:
         if self.stop_at_target and self.target_accuracy is None:
             raise ValueError("--stop-at-target needs --target-accuracy, as in --target-accuracy 0.99")

@@ -15,6 +15,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from bench.learning import cost
+from bench.learning.augmentation import augmentation_of
 from bench.learning.checkpoint import to_safetensors
 from bench.learning.context import Context
 from bench.learning.data.preprocessing import DeviceSplit, as_tensor
@@ -99,12 +100,13 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
     setup_seconds = time.perf_counter() - setup_start
 
     features = None
-    embedding = embedding_of(model, spec, recipe.bn_mode)
+    augmentation = augmentation_of(recipe, run.seed, images=len(train.labels), classes=run.dataset.classes)
+    embedding = None if augmentation is not None else embedding_of(model, spec, recipe.bn_mode)
     if embedding is not None:
         features = _features(run, train, embedding, spec, precision, context)
         trainee = on_features(model, spec, train, features.values, as_tensor(positions))
     else:
-        trainee = on_images(model, spec, train, recipe.bn_mode, as_tensor(positions))
+        trainee = on_images(model, spec, train, recipe.bn_mode, as_tensor(positions), augmentation)
 
     def evaluate_on(data: DeviceSplit, known: Tensor | None = None) -> Evaluation:
         workers = {"rank": context.rank, "world_size": context.world_size}

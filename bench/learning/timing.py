@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.learning import cost
+from bench.learning.augmentation import augmentation_of
 from bench.learning.backends import backend
 from bench.learning.backends.deploy import deploy
 from bench.learning.backends.protocol import Prepared, Request
@@ -241,9 +242,12 @@ def _training(
     few = slice(0, TRAINING_BATCHES * recipe.batch_size)
     data = DeviceSplit(images.images[few].to(device), images.labels[few].to(device))
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    embedding = embedding_of(model, spec, recipe.bn_mode)
+    augmentation = augmentation_of(recipe, run.seed, images=len(data.labels), classes=run.dataset.classes)
+    embedding = None if augmentation is not None else embedding_of(model, spec, recipe.bn_mode)
     if embedding is None:
-        trainee = on_images(model, spec, data, recipe.bn_mode)
+        if augmentation is not None:
+            augmentation.begin(1)
+        trainee = on_images(model, spec, data, recipe.bn_mode, augmentation=augmentation)
         yield _Call(run.id, "training", recipe.batch_size, _step(trainee, run, precision), precision, device)
         return
     backbone, prepare = embedding, Preprocessor(spec.input, device)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bench.learning.augmentation import Augmentation
 from bench.learning.context import Context
 from bench.learning.data.preprocessing import DeviceSplit, Preprocessor
 from bench.learning.evaluation import Evaluation
@@ -80,6 +81,8 @@ class Trainee:
     """Indices in ``inputs`` of the images to train on, int64 [images trained on]."""
     prepare: Callable[[Tensor], Tensor]
     """The function that turns a batch of ``inputs`` into the module's input."""
+    augmentation: Augmentation | None = None
+    """The changes to images before ``prepare``; None for none."""
     trained_part: nn.Module | None = None
     """The part in training mode, the rest of the module being in evaluation mode; None means all of it."""
 
@@ -93,7 +96,12 @@ class Trainee:
 
 
 def on_images(
-    model: nn.Module, spec: ModelSpec, data: DeviceSplit, bn_mode: str, positions: Tensor | None = None
+    model: nn.Module,
+    spec: ModelSpec,
+    data: DeviceSplit,
+    bn_mode: str,
+    positions: Tensor | None = None,
+    augmentation: Augmentation | None = None,
 ) -> Trainee:
     """Return the whole model, to be trained on images at ``positions`` (None: all).
 
@@ -103,7 +111,7 @@ def on_images(
     if spec.head is not None and bn_mode == "eval" and not all(value.requires_grad for value in model.parameters()):
         trained_part = model.get_submodule(spec.head)
     prepare = Preprocessor(spec.input, data.images.device)
-    return Trainee(model, data.images, data.labels, _all_unless(positions, data), prepare, trained_part)
+    return Trainee(model, data.images, data.labels, _all_unless(positions, data), prepare, augmentation, trained_part)
 
 
 def on_features(
@@ -167,6 +175,8 @@ def fit(
     precision = precision_on(device, recipe.precision)
     for epoch in range(len(state.epochs) + 1, recipe.epochs + 1):
         trainee.training_mode()
+        if trainee.augmentation is not None:
+            trainee.augmentation.begin(epoch)
 
         def report(done: int, loss: float, accuracy: float, seconds: float, epoch: int = epoch) -> None:
             progress = Progress(
@@ -290,9 +300,15 @@ def training_step(
     """
     # index_select takes a third of the time of inputs[batch] for bytes on a CPU
     labels, inputs = trainee.labels.index_select(0, batch), trainee.inputs.index_select(0, batch)
+    targets, augmentation = labels, trainee.augmentation
+    if augmentation is not None:
+        inputs = augmentation.change(inputs, batch)
     with arithmetic(labels.device, precision):
-        logits = model(trainee.prepare(inputs)).float()
-    loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+        prepared = trainee.prepare(inputs)
+        if augmentation is not None and augmentation.mixes:
+            prepared, targets = augmentation.mix(prepared, labels)
+        logits = model(prepared).float()
+    loss = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss * (1 / len(batch) if scale is None else scale))
     optimizer.step()

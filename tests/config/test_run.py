@@ -92,6 +92,10 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
     beta2: 0.99
     schedule: cosine
     label-smoothing: 0.1
+    augment: trivial
+    mixup: 0.2
+    cutmix: 1
+    warmup-epochs: 1
     precision: bf16
     trainable: all
     image-size: 64
@@ -121,7 +125,8 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
     flags = (
         "--models cnn --dataset mnist-5k --data-dir /data/mnist --weights none cnn=mine.pth --test-fraction 0.3 "
         "--skip-unreadable 5 --epochs 2 --batch-size 128 --lr 0.01 --bn-mode train --optimizer sgd "
-        "--weight-decay 0.01 --momentum 0.8 --beta2 0.99 --schedule cosine --label-smoothing 0.1 --precision bf16 "
+        "--weight-decay 0.01 --momentum 0.8 --beta2 0.99 --schedule cosine --label-smoothing 0.1 "
+        "--augment trivial --mixup 0.2 --cutmix 1 --warmup-epochs 1 --precision bf16 "
         "--trainable all --image-size 64 --train-size 100 --validation-size 50 --target-accuracy 0.9 --stop-at-target "
         "--until-ci 0.5 --max-seeds 9 --lr-from-tune --no-timing --seeds 3 4 --workers-per-job 2 --cpus-per-worker 1 "
         "--gpus-per-worker 0 --address 10.0.0.1:6379 --timeout 60 --max-failures 0 --oom-backoff "

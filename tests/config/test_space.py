@@ -25,7 +25,7 @@ def first(space: Space, count: int, seed: int = 0) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"lrr": [0.1]}, "unknown field 'lrr'; valid: batch_size, beta2"),
+        ({"lrr": [0.1]}, "unknown field 'lrr'; valid: augment, batch_size, beta2"),
         ({"lrr": [0.1]}, "did you mean 'lr'?"),
         ({"lr": {"low": 1, "high": 0.1}}, "lr: low 1 is above high 0.1"),
         ({"lr": {"low": 1, "high": 1}}, "lr: the range from 1 to 1 is empty"),
