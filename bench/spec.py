@@ -1,7 +1,7 @@
 """The data types: Recipe, Job, Run, Record, Outcome. Plain typed data, no torch and no ray.
 
-The file is long because each noun has its one definition, and all of them are here: flags, YAML keys, Parquet columns, ids
-and export parameters follow from it.
+The file is long because each noun has its one definition, and all of them are here: flags, YAML keys, Parquet columns,
+ids and export parameters follow from it.
 """
 
 from __future__ import annotations
