@@ -74,7 +74,7 @@ def test_the_record_says_which_weights_a_model_started_from(records: pd.DataFram
 def test_the_user_is_told_what_could_surprise_them(trained: tuple[Path, str]) -> None:
     _, printed = trained
     assert "torchvision/squeezenet1_1 starts from random weights" in printed
-    assert "12 pictures were drawn to test on" in printed
+    assert "12 pictures were drawn as the test split" in printed
     assert "The models see different pictures: " in printed
 
 

@@ -75,7 +75,7 @@ def refused(ran: Ran, *words: str) -> None:
         (["--max-seeds", "2"], ["--max-seeds", "'2'", "greater than or equal to 3"]),
         ([*SYNTHETIC, "--train-size", "1001"], ["--train-size", "1,001", "1,000 training images of synthetic"]),
         ([*SYNTHETIC, "--validation-size", "1000"], ["--validation-size", "leave none"]),
-        ([*SYNTHETIC, "--validation-size", "990"], ["--batch-size", "64", "10", "990 held-out"]),
+        ([*SYNTHETIC, "--validation-size", "990"], ["--batch-size", "64", "10", "990 are held out"]),
         ([*SYNTHETIC, "--train-size", "32"], ["--batch-size", "64", "32"]),
         ([*SYNTHETIC, "--image-size", "9"], ["--image-size", "cnn", "at least 10 pixels"]),
         (["--seeds", "1", "1"], ["--seeds", "1 is named twice"]),

@@ -229,10 +229,27 @@ def test_the_same_seed_gives_the_same_predictions(main_job: tuple[Ran, Path], tm
     assert list(again.model_sha256) == list(before.model_sha256)
 
 
+TWO_OUTPUTS = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU())
+        self.head, self.aux = nn.Linear(64, classes), nn.Linear(64, classes)
+
+    def forward(self, images):
+        features = self.body(images)
+        return (self.head(features), self.aux(features)) if self.training else self.head(features)
+"""
+
+
 def test_two_workers_average_their_gradients(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(TWO_OUTPUTS)  # nothing trains its second output
     ran = command(
         "bench.run",
-        *("--models", "cnn", "--workers-per-job", 2, "--dataset", "synthetic", "--epochs", 3, "--seeds", 2),
+        *("--models", "cnn", "mine.py:Net", "--workers-per-job", 2, "--dataset", "synthetic"),
+        *("--epochs", 3, "--seeds", 2),
         cwd=tmp_path,
     )
     assert ran.code == 0, ran  # the run itself fails if the workers' weights differ in a bit

@@ -20,13 +20,14 @@ class EvaluateOptions(BaseModel):
     )
     model: str | None = option(
         None,
-        "which model the weights are of, as for bench.run --models (default: what the file says)",
+        "the model that the weights belong to, as for bench.run --models (default: the one named in the file)",
         group="what",
         metavar="MODEL",
     )
     dataset: str | None = option(
         None,
-        "data set whose test images to use (default: the one trained on, else auto: MNIST, else mnist-5k)",
+        "data set whose test images are classified (default: the one that the model was trained on, else auto: MNIST, "
+        "else mnist-5k)",
         group="on what",
         metavar="NAME",
     )
@@ -35,12 +36,12 @@ class EvaluateOptions(BaseModel):
         None, "folder of pictures; its sub-folders are their classes", group="on what", metavar="FOLDER"
     )
     as_drawing: bool = option(
-        False, "find the ink in each image and show it as an MNIST digit, as the drawing page does", group="on what"
+        False, "find the ink in each image and redraw it as an MNIST digit, as the drawing page does", group="on what"
     )
-    csv: Path | None = option(None, "write the answer to every image into this file", group="output", metavar="FILE")
+    csv: Path | None = option(None, "write the prediction for each image to this file", group="output", metavar="FILE")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.images is not None and (self.dataset is not None or self.data_dir is not None):
-            raise ValueError("--images and --dataset or --data-dir: give the one or the other")
+            raise ValueError("--images cannot be used together with --dataset or --data-dir")
         return self

@@ -35,19 +35,19 @@ class _Candidates(BaseModel):
     data_dir: Path | None = option(None, "folder with the data set's files", group="what to compare", metavar="DIR")
     test_fraction: float = option(
         TEST_FRACTION,
-        "share of the pictures of each class to test on, where the data have no test split",
+        "fraction of each class's images to draw as the test split, if the data set has none",
         group="what to compare",
         metavar="SHARE",
         gt=0,
         lt=1,
     )
     skip_unreadable: int = option(
-        0, "leave out up to so many pictures that cannot be read", group="what to compare", metavar="N", ge=0
+        0, "skip up to N pictures that cannot be read", group="what to compare", metavar="N", ge=0
     )
     weights: tuple[str, ...] = option(
         ("auto",),
         "initial weights: pretrained (on disk, downloaded, or from a package that ships them), none, a .pth or "
-        ".safetensors file, or auto: pretrained where they are at hand, else random; MODEL=VALUE for one model only",
+        ".safetensors file, or auto: pretrained if available, else random; MODEL=VALUE for one model only",
         group="what to compare",
         metavar="WEIGHTS",
         min_length=1,
@@ -61,7 +61,7 @@ class Options(RecipeFields, _Candidates):
 
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = option(
         (0,),
-        "one number: how many seeds, counted from 0; several: these seeds",
+        "one number N: the seeds 0 to N-1; several numbers: exactly these seeds",
         group="training",
         metavar="N",
         min_length=1,
@@ -69,14 +69,14 @@ class Options(RecipeFields, _Candidates):
 
     until_ci: float | None = option(
         None,
-        "add seeds until each accuracy's 95 % interval is at most so many percentage points wide",
+        "add seeds until the 95 % confidence interval of each accuracy is at most POINTS percentage points wide",
         group="training",
         metavar="POINTS",
         gt=0,
         allow_inf_nan=False,
     )
     max_seeds: Annotated[int, Field(ge=3)] = option(
-        20, "how many seeds --until-ci may use for each model", group="training", metavar="N"
+        20, "the most seeds that --until-ci may use for each model", group="training", metavar="N"
     )
     lr_from_tune: bool = option(
         False, "take each model's learning rate from the last sweep in the results folder", group="training"
@@ -106,17 +106,17 @@ class Options(RecipeFields, _Candidates):
 
     timeout: float | None = option(
         None,
-        "end a run that takes longer (default: no limit)",
+        "stop a run that takes longer than this (default: no limit)",
         group="when things go wrong",
         metavar="SECONDS",
         gt=0,
         allow_inf_nan=False,
     )
     max_failures: Annotated[int, Field(ge=0)] = option(
-        2, "how often a run is tried again after its worker or node was lost", group="when things go wrong", metavar="N"
+        2, "how many times to retry a run whose worker or node was lost", group="when things go wrong", metavar="N"
     )
     oom_backoff: bool = option(
-        False, "when memory runs out, halve the batch instead of ending the run", group="when things go wrong"
+        False, "when memory runs out, halve the batch size instead of failing the run", group="when things go wrong"
     )
     retry_failed: bool = option(
         False, "train again the runs that failed in an earlier command", group="when things go wrong"
@@ -124,17 +124,15 @@ class Options(RecipeFields, _Candidates):
 
     backends: tuple[BackendName, ...] = option(
         ("eager",),
-        "what runs the trained models' inference when it is timed: eager (always), compile, onnxruntime, "
-        "onnxruntime-int8, openvino; each first answers all test images",
+        "inference back ends to time the trained models on: eager (always included), compile, onnxruntime, "
+        "onnxruntime-int8, openvino; each first classifies all test images",
         group="results",
         metavar="NAME",
         min_length=1,
     )
-    no_timing: bool = option(
-        False, "do not measure speed and latency, one model at a time, after the training", group="results"
-    )
+    no_timing: bool = option(False, "skip the measurement of speed and latency after the training", group="results")
     results: Path = option(Path("results"), "folder that results are written to", group="results", metavar="DIR")
-    fresh: bool = option(False, "train again what the results folder already has", group="results")
+    fresh: bool = option(False, "train again the runs that the results folder already has", group="results")
     dry_run: bool = option(False, "print the plan and the placement, train nothing", group="results")
     verbose: bool = option(False, "show Ray's own messages", group="results")
     variants: tuple[dict[str, Any], ...] = Field(
@@ -144,7 +142,7 @@ class Options(RecipeFields, _Candidates):
     )
     question: str | None = Field(
         default=None,
-        description="what the experiment is to find out (YAML only)",
+        description="the question that the experiment answers (YAML only)",
         json_schema_extra={"group": None},
     )
 
@@ -170,7 +168,7 @@ class Options(RecipeFields, _Candidates):
         if len(seeds) > 1 or seeds[0] == 0:
             return seeds
         if seeds[0] > _MOST_SEEDS:
-            raise ValueError(f"one number is how many seeds, and {_MOST_SEEDS:,} are the most")
+            raise ValueError(f"one number is the number of seeds, which is at most {_MOST_SEEDS:,}")
         return tuple(range(seeds[0]))
 
     @field_validator("models", "seeds", "backends")
@@ -221,10 +219,10 @@ class Options(RecipeFields, _Candidates):
         return Recipe.model_validate(values)
 
     def each_variant(self) -> list[Self]:
-        """Return one set of options per variant, each without variants; these options alone if there are none.
+        """Return one set of options for each variant, each without variants; only these options if there are none.
 
         Raises:
-            UserError: a variant has a key that is no option of a job, or a value that is not allowed.
+            UserError: a variant has a key other than models, seeds and the recipe's, or a value that is not allowed.
         """
         if not self.variants:
             return [self]

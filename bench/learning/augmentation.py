@@ -1,4 +1,4 @@
-"""Augmentation: training images are changed anew in each epoch, as their seed, the epoch and their place determine."""
+"""Data augmentation: random changes to the training images, different in each epoch and reproducible from the seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from bench.spec import Recipe
 
 @dataclass
 class Augmentation:
-    """The changes that a recipe makes to training images. A change depends on nothing but the seed and the place."""
+    """A recipe's data augmentation.
+
+    The change to one image (:meth:`change`) depends only on the seed, the epoch and the image's index in the data set,
+    not on the batch it is in. Mixing images (:meth:`mix`) depends on torch's global generator.
+    """
 
     recipe: Recipe
     seed: int
@@ -24,21 +28,23 @@ class Augmentation:
     classes: int
     _epoch: int = 0
     _shifts: Tensor = field(default_factory=lambda: torch.empty(0))
+    """Vertical and horizontal shift of each image in this epoch, float [images, 2] from 0 to 1 (:meth:`_crop_flip`)."""
     _flips: Tensor = field(default_factory=lambda: torch.empty(0))
+    """Whether each image is mirrored in this epoch, bool [images]."""
 
     def begin(self, epoch: int) -> None:
-        """Draw what changes in this epoch, from 1."""
+        """Draw the random numbers of an epoch, counted from 1. Call it before :meth:`change`."""
         self._epoch = epoch
         generator = torch.Generator().manual_seed((self.seed << 21) + (1 << 20) + epoch)
         self._shifts = torch.rand(self.images, 2, generator=generator)
         self._flips = torch.rand(self.images, generator=generator) < 0.5
 
     def change(self, images: Tensor, places: Tensor) -> Tensor:
-        """Return changed images, uint8 [batch, channels, height, width] as before.
+        """Return augmented images of the same shape and dtype; the images themselves if the recipe has no augmentation.
 
         Args:
             images: uint8 [batch, channels, height, width].
-            places: positions of the images in the data set, int64 [batch].
+            places: indices of the images in the data set, int64 [batch].
         """
         kind = self.recipe.augment
         if kind == "none":
@@ -49,14 +55,16 @@ class Augmentation:
         changed = []
         with torch.random.fork_rng(devices=[]):  # torchvision's transforms draw from the global generator
             for image, place in zip(images, places.tolist(), strict=True):
-                torch.manual_seed(int(np.random.SeedSequence((self.seed, self._epoch, place)).generate_state(1)[0]))
+                torch.default_generator.manual_seed(
+                    int(np.random.SeedSequence((self.seed, self._epoch, place)).generate_state(1)[0])
+                )
                 changed.append(transform(image))
         return torch.stack(changed)
 
     def _crop_flip(self, images: Tensor, places: Tensor) -> Tensor:
-        """Shift by up to an eighth in each direction, black coming in, and mirror half of the images.
+        """Pad with black by 1/8 of the shorter side, crop at random to the old size, and mirror with probability 1/2.
 
-        He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2: 4 of 32 pixels.
+        He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2: 32 x 32 images, 4 pixels.
         """
         count, channels, height, width = images.shape
         pad = max(1, round(min(height, width) / 8))
@@ -75,13 +83,17 @@ class Augmentation:
 
     @property
     def mixes(self) -> bool:
-        """Return whether images of a batch are mixed with each other."""
+        """Return whether the recipe mixes the images of a batch (mixup or CutMix)."""
         return self.recipe.mixup > 0 or self.recipe.cutmix > 0
 
     def mix(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (mixed inputs, the share of each class, float [batch, classes]); drawn from the global generator.
+        """Mix the images of a batch by mixup or CutMix, and their labels alike; call it only if :attr:`mixes`.
 
-        Zhang et al., mixup, ICLR 2018; Yun et al., CutMix, ICCV 2019. With both, each batch gets one of the two.
+        Zhang et al., mixup, ICLR 2018; Yun et al., CutMix, ICCV 2019. If the recipe has both, one of the two is chosen
+        at random for each batch. The random numbers come from torch's global generator.
+
+        Returns:
+            The mixed inputs, of the same shape, and soft labels, float [batch, classes], whose rows sum to 1.
 
         Args:
             inputs: float [batch, channels, height, width].
@@ -97,7 +109,7 @@ class Augmentation:
 
 
 def augmentation_of(recipe: Recipe, seed: int, *, images: int, classes: int) -> Augmentation | None:
-    """Return the recipe's augmentation of a data set; None if nothing is changed."""
+    """Return the recipe's augmentation for a data set of so many images and classes; None if the recipe has none."""
     augmentation = Augmentation(recipe, seed, images, classes)
     return augmentation if recipe.augment != "none" or augmentation.mixes else None
 

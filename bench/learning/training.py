@@ -83,6 +83,8 @@ class Trainee:
     """The function that turns a batch of ``inputs`` into the module's input."""
     augmentation: Augmentation | None = None
     """The changes to images before ``prepare``; None for none."""
+    uses_all_parameters: bool = True
+    """False if some parameters may get no gradient, as those of outputs that only help in training."""
     trained_part: nn.Module | None = None
     """The part in training mode, the rest of the module being in evaluation mode; None means all of it."""
 
@@ -111,7 +113,16 @@ def on_images(
     if spec.head is not None and bn_mode == "eval" and not all(value.requires_grad for value in model.parameters()):
         trained_part = model.get_submodule(spec.head)
     prepare = Preprocessor(spec.input, data.images.device)
-    return Trainee(model, data.images, data.labels, _all_unless(positions, data), prepare, augmentation, trained_part)
+    return Trainee(
+        model,
+        data.images,
+        data.labels,
+        _all_unless(positions, data),
+        prepare,
+        augmentation,
+        uses_all_parameters=spec.built_in,
+        trained_part=trained_part,
+    )
 
 
 def on_features(
@@ -170,7 +181,11 @@ def fit(
         state = _restore(saved, model, optimizer, schedule, context)
     trained: nn.Module = model
     if context.world_size > 1:
-        trained = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+        trained = DistributedDataParallel(
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            find_unused_parameters=not trainee.uses_all_parameters,
+        )
 
     precision = precision_on(device, recipe.precision)
     for epoch in range(len(state.epochs) + 1, recipe.epochs + 1):

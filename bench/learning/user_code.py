@@ -1,4 +1,4 @@
-"""A user's own models and data sets: ``mine.py:NAME`` or ``package.module:NAME``, read here and sent to the workers."""
+"""Load models and data sets that a user defines: ``mine.py:NAME`` or ``package.module:NAME``."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ _NAMED = re.compile(r"(?P<place>.+\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
 
 @dataclass(frozen=True)
 class UserCode:
-    """The source of a user's file or module. A file travels as text, so a cluster's workers need no copy of it."""
+    """The source code of a user's file or module.
+
+    Ray sends a file's source to the workers, so they need no copy of the file. A module is imported by name instead, so
+    it has to be installed on every node.
+    """
 
     place: str
-    """The file, or the dotted name of the module."""
+    """The path of the file (ending in .py), or the dotted name of the module."""
     source: str
+    """The text of the file or of the module's file, without what it imports."""
 
     @staticmethod
     def is_named_by(text: str) -> bool:
@@ -34,10 +39,14 @@ class UserCode:
 
     @staticmethod
     def read(text: str, option: str) -> UserCode:
-        """Read and execute the file or module that ``text`` (FILE.py:NAME or MODULE:NAME) names.
+        """Read the file or module in ``text`` (FILE.py:NAME or MODULE:NAME), and load it once to check that it runs.
+
+        Args:
+            text: the user's input; it must have one of the two forms (:meth:`is_named_by`).
+            option: the option it was given with, such as '--models', for messages.
 
         Raises:
-            UserError: it cannot be read or raises an exception; the message begins with ``option``.
+            UserError: the file or module cannot be read, or raises an exception when it is executed.
         """
         place, _ = split_name(text)
         try:
@@ -49,19 +58,21 @@ class UserCode:
             raise UserError(f"{option}: cannot read {place}: {error}") from None
         except ImportError as error:
             raise UserError(f"{option}: there is no module {place} ({error})") from None
+        except Exception as error:  # looking a module up imports the packages around it
+            raise UserError(f"{option}: {place} cannot be imported: {type(error).__name__}: {error}") from None
         code.load()
         return code
 
     @property
     def sha256(self) -> str:
-        """Return the digest of the source, which is part of the id of the runs that use it."""
+        """Return the SHA-256 digest of the source, in hex; it is part of the id of each run that uses the code."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
     def load(self) -> types.ModuleType:
-        """Execute the file, or import the module, once per process; return the module.
+        """Return the user's module; execute the file or import the module first if this process has not done so yet.
 
         Raises:
-            UserError: it raises an exception.
+            UserError: the user's code raises an exception.
         """
         if not self.place.endswith(".py"):
             try:
@@ -71,14 +82,14 @@ class UserCode:
             except (Exception, SystemExit) as error:
                 raise UserError(f"{self.place} cannot be loaded: {type(error).__name__}: {error}") from error
         name = f"bench_user_code_{self.sha256[:16]}"
-        modules = sys.modules  # importlib has no call that registers a module, and torch.export looks classes up there
+        modules = sys.modules  # torch.export looks up classes in sys.modules, and importlib cannot register a module
         if name in modules:
             return modules[name]
         module = types.ModuleType(name)
         module.__file__ = self.place
         modules[name] = module
         try:
-            exec(compile(self.source, self.place, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - the user named this file
+            exec(compile(self.source, self.place, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - the user asked for this file
         except UserError:
             del modules[name]
             raise
@@ -88,10 +99,14 @@ class UserCode:
         return module
 
     def get(self, text: str, kind: str) -> Callable[..., Any]:
-        """Return what ``text`` (FILE.py:NAME) names in the loaded module; ``kind`` is a word for messages.
+        """Return the function or class that ``text`` (FILE.py:NAME or MODULE:NAME) names.
+
+        Args:
+            text: the user's input.
+            kind: what the function makes, such as 'model', for messages.
 
         Raises:
-            UserError: the module has no such name, or it cannot be called.
+            UserError: the code cannot be loaded, the name is not defined in it, or the value is not callable.
         """
         _, name = split_name(text)
         module = self.load()
@@ -107,7 +122,11 @@ class UserCode:
 
 
 def split_name(text: str) -> tuple[str, str]:
-    """Return (file or module, name in it) of FILE.py:NAME or MODULE:NAME."""
+    """Split FILE.py:NAME or MODULE:NAME into (file or module, name).
+
+    Raises:
+        ValueError: ``text`` has neither form.
+    """
     match = _NAMED.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not FILE.py:NAME or MODULE:NAME")
@@ -115,10 +134,13 @@ def split_name(text: str) -> tuple[str, str]:
 
 
 def call(function: Callable[..., Any], /, *positional: Any, **offered: Any) -> Any:
-    """Call ``function`` with the positional arguments and those of ``offered`` that it has parameters for."""
+    """Call ``function`` with ``positional`` and the keyword arguments of ``offered`` that it has parameters for.
+
+    A ``**kwargs`` parameter receives none of them. Neither does a function without a readable signature.
+    """
     try:
         parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # a builtin has none to read
+    except (TypeError, ValueError):  # some built-in functions have no readable signature
         return function(*positional)
     names = [name for name in offered if name in parameters]
     return function(*positional, **{name: offered[name] for name in names})

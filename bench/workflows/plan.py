@@ -1,4 +1,4 @@
-"""From options to a plan: find data, weights and models, make the jobs, check everything before training."""
+"""Turn options into a plan: find data, weights and models, make the jobs, and check everything before training."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from bench.workflows.tuned import with_tuned_values
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs to train, and all that they read."""
+    """The jobs to train, and the data, weights and user code that they need."""
 
     jobs: list[Job]
     dataset: Dataset
     inputs: Mapping[str, Inputs]
-    """What the runs read, by :attr:`bench.spec.Run.inputs_key`."""
+    """The inputs of the runs, by :attr:`bench.spec.Run.inputs_key`."""
     notes: Sequence[str] = ()
-    """Notes for the user, a line each."""
+    """Notes for the user, one line each."""
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A model that was asked for, with what it starts from."""
+    """A requested model, with the user code that defines it and its initial weights, if any."""
 
     architecture: Architecture
     code: UserCode | None
@@ -42,11 +42,11 @@ class _Candidate:
 
 
 def make_plan(options: Options) -> Plan:
-    """Make the jobs, find all that they read, and check that it goes together.
+    """Make the jobs, load the data and weights that they need, and check that all of it is compatible.
 
     Raises:
-        UserError: an unknown name, a missing or damaged file, weights that do not fit, a model that cannot be trained,
-            a batch larger than the data.
+        UserError: a name is unknown, a file is missing or damaged, weights do not fit their model, a model cannot be
+            trained, or a size in the options is not possible (:func:`check_sizes`).
     """
     variants = options.each_variant()
     names = tuple(dict.fromkeys(name for variant in variants for name in variant.models))
@@ -94,8 +94,8 @@ def _candidate(name: str, options: Options, names: Sequence[str], notes: list[st
     chosen = weights.find(wish, name, architecture.sources)
     if chosen is None and wish.value == "auto" and architecture.sources:
         notes.append(
-            f"{name} starts from random weights: its pretrained ones are not on disk and cannot be downloaded from "
-            "here (--weights names a file)"
+            f"{name} starts from random weights: its pretrained weights are not on disk and cannot be downloaded "
+            "(give a file with --weights)"
         )
     return _Candidate(architecture, code, chosen)
 
@@ -103,10 +103,16 @@ def _candidate(name: str, options: Options, names: Sequence[str], notes: list[st
 def _input_of(
     candidate: _Candidate, recipe: Recipe, dataset: Dataset, views: dict[int, Dataset]
 ) -> tuple[ModelInput, Dataset]:
-    """Return (the form of the pictures that a model sees, the data set read for it).
+    """Return (the form of the model's input, the data set read at the size for it).
 
-    What the model does not ask for follows from the data: their size and colour, and the mean and standard deviation of
-    the training images.
+    What the model does not specify is taken from the data: image size, number of channels, and the mean and standard
+    deviation of the training images. ``--image-size`` overrides the model's image size.
+
+    Args:
+        candidate: the model.
+        recipe: the recipe of the job.
+        dataset: the data set, as loaded.
+        views: the data set by the size it was read at, in pixels; a new size is added.
     """
     wants = dict(candidate.architecture.wants(candidate.weights is not None))
     size = recipe.image_size or wants.get("image_size") or candidate.architecture.fit(dataset.size)
@@ -125,10 +131,12 @@ def _checked(
     candidates: Mapping[str, _Candidate],
     wishes: Mapping[str, weights.Wish],
 ) -> list[Job]:
-    """Return the jobs, after a trial of every model that is not built in and of every weights file of the user's.
+    """Try out every model that is not built in or starts from a user's weights file; return the jobs.
+
+    A job whose model brings pretrained weights by itself gets their digest.
 
     Raises:
-        UserError: a model cannot be trained, or weights do not fit.
+        UserError: a model cannot be trained, or its weights do not fit.
     """
     tried: dict[str, str | None] = {}
     checked = []
@@ -146,19 +154,20 @@ def _checked(
 
 
 def check_sizes(job: Job, architecture: Architecture) -> None:
-    """Refuse sizes that the data set or the model does not allow.
+    """Check that the data set has enough images for the job, and that the model accepts the image size.
 
     Raises:
-        UserError: more images asked for than there are, or an image size that the model does not take.
+        UserError: --validation-size, --train-size or --batch-size asks for more images than there are, or the model
+            does not accept the image size.
     """
     recipe, info = job.recipe, job.dataset
     if recipe.validation_size >= info.train_images:
         raise UserError(
-            f"--validation-size: {recipe.validation_size:,} of the {info.train_images:,} training images of "
-            f"{info.name} leave none to train on"
+            f"--validation-size: {recipe.validation_size:,} held-out images leave none to train on: {info.name} has "
+            f"{info.train_images:,} training images"
         )
     available = info.train_images - recipe.validation_size
-    behind = f" that {recipe.validation_size:,} held-out ones leave" if recipe.validation_size else ""
+    behind = f" that remain after {recipe.validation_size:,} are held out" if recipe.validation_size else ""
     images = f"the {available:,} training images of {info.name}{behind}"
     if recipe.train_size is not None and recipe.train_size > available:
         raise UserError(f"--train-size: {recipe.train_size:,} is more than {images}")
@@ -172,7 +181,7 @@ def check_sizes(job: Job, architecture: Architecture) -> None:
     if job.input.image_size < architecture.least_size:
         raise UserError(
             f"--image-size: {job.model} takes images of at least {architecture.least_size} pixels, not of "
-            f"{job.input.image_size}"
+            f"{job.input.image_size} pixels"
         )
     asked = architecture.wants(job.weights_sha256 is not None).get("image_size")
     if recipe.image_size is not None and recipe.image_size != asked and not architecture.resizable:

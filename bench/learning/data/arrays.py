@@ -1,4 +1,4 @@
-"""Data sets that come as arrays: one check for all of them, and what is said about the usual mistakes."""
+"""Check images and labels that come as arrays, make a data set of them, and explain the usual mistakes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def dataset_of(
 
     Args:
         name: the data set's name.
-        train: images and labels to train on, as arrays or tensors: uint8 [images, channels, height, width] and whole
-            numbers from 0. Without a channel axis, or with the channels last, they are brought into that form.
-        test: the same to test on.
-        class_names: a name for each class; by default its number.
+        train: training images and labels, as arrays or tensors. Images are converted to uint8 [images, channels,
+            height, width]: they may lack the channel axis or have it last, and may be floats from 0 to 1 or booleans.
+            Labels are whole numbers from 0, [images] or [images, 1], or one-hot, [images, classes].
+        test: the test images and labels, in the same form.
+        class_names: a name for each class; None uses the class numbers, and then labels may also start at 1.
 
     Raises:
         UserError: the arrays are not images and labels; the message says what is wrong, and where.
@@ -47,7 +48,7 @@ def dataset_of(
     if class_names is None and train_labels.min() == 1 and test_labels.min() >= 1:
         train_labels, test_labels = train_labels - 1, test_labels - 1
         class_names = [str(number + 1) for number in range(int(max(train_labels.max(), test_labels.max())) + 1)]
-        notes.append("its labels begin with 1; class 1 is the first")
+        notes.append("its labels begin with 1, so label 1 is taken as the first class")
     names = tuple(class_names) if class_names is not None else tuple(str(n) for n in range(int(train_labels.max()) + 1))
     _check_classes(name, train_labels, test_labels, names, notes)
     contents = [
@@ -70,7 +71,7 @@ def _parts(train: tuple[Any, Any], test: tuple[Any, Any]) -> list[tuple[tuple[An
 
 
 def _array(value: Any) -> NDArray[Any]:
-    """Return an array, of objects if the parts differ in shape; a tensor's values are copied from its device."""
+    """Convert a value or tensor to an array; parts of different shapes give an array of objects (all None)."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
     try:
@@ -82,10 +83,10 @@ def _array(value: Any) -> NDArray[Any]:
 
 
 def _images(value: Any, where: str, notes: list[str]) -> NDArray[np.uint8]:
-    """Return uint8 [images, channels, height, width].
+    """Convert images to uint8 [images, channels, height, width].
 
     Raises:
-        UserError: they are of another kind or shape.
+        UserError: the images' dtype, values or shape do not allow it.
     """
     images = _array(value)
     if images.dtype == object:
@@ -123,15 +124,15 @@ def _as_bytes(images: NDArray[Any], where: str, notes: list[str]) -> NDArray[np.
             f"needed: {hint}"
         )
     if scale != 1.0:
-        notes.append("its images are numbers from 0 to 1; they were brought back to 0 to 255")
+        notes.append("its images are numbers from 0 to 1; they were scaled to 0 to 255")
     return rounded.astype(np.uint8)
 
 
 def _labels(value: Any, where: str) -> NDArray[np.int64]:
-    """Return int64 [images].
+    """Convert labels to int64 [images].
 
     Raises:
-        UserError: they are not whole numbers, one for each image.
+        UserError: the labels are not one whole number for each image, 0 or larger.
     """
     labels = _array(value)
     if labels.dtype.kind not in "iufb":
@@ -172,7 +173,7 @@ def _check_classes(
         raise UserError(f"{name}: no training image has the class {names[absent[0]]!r}; every class needs some")
     untested = sorted(set(range(classes)) - set(np.unique(test).tolist()))
     if untested:
-        notes.append(f"no test image has the class {names[untested[0]]!r}, so nothing is known about it")
+        notes.append(f"no test image has the class {names[untested[0]]!r}, so its accuracy is not measured")
 
 
 def _shape(array: NDArray[Any], first: int = 1) -> str:

@@ -1,7 +1,9 @@
-"""Decoding of picture files: in parallel, once, into arrays that are kept in the cache and mapped from there.
+"""Decode picture files once, in parallel, into arrays on disk that later runs memory-map.
 
-cache/decoded/KEY.json           what was seen of a list of files: digests of their contents, sizes, colours
-cache/decoded/DIGEST-SIZE.npy    their pixels, uint8 [pictures, channels, height, width]
+Files in the cache folder (``BENCH_CACHE``), where W, H and C are width, height and channels:
+
+decoded/KEY.json                metadata of each file in a list: SHA-256, width, height, colour, error
+decoded/DIGEST-WxHxC-vN.npy     their pixels, uint8 [pictures, channels, height, width]; N is VERSION
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import math
 import multiprocessing
@@ -30,39 +33,43 @@ from bench.errors import UserError
 from bench.learning import cache
 
 VERSION = 1
-"""The version of decoding. Raise it when the pixels change, so that cached ones are not used again."""
+"""The version of the decoder. Increase it when its output changes, so that older cached arrays are ignored."""
 DEFAULT_LIMIT_GB = 20.0
-"""The limit of all decoded pictures in the cache together, in 10^9 bytes, unless BENCH_DECODED_GB sets another."""
+"""The default limit on the total size of the cached arrays, in 10^9 bytes; BENCH_DECODED_GB overrides it."""
 _CHUNK = 256
+"""The number of files that a process reads per task."""
 _FEW = 600
-"""So many files are read in this process: others would take longer to start."""
+"""Up to this many files are read in the calling process, because starting worker processes would take longer."""
 _SAMPLE = 64
+_CHECKED = 16
+"""The approximate number of files that are inspected to guess the common size of all."""
 LARGEST_NATIVE = 96
-"""Pictures that all have one size keep it up to so many pixels; larger ones are read at the size that is needed."""
+"""Pictures of one common size keep it if neither side is longer than this, in pixels; all others are resized."""
 
 
 class PictureError(Exception):
-    """A file that is not a picture, or is damaged."""
+    """The error for a file that is not a picture, or is damaged."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen of a picture file. Sizes are those after the camera's orientation was applied."""
+    """Metadata of a picture file. Width and height, in pixels, are those after its Exif orientation is applied."""
 
     sha256: str
-    """Digest of the file's bytes; empty if the file cannot be read."""
+    """SHA-256 of the file's bytes, in hex; empty if the file cannot be read."""
     width: int = 0
     height: int = 0
     colour: bool = False
+    """True if the file's colour mode allows colour, even if every pixel is grey."""
     problem: str | None = None
-    """The reason why it cannot be read."""
+    """The reason why the file cannot be read; None if it can."""
 
 
 def open_picture(content: bytes) -> Image.Image:
-    """Return the picture in a file's bytes, its pixels not read yet.
+    """Open the picture in a file's bytes without decoding its pixels.
 
     Raises:
-        PictureError: it is none.
+        PictureError: the bytes are not a picture, or its header is damaged.
     """
     try:
         return Image.open(io.BytesIO(content))
@@ -71,12 +78,12 @@ def open_picture(content: bytes) -> Image.Image:
 
 
 def pixels_of(picture: Image.Image, *, colour: bool, size: int | None) -> NDArray[np.uint8]:
-    """Return uint8 [channels, height, width]: turned upright, transparent parts laid on white.
+    """Decode a picture to uint8 [channels, height, width], upright, with transparent areas on a white background.
 
     Args:
-        picture: the picture; its file is read.
-        colour: three channels instead of one.
-        size: height and width: the middle square is resized to it; None keeps the picture as it is.
+        picture: the open picture, its pixels not decoded yet.
+        colour: True for 3 channels (RGB), False for 1 (grey).
+        size: height and width in pixels: the centre square is cropped and resized to them; None does neither.
 
     Raises:
         PictureError: the file is damaged.
@@ -85,7 +92,7 @@ def pixels_of(picture: Image.Image, *, colour: bool, size: int | None) -> NDArra
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd palettes and metadata
             if size is not None and picture.format == "JPEG":
-                picture.draft(None, (2 * size, 2 * size))  # decodes a large photo at an eighth to a half of its size
+                picture.draft(None, (2 * size, 2 * size))  # lets the JPEG decoder scale by 1/2, 1/4 or 1/8
             flat = _flat(ImageOps.exif_transpose(picture) if _orientation(picture) > 1 else picture, colour=colour)
             if size is not None and flat.size != (size, size):
                 flat = ImageOps.fit(flat, (size, size), Image.Resampling.BILINEAR)
@@ -96,7 +103,7 @@ def pixels_of(picture: Image.Image, *, colour: bool, size: int | None) -> NDArra
 
 
 def _flat(picture: Image.Image, *, colour: bool) -> Image.Image:
-    """Return the picture as 'RGB' or 'L', without transparency and with 8 bits."""
+    """Convert a picture to Pillow's mode 'RGB' or 'L': 8 bits per channel, without transparency."""
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, dtype=np.float32)
         picture = Image.fromarray(np.rint(values * (255 / _most(values, picture.mode))).clip(0, 255).astype(np.uint8))
@@ -104,20 +111,24 @@ def _flat(picture: Image.Image, *, colour: bool) -> Image.Image:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     if not colour and picture.mode not in ("1", "L"):
-        picture = picture.convert("RGB")  # a palette's grey is that of its colours
+        picture = picture.convert("RGB")  # so that palette indices become colours before grey
     wanted = "RGB" if colour else "L"
     return picture if picture.mode == wanted else picture.convert(wanted)
 
 
 def _orientation(picture: Image.Image) -> int:
-    """Return how the camera was held (Exif's tag 0x0112): 1 is upright, 5 to 8 are turned by a quarter."""
-    if picture.format == "JPEG" and "exif" not in picture.info:  # looking for it takes half as long as decoding
+    """Return the Exif orientation (tag 0x0112): 1 is upright, 5 to 8 swap width and height."""
+    if picture.format == "JPEG" and "exif" not in picture.info:  # getexif() would take half as long as decoding
         return 1
     return int(picture.getexif().get(0x0112, 1))
 
 
 def _most(values: NDArray[np.float32], mode: str) -> float:
-    """Return the value of white: 255, 4095 (12 bits in 16) or 65535, the least that is large enough; 1 for floats."""
+    """Return the pixel value that stands for white.
+
+    It is the first of 255, 4095 and 65535 (8, 12 and 16 bits) that no value exceeds, or else the largest value; it is 1
+    for float pictures (mode 'F') without values above 1.
+    """
     most = float(values.max()) if values.size else 0.0
     if mode == "F" and most <= 1:
         return 1.0
@@ -125,10 +136,10 @@ def _most(values: NDArray[np.float32], mode: str) -> float:
 
 
 def look(picture: Image.Image, content: bytes) -> Seen:
-    """Return what is seen of an open picture without its pixels.
+    """Return the metadata of an open picture without decoding its pixels; ``content`` is the file's bytes.
 
     Raises:
-        PictureError: its metadata are damaged.
+        PictureError: the picture's metadata are damaged.
     """
     try:
         with warnings.catch_warnings():
@@ -144,21 +155,26 @@ def look(picture: Image.Image, content: bytes) -> Seen:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Consecutive files to read, and where their pixels go."""
+    """Consecutive files to read, and where to write their pixels."""
 
     files: tuple[str, ...]
     first: int
-    """The place of the first file in the array."""
+    """The index of the first file's picture in the array."""
     array: str | None
-    """The .npy file to write pixels into; None only looks at the files."""
+    """The .npy file to write pixels into; None reads the metadata only."""
     colour: bool
+    """True for 3 channels, False for 1; pictures with colour are then not written."""
     size: int | None
-    """The size to resize to; None keeps pictures of ``native`` size, and leaves others out."""
+    """The height and width to resize to, in pixels; None does not resize."""
     native: tuple[int, int] | None = None
+    """The (width, height) that a picture must have to be written; None accepts all."""
 
 
 def _read(chunk: _Chunk) -> list[Seen]:
-    """Look at the files of a chunk and decode them. It runs in a process of its own."""
+    """Read the files of a chunk, write their pixels if it names an array, and return their metadata.
+
+    It runs in a worker process if there are many files. A file that cannot be read has ``problem`` set.
+    """
     out = np.load(chunk.array, mmap_mode="r+") if chunk.array else None
     seen = []
     for place, file in enumerate(chunk.files, chunk.first):
@@ -166,12 +182,12 @@ def _read(chunk: _Chunk) -> list[Seen]:
             content = Path(file).read_bytes()
             picture = open_picture(content)
             about = look(picture, content)
-            fits = chunk.native is None or (
-                (about.width, about.height) == chunk.native and about.colour <= chunk.colour
-            )
-            if out is not None and fits and about.colour <= chunk.colour:
+            fits = about.colour <= chunk.colour and chunk.native in (None, (about.width, about.height))
+            if out is None:
+                pixels_of(picture, colour=False, size=_CHECKED)  # a damaged file shows when it is decoded, not before
+            elif fits:
                 out[place] = pixels_of(picture, colour=chunk.colour, size=chunk.size)
-        except (OSError, PictureError) as error:
+        except (OSError, ValueError, TypeError, PictureError) as error:
             reason = getattr(error, "strerror", None) or str(error) or "it ends too early"
             about = Seen("", problem=reason)
         seen.append(about)
@@ -179,12 +195,12 @@ def _read(chunk: _Chunk) -> list[Seen]:
 
 
 class Pool(contextlib.ExitStack):
-    """Processes that read pictures, started when there are many to read, and ended with the ``with`` block."""
+    """A pool of processes that read pictures; they start when there are many files, and end with the ``with`` block."""
 
     _executor: ProcessPoolExecutor | None = None
 
     def read(self, chunks: Sequence[_Chunk]) -> Iterator[list[Seen]]:
-        """Read the files of each chunk; yield what was seen of them, in their order."""
+        """Read the files of each chunk; return an iterator over the chunks' metadata, in the order of the chunks."""
         workers = os.cpu_count() or 1
         if workers < 2 or sum(len(chunk.files) for chunk in chunks) <= _FEW:
             return map(_read, chunks)
@@ -200,19 +216,19 @@ def _chunks(files: Sequence[str], **about: object) -> list[_Chunk]:
 
 @dataclass(frozen=True)
 class PictureList:
-    """A list of picture files, seen and ready to be decoded."""
+    """A list of picture files with their metadata, ready to be decoded."""
 
     files: tuple[str, ...]
     seen: tuple[Seen, ...]
 
     @property
     def digest(self) -> str:
-        """Return the digest of the contents of all files, in their order."""
+        """Return a SHA-256 digest, in hex, of the contents of all files in order."""
         return hashlib.sha256(" ".join(each.sha256 for each in self.seen).encode()).hexdigest()
 
     @property
     def native(self) -> tuple[int, int] | None:
-        """Return (width, height) if all pictures have the same, and are small enough to keep it; else None."""
+        """Return the common (width, height) of all pictures; None if they differ or a side exceeds LARGEST_NATIVE."""
         sizes = {(each.width, each.height) for each in self.seen}
         return next(iter(sizes)) if len(sizes) == 1 and max(next(iter(sizes))) <= LARGEST_NATIVE else None
 
@@ -223,18 +239,19 @@ class PictureList:
 
     @property
     def usual_size(self) -> int:
-        """Return the median of the pictures' smaller sides, in pixels."""
+        """Return the median length of the pictures' shorter sides, in pixels."""
         return int(np.median([min(each.width, each.height) for each in self.seen]))
 
     def decode(self, size: int | None, *, colour: bool) -> NDArray[np.uint8]:
-        """Return the pixels, uint8 [pictures, channels, height, width], mapped from the cache if they fit into it.
+        """Return the pixels, uint8 [pictures, channels, height, width], memory-mapped if the cache has room for them.
 
         Args:
-            size: height and width in pixels; None keeps the native size.
-            colour: three channels instead of one.
+            size: height and width in pixels; None keeps the common size (:attr:`native`), which must not be None then.
+            colour: True for 3 channels; False for 1, which needs a list without colour pictures (:attr:`colour`).
 
         Raises:
-            PictureError: a file was damaged since it was seen.
+            PictureError: a file cannot be read, or its pixels are damaged.
+            UserError: neither the cache nor the memory has room for the pixels.
         """
         width, height = (size, size) if size is not None else self.native or (0, 0)
         shape = len(self.files), 3 if colour else 1, height, width
@@ -242,18 +259,27 @@ class PictureList:
 
         def write(array: str) -> None:
             with Pool() as pool:
-                for seen in pool.read(_chunks(self.files, array=array, colour=colour, size=size)):
-                    for each in seen:
-                        if each.problem:
-                            raise PictureError(each.problem)
+                read = itertools.chain.from_iterable(
+                    pool.read(_chunks(self.files, array=array, colour=colour, size=size))
+                )
+                for file, before, now in zip(self.files, self.seen, read, strict=True):
+                    if now.problem or now.sha256 != before.sha256:
+                        raise PictureError(f"{file}: {now.problem or 'its contents have changed'}")
 
         return kept(name, shape, write)
 
 
-def see(files: Sequence[Path], pool: Pool) -> PictureList:
-    """Look at picture files, whose list and times of change are the key of what the cache keeps.
+def see(files: Sequence[Path], pool: Pool, *, decode: bool) -> PictureList:
+    """Return the picture files with their metadata, from the cache if no path, size or modification time has changed.
 
-    Small pictures of one size are decoded in the same pass, so that each file is read once.
+    Args:
+        files: the picture files.
+        pool: the processes that read them.
+        decode: decode small pictures of one common size into the cache in the same pass, which saves reading them again
+            when the whole list is decoded.
+
+    Raises:
+        OSError: a file does not exist.
     """
     names = [str(file) for file in files]
     states = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, map(os.stat, names), strict=True)]
@@ -266,7 +292,7 @@ def see(files: Sequence[Path], pool: Pool) -> PictureList:
         pass
     native, colour = _guess(names)
     pictures: PictureList | None = None
-    if native is not None:
+    if native is not None and decode:
         shape = len(names), 3 if colour else 1, native[1], native[0]
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -277,10 +303,12 @@ def see(files: Sequence[Path], pool: Pool) -> PictureList:
                     name = f"{pictures.digest[:32]}-{native[0]}x{native[1]}x{shape[1]}-v{VERSION}.npy"
                     array.replace(folder / name)
                 array.unlink(missing_ok=True)
-        except OSError:  # without a cache, they are decoded when they are needed
+        except OSError:  # the cache cannot be written: decode the pictures when they are needed
             pass
     if pictures is None:
         pictures = _see(names, pool, array=None, colour=False, size=None)
+    if _problems(pictures):  # what cannot be read now may be readable later, with the same time of change
+        return pictures
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"{key}.{os.getpid()}.tmp"
@@ -301,7 +329,7 @@ def _problems(pictures: PictureList) -> bool:
 
 
 def _guess(names: list[str]) -> tuple[tuple[int, int] | None, bool]:
-    """Return ((width, height) of a sample of the pictures if they have one size, whether any of them has colour)."""
+    """Inspect a sample of the pictures; return (their common (width, height) or None, whether any may have colour)."""
     step = max(1, len(names) // _SAMPLE)
     try:
         contents = [Path(name).read_bytes() for name in names[::step]]
@@ -322,15 +350,16 @@ def _new_array(folder: Path, shape: tuple[int, ...]) -> Path:
 
 
 def kept(name: str, shape: tuple[int, ...], write: Callable[[str], None]) -> NDArray[np.uint8]:
-    """Return the array of this name, mapped from the cache; ``write`` first fills the file if it is not there.
+    """Return the uint8 array of this name, memory-mapped from the cache, or in memory if the cache has no room.
 
     Args:
-        name: identifies the pictures, their size and channels.
+        name: the array's name, which identifies the pictures, their size and channels.
         shape: [pictures, channels, height, width].
-        write: called with the name of a .npy file of that shape, which is all zeros.
+        write: the function that fills the array if it is not cached; its argument is the path of a .npy file of that
+            shape, filled with zeros.
 
     Raises:
-        UserError: neither the cache nor the memory has room for them.
+        UserError: neither the cache nor the memory has room for the array.
     """
     folder = cache.cache_dir() / "decoded"
     file = folder / f"{name}-v{VERSION}.npy"
@@ -344,17 +373,17 @@ def kept(name: str, shape: tuple[int, ...], write: Callable[[str], None]) -> NDA
                 finally:
                     array.unlink(missing_ok=True)
             if file.exists():
-                os.utime(file)  # for make_room(), which removes the least recently used
+                os.utime(file)  # marks the file as recently used, for make_room()
                 mapped: NDArray[np.uint8] = np.load(file, mmap_mode="r")
                 return mapped
-    except (OSError, filelock.Timeout):  # without a cache, they are kept in memory
+    except (OSError, filelock.Timeout):  # the cache cannot be written: keep the pictures in memory
         pass
     free = psutil.virtual_memory().available
     if math.prod(shape) > free / 2:
         raise UserError(
-            f"the decoded pictures take {math.prod(shape) / 1e9:.1f} GB: more than the cache may hold "
-            f"(BENCH_DECODED_GB, and what the disk has free) and than half of the free memory, {free / 1e9:.1f} GB; "
-            "raise the limit, or ask for fewer pixels with --image-size"
+            f"the decoded pictures need {math.prod(shape) / 1e9:.1f} GB, which is more than the cache has room for and "
+            f"more than half of the {free / 1e9:.1f} GB of available memory; free disk space, raise the cache's limit "
+            "with the environment variable BENCH_DECODED_GB, or choose a smaller --image-size"
         )
     with tempfile.TemporaryDirectory() as elsewhere:
         array = _new_array(Path(elsewhere), shape)

@@ -1,10 +1,12 @@
-"""Data sets in files: a folder of pictures, an .npz file, a .csv file, or a data set of Hugging Face."""
+"""Load data sets from files: a folder of pictures, an .npz file, a .csv file, or a Hugging Face data set."""
 
 from __future__ import annotations
 
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +31,18 @@ Read = Callable[[Reading], Dataset]
 
 @dataclass(frozen=True)
 class _Labelled:
-    """Pictures with their classes."""
+    """Picture files with the class name of each."""
 
     files: list[Path]
     classes: list[str]
 
 
 def folder(path: str) -> Read:
-    """Return a function that loads a folder of pictures, whose sub-folders are the classes, below splits or not."""
+    """Return a function that loads a folder of pictures.
+
+    The folder holds train/ and test/ (or val/) with a sub-folder for each class, or the classes' sub-folders directly;
+    then the test split is drawn from them.
+    """
 
     def load(reading: Reading) -> Dataset:
         root = Path(path).expanduser()
@@ -48,7 +54,7 @@ def folder(path: str) -> Read:
         )
         notes = []
         if test is not None and validation is not None:
-            notes.append(f"{validation.name}/ is left out; --validation-size holds training pictures out")
+            notes.append(f"{validation.name}/ is not used (--validation-size holds out training pictures)")
         test = test or validation
         name = f"folder:{root.resolve().name}"
         if train is not None and test is not None:
@@ -57,8 +63,8 @@ def folder(path: str) -> Read:
         if train is not None or test is not None:
             other = train or test
             raise UserError(
-                f"--dataset folder:{path} has {other.name if other else ''}/ but not the other split; there are to be "
-                "train/ and test/ (or val/), or a folder for each class and none of these"
+                f"--dataset folder:{path} has {other.name if other else ''}/ but not the other split; it needs both "
+                "train/ and test/ (or val/), or neither and a sub-folder for each class"
             )
         return _from_pictures(name, _labelled(root, f"--dataset folder:{path}"), None, reading, notes)
 
@@ -74,17 +80,23 @@ def _labelled(root: Path, where: str) -> _Labelled:
             files += inside
             classes += [entry.name] * len(inside)
     if not files:
-        raise UserError(f"{where}: {root} has no sub-folders with pictures; each class is to be a sub-folder")
+        raise UserError(f"{where}: {root} has no sub-folders with pictures; it needs one for each class")
     return _Labelled(files, classes)
 
 
 def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading: Reading, notes: list[str]) -> Dataset:
-    """Return the data set of labelled pictures; without a test split, one is drawn class by class."""
+    """Return the data set of labelled pictures; if ``test`` is None, draw a stratified test split from ``train``.
+
+    Raises:
+        UserError: too many files cannot be read, there is one class only, or a test class is not a training class.
+    """
     with Pool() as pool:
-        parts = [_readable(name, part, pool, reading, notes) for part in (train, test) if part is not None]
+        given = [part for part in (train, test) if part is not None]
+        parts = [_readable(name, part, pool, reading, notes, whole=test is not None) for part in given]
     names = tuple(sorted(set(parts[0][1])))
     if len(names) < 2:
-        raise UserError(f"{name} has one class only ({names[0]}); each class is to be a sub-folder, and two are needed")
+        only = f"one class only ({names[0]})" if names else "no picture that can be read"
+        raise UserError(f"{name} has {only}; it needs two or more sub-folders, one for each class")
     numbers = {each: number for number, each in enumerate(names)}
     if len(parts) == 2:
         numbers |= _same_classes(name, parts[1][1], names)
@@ -94,12 +106,14 @@ def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading:
         is_test = _drawn([each.sha256 for each in seen.seen], all_labels, reading.test_fraction)
         lists = [_picked(seen, np.flatnonzero(~is_test)), _picked(seen, np.flatnonzero(is_test))]
         labels = [all_labels[~is_test], all_labels[is_test]]
-        notes.append(f"{len(labels[1]):,} pictures were drawn to test on, the same each time (--test-fraction)")
+        notes.append(f"{len(labels[1]):,} pictures were drawn as the test split, always the same (--test-fraction)")
     else:
         lists = [seen for seen, _ in parts]
+    if not len(labels[1]):
+        raise UserError(f"{name} has no pictures to test on; each class needs two pictures or more")
     untested = sorted(set(range(len(names))) - set(labels[1].tolist()))
     if untested:
-        notes.append(f"no test picture has the class {names[untested[0]]!r}, so nothing is known about it")
+        notes.append(f"no test picture has the class {names[untested[0]]!r}, so its accuracy is not measured")
     colour = any(each.colour for each in lists)
     native = lists[0].native if lists[0].native == lists[1].native else None
 
@@ -107,7 +121,7 @@ def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading:
         try:
             train, test = (each.decode(size, colour=colour) for each in lists)
         except PictureError as error:
-            raise UserError(f"{name}: a picture changed while it was read: {error}") from None
+            raise UserError(f"{name}: a picture is damaged, or changed after it was checked: {error}") from None
         return Split(train, labels[0]), Split(test, labels[1])
 
     usual = min(lists[0].usual_size, 96)
@@ -129,23 +143,23 @@ def _digest(labels: NDArray[np.int64]) -> str:
 
 
 def _readable(
-    name: str, part: _Labelled, pool: Pool, reading: Reading, notes: list[str]
+    name: str, part: _Labelled, pool: Pool, reading: Reading, notes: list[str], *, whole: bool
 ) -> tuple[PictureList, list[str]]:
-    """Return (the pictures that can be read, their classes).
+    """Return (the pictures that can be read, the class name of each).
 
     Raises:
-        UserError: more of them than --skip-unreadable cannot be read.
+        UserError: more pictures than --skip-unreadable allows cannot be read.
     """
-    seen = see(part.files, pool)
+    seen = see(part.files, pool, decode=whole)
     broken = [place for place, each in enumerate(seen.seen) if each.problem]
     if broken:
         first = f"{seen.files[broken[0]]}: {seen.seen[broken[0]].problem}"
-        count = f"{len(broken):,} of {len(seen.files):,} pictures cannot be read, as {first}"
+        count = f"{len(broken):,} of {len(seen.files):,} pictures cannot be read; the first is {first}"
         if len(broken) > reading.skip_unreadable:
             raise UserError(
-                f"{name}: {count}; mend or remove them, or leave them out with --skip-unreadable {len(broken)}"
+                f"{name}: {count}; repair or remove them, or skip them with --skip-unreadable {len(broken)}"
             )
-        notes.append(f"{count}; left out")
+        notes.append(f"{count}; they were skipped")
     keep = np.array([place for place, each in enumerate(seen.seen) if not each.problem], dtype=np.int64)
     return _picked(seen, keep), [part.classes[place] for place in keep]
 
@@ -157,10 +171,12 @@ def _picked(seen: PictureList, places: NDArray[np.int64]) -> PictureList:
 
 
 def _same_classes(name: str, classes: Sequence[str], names: tuple[str, ...]) -> dict[str, int]:
-    """Return the number of each class of the test pictures: names match exactly, or else in a simplified form.
+    """Return the class number of each test class: that of the training class of the same name.
+
+    Names that do not match exactly are compared without case, and with punctuation and spaces as underscores.
 
     Raises:
-        UserError: a class is none of the training pictures'.
+        UserError: a test class matches no training class, or matches several.
     """
     simple: dict[str, list[int]] = {}
     for number, each in enumerate(names):
@@ -169,7 +185,7 @@ def _same_classes(name: str, classes: Sequence[str], names: tuple[str, ...]) -> 
     for each in sorted(set(classes)):
         same = [names.index(each)] if each in names else simple.get(_simple(each), [])
         if len(same) != 1:
-            raise UserError(f"{name}: the test pictures have a class {each!r}, which the training pictures have not")
+            raise UserError(f"{name}: the test pictures have a class {each!r}, but the training pictures do not")
         numbers[each] = same[0]
     return numbers
 
@@ -179,7 +195,16 @@ def _simple(text: str) -> str:
 
 
 def _drawn(contents: Sequence[str], labels: NDArray[np.int64], fraction: float) -> NDArray[np.bool_]:
-    """Return which pictures are to test on: of each class the same share, chosen by the digests of the contents."""
+    """Return a stratified test split: bool [images], True for the same fraction of each class's images.
+
+    Images are chosen by the order of their digests, so the split does not depend on file names. A class with two or
+    more images has at least one in each split; a class with one image has it in the training split.
+
+    Args:
+        contents: the digest of each image.
+        labels: class numbers, int64 [images].
+        fraction: the fraction of each class to draw, above 0 and below 1.
+    """
     is_test = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = sorted(np.flatnonzero(labels == label), key=lambda place: (contents[int(place)], place))
@@ -197,14 +222,17 @@ _KEYS = (
 
 
 def npz(path: str) -> Read:
-    """Return a function that loads an .npz file with the keys of Keras or of MedMNIST."""
+    """Return a function that loads an .npz file with the array names of Keras or MedMNIST, or 'images' and 'labels'.
+
+    From 'images' and 'labels', a stratified test split is drawn.
+    """
 
     def load(reading: Reading) -> Dataset:
         file = _file(path, "npz")
         try:
             with np.load(file, allow_pickle=False) as stored:
                 arrays: dict[str, NDArray[Any]] = {key: stored[key] for key in stored.files}
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"--dataset npz:{path}: {file} is not an .npz file of plain arrays: {error}") from None
         for keys in _KEYS:
             if all(key in arrays for key in keys):
@@ -214,14 +242,18 @@ def npz(path: str) -> Read:
             return _split(f"npz:{file.stem}", arrays["images"], arrays["labels"], reading)
         wanted = " or ".join(", ".join(keys) for keys in _KEYS)
         raise UserError(
-            f"--dataset npz:{path} holds {', '.join(sorted(arrays))}; {wanted} (or images, labels) is needed"
+            f"--dataset npz:{path} holds the arrays {', '.join(sorted(arrays))}; it needs {wanted}, or images, labels"
         )
 
     return load
 
 
 def csv(path: str) -> Read:
-    """Return a function that loads a .csv file: a row for each grey, square image, its label first or named 'label'."""
+    """Return a function that loads a .csv file of square grey images: in each row, a label and the pixels.
+
+    The label is in the column that the header names 'label', 'class', 'target' or 'y', else in the first column. The
+    header is optional. A stratified test split is drawn.
+    """
 
     def load(reading: Reading) -> Dataset:
         import pandas as pd
@@ -235,16 +267,15 @@ def csv(path: str) -> Read:
                 table = pd.read_csv(file)
         except (OSError, ValueError, UnicodeDecodeError, IndexError) as error:
             raise UserError(f"--dataset csv:{path}: {file} is not a table of numbers: {error}") from None
-        column = (
-            next((place for place, cell in enumerate(header) if cell in ("label", "class", "y")), 0) if named else 0
-        )
+        labelled = [place for place, cell in enumerate(header) if cell in ("label", "class", "target", "y")]
+        column = labelled[0] if named and labelled else 0
         labels = table.iloc[:, column].to_numpy()
         pixels = table.drop(columns=table.columns[column]).to_numpy()
         side = round(pixels.shape[1] ** 0.5)
         if side * side != pixels.shape[1] or side < 2:
             raise UserError(
-                f"--dataset csv:{path} has {pixels.shape[1]} columns beside the label; the pixels of square images are "
-                "needed, as 784 for 28 x 28"
+                f"--dataset csv:{path} has {pixels.shape[1]} columns beside the label; it needs one for each pixel of "
+                "a square image, for example 784 for 28 x 28"
             )
         return _split(f"csv:{file.stem}", pixels.reshape(-1, side, side), labels, reading)
 
@@ -259,7 +290,7 @@ def _file(path: str, kind: str) -> Path:
 
 
 def _split(name: str, images: NDArray[Any], labels: NDArray[Any], reading: Reading) -> Dataset:
-    """Return the data set of images without a test split, which is drawn class by class."""
+    """Return the data set of images that have no test split, with a stratified one drawn from them."""
     whole = dataset_of(name, (images, labels), (images, labels))
     contents = [digest([image.tobytes().hex()]) for image in whole.train.images]
     is_test = _drawn(contents, whole.train.labels, reading.test_fraction)
@@ -267,14 +298,19 @@ def _split(name: str, images: NDArray[Any], labels: NDArray[Any], reading: Readi
         (whole.train.images[~is_test], whole.train.labels[~is_test]),
         (whole.train.images[is_test], whole.train.labels[is_test]),
     )
-    return dataset_of(name, *parts, whole.class_names)
+    drawn = f"{int(is_test.sum()):,} images were drawn as the test split, always the same (--test-fraction)"
+    note = f"{whole.note}; {drawn}" if whole.note else f"{name}: {drawn}"
+    return replace(dataset_of(name, *parts, whole.class_names), note=note)
 
 
 # --- Hugging Face ------------------------------------------------------------------------------------------------
 
 
 def hugging_face(path: str) -> Read:
-    """Return a function that loads a data set of Hugging Face, from a folder or by name; the package is an extra."""
+    """Return a function that loads a Hugging Face data set from a folder or by name.
+
+    It needs the package of the optional dependency '.[huggingface]'.
+    """
 
     def load(reading: Reading) -> Dataset:
         from bench.learning.data import from_hugging_face

@@ -1,4 +1,4 @@
-"""Building of a model: made from its seed, pretrained weights loaded, a backbone that is not trained frozen."""
+"""Build a model: initialise it from a seed, load pretrained weights, and freeze its backbone if asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -25,13 +25,20 @@ State = dict[str, Tensor]
 def build(
     spec: ModelSpec, classes: int, weights: Weights | None, seed: int, *, trainable: Literal["head", "all"] = "head"
 ) -> nn.Module:
-    """Build a new model, which maps float [batch, channels, size, size] to logits [batch, classes].
+    """Build a model that maps images, float [batch, channels, size, size], to logits, float [batch, classes].
 
-    All but the head is frozen if ``weights`` filled it, unless ``trainable`` is 'all'; without weights the whole model
-    is random and trainable. A model of the user's that returns a dict or a tuple returns its logits alone.
+    A user's model that returns a dict or a tuple is wrapped so that it returns its logits only.
+
+    Args:
+        spec: the model, and the form of its input.
+        classes: the number of classes.
+        weights: pretrained weights; None keeps the initial ones.
+        seed: seed of torch's global generator, which this function sets.
+        trainable: 'head' freezes everything but the head if ``weights`` are given and the model has a known head; in
+            all other cases no parameter is frozen here.
 
     Raises:
-        UserError: the weights do not fit the model, or it cannot be built for these pictures.
+        UserError: the weights do not fit the model, or the model cannot be built for such images.
     """
     torch.manual_seed(seed)
     model = make(spec, classes) if weights is None else with_weights(spec, classes, weights)
@@ -44,10 +51,10 @@ def build(
 
 
 def make(spec: ModelSpec, classes: int) -> nn.Module:
-    """Return a random module, its lazy layers made, whose output is logits alone.
+    """Return a newly initialised model that returns its logits only, with all lazy layers materialised.
 
     Raises:
-        UserError: it cannot be built, or does not take such pictures.
+        UserError: the model cannot be built, or does not accept such images.
     """
     try:
         return prepared(spec.build(classes), spec)
@@ -58,11 +65,12 @@ def make(spec: ModelSpec, classes: int) -> nn.Module:
 
 
 def prepared(model: nn.Module, spec: ModelSpec) -> nn.Module:
-    """Make a module's lazy layers, and let it return its logits alone; return it.
+    """Materialise the lazy layers of a model, make it return its logits only, and return it.
+
+    Both need forward passes, on two black images; built-in models are returned as they are.
 
     Raises:
-        UserError: it returns no logits.
-        Exception: whatever its forward pass raises.
+        Exception: whatever the model's forward pass raises.
     """
     if spec.built_in:
         return model
@@ -85,10 +93,13 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 
 
 def logits_in(output: object) -> Tensor:
-    """Return the logits in what a model returns: a tensor, a tuple that begins with it, or a dict with ``logits``.
+    """Return the logits in a model's output.
+
+    The output may be a tensor, a tuple or list that begins with one, a dict with the key 'logits', or an object with
+    the attribute ``logits``.
 
     Raises:
-        UserError: there are none in it.
+        UserError: the output is of another form.
     """
     if isinstance(output, Mapping):
         output = output.get("logits", output)
@@ -102,83 +113,88 @@ def logits_in(output: object) -> Tensor:
 
 
 def with_weights(spec: ModelSpec, classes: int, weights: Weights) -> nn.Module:
-    """Return a module filled from a weights file, its head for other classes left random.
+    """Return a model with the weights of a file; its head stays random if the file's is for another number of classes.
 
     Raises:
-        UserError: the weights do not fit the model.
+        UserError: the file cannot be read, its weights do not fit the model, or the model cannot be built.
     """
     if spec.load is None:
         model = make(spec, classes)
         load_weights(model, spec, weights, classes)
         return model
     state = read_state(weights)
-    if weights.by_order:
-        names = [name for name in spec.build(len(next(reversed(state.values())))).state_dict() if not _is_counter(name)]
-        state = dict(zip(names, (value for name, value in state.items() if not _is_counter(name)), strict=True))
     try:
+        if weights.by_order:  # the last tensor is the bias of the head, one for each class
+            reference = spec.build(len(next(reversed(state.values())))).state_dict()
+            names = [name for name in reference if not _is_counter(name)]
+            state = dict(zip(names, (value for name, value in state.items() if not _is_counter(name)), strict=True))
         return prepared(spec.load(classes, state), spec)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"weights {weights.path} do not fit {spec.name}: {first_line(error)}") from None
 
 
 def check_weights(spec: ModelSpec, classes: int, weights: Weights) -> None:
-    """Refuse weights that do not fit the model.
+    """Check that weights fit the model, by loading them.
 
     Raises:
         UserError: they do not fit; the message names the file and the first differences.
     """
-    with_weights(spec, classes, weights)  # torch's meta device would be slower here: it imports the compiler
+    with_weights(spec, classes, weights)  # not on torch's meta device, which is slower: it imports the compiler
 
 
 def read_state(weights: Weights) -> State:
-    """Return the tensors of a .pth or .safetensors file by name. Nothing in the file is executed.
+    """Return the tensors of a PyTorch or .safetensors file by name, on the CPU. No code in the file is executed.
 
     Raises:
-        UserError: the file is neither, is damaged, or is a pickle of anything but tensors.
+        UserError: the file is neither, is damaged, or holds more than tensors.
     """
     content = weights.content.tobytes()
     try:
-        if weights.path.endswith(".safetensors"):
-            return cast(State, safetensors.torch.load(content))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about unusual pickle protocols: such a file is refused or fine
-            loaded: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            warnings.simplefilter("ignore")  # about unusual pickle protocols: the file then loads or fails anyway
+            loaded: Any
+            if weights.path.endswith(".safetensors"):
+                loaded = safetensors.torch.load(content)
+            else:
+                loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"{weights.path} holds more than tensors (or is no PyTorch file), and loading it could execute code; "
             "save the model's state_dict() instead"
         ) from None
-    except Exception as error:  # a damaged file makes the readers raise almost anything
+    except Exception as error:  # damaged files can raise almost anything
         kind = "safetensors" if weights.path.endswith(".safetensors") else "PyTorch"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{weights.path} is not a {kind} file or is damaged ({reason})") from None
-    for key in ("state_dict", "model_state_dict", "model"):  # the usual wrappings of a state dict
+    for key in ("state_dict", "model_state_dict", "model"):  # common keys of training checkpoints
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise UserError(f"{weights.path} holds no state dict (a dict from names to tensors)")
+        raise UserError(f"{weights.path} holds no state dict (a dict of tensors by name)")
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
 
 
 def load_weights(model: nn.Module, spec: ModelSpec, weights: Weights, classes: int) -> None:
-    """Fill ``model`` from ``weights``: all of it, or all but its head.
+    """Copy ``weights`` into ``model``.
 
-    A head for other classes (ImageNet's 1,000, say) is not loaded; the model's head then stays as it is.
+    A head for another number of classes (such as ImageNet's 1,000) is not copied; the model's head then stays as it is.
 
     Raises:
-        UserError: names are missing or shapes differ.
+        UserError: a tensor outside the head is missing or has another shape, or the file cannot be read.
     """
     model_state = model.state_dict()
     wanted = {name: value for name, value in model_state.items() if not _is_counter(name)}
     state = read_state(weights)
     if weights.by_order and weights.path.endswith(".safetensors"):
-        raise UserError(f"weights {weights.path}: a safetensors file keeps no order to match tensors by")
+        raise UserError(
+            f"weights {weights.path}: these tensors are matched by order, which a .safetensors file does not keep"
+        )
     head = head_of(model, spec.head, classes)
     outside = {name for name in wanted if head is None or not name.startswith(f"{head}.")}
     if weights.by_order:
         tensors = [value for name, value in state.items() if not _is_counter(name)]
         names = [name for name in wanted if name in outside]
-        state = dict(zip(names, tensors, strict=False))  # too few are reported below as missing, others as misshapen
+        state = dict(zip(names, tensors, strict=False))  # missing ones and other shapes are reported below
     fits = {name for name, value in wanted.items() if name in state and state[name].shape == value.shape}
     needed = set(wanted)
     if len(fits) < len(wanted):
@@ -197,7 +213,7 @@ def load_weights(model: nn.Module, spec: ModelSpec, weights: Weights, classes: i
 
 
 def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")  # not used in inference; some files leave it out
+    return name.endswith("num_batches_tracked")  # not used in inference, and missing in some files
 
 
 def _shape(tensor: Tensor) -> str:

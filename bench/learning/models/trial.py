@@ -1,4 +1,4 @@
-"""The trial of a model before anything trains: two images, one step of training, on the CPU."""
+"""Try out a model on the CPU before anything trains: one forward and one backward pass on two random images."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from bench.learning.models.weights import Weights
 
 
 def try_out(spec: ModelSpec, classes: int, weights: Weights | None) -> str | None:
-    """Build a model as a run would, and let it answer two images and compute gradients.
+    """Build a model as a run would, and run one forward and one backward pass on two random images.
 
     Returns:
-        The digest of the weights that the model brings by itself; None if its weights are random, or are ``weights``.
+        The SHA-256 digest of the pretrained weights that the model loads by itself; None if most of its weights are
+        random, or ``weights`` are given.
 
     Raises:
         UserError: the model cannot be trained; the message says why.
@@ -65,7 +66,7 @@ def _check_logits(name: str, logits: Tensor, classes: int) -> None:
 
 
 def _brought(spec: ModelSpec, classes: int, model: nn.Module) -> str | None:
-    """Return the digest of weights that are no constants and the same for every seed; None if most are random."""
+    """Return the digest of the non-constant weights that are the same for two seeds; None if most of them differ."""
     torch.manual_seed(1)
     other = dict(make(spec, classes).named_parameters())
     same = [

@@ -57,7 +57,7 @@ def test_sub_folders_are_classes_and_a_fifth_of_each_is_tested_on(photos: Path) 
     assert np.bincount(data.train.labels).tolist() == [16, 16]
     assert np.bincount(data.test.labels).tolist() == [4, 4]
     assert data.train.images.shape == (32, 3, 10, 12)
-    assert "8 pictures were drawn to test on" in str(data.note)
+    assert "8 pictures were drawn as the test split" in str(data.note)
     assert np.bincount(load(photos, test_fraction=0.5).test.labels).tolist() == [10, 10]
 
 
@@ -153,6 +153,37 @@ def test_unreadable_pictures_are_named_counted_and_left_out_only_when_allowed(ph
     assert "2 of 42 pictures cannot be read" in str(data.note)
 
 
+@pytest.mark.parametrize("width", [12, 300])
+def test_a_torn_photo_is_named_whatever_the_sizes_of_the_others(width: int, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for index in range(4):
+            picture(tmp_path / name / f"{index}.jpg", index, size=(width + index * (width > 100), 60))
+    whole = (tmp_path / "a" / "0.jpg").read_bytes()
+    (tmp_path / "a" / "0.jpg").write_bytes(whole[: len(whole) // 2])
+
+    refused(f"folder:{tmp_path}", "1 of 8 pictures", "0.jpg", "--skip-unreadable 1")
+
+    (tmp_path / "a" / "0.jpg").write_bytes(whole)
+    assert len(load(tmp_path).train.labels) == 6
+
+
+def test_a_picture_that_changed_while_it_was_read_is_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for index in range(4):
+            picture(tmp_path / name / f"{index}.png", index, size=(200 + index, 150))
+    data = load(tmp_path)
+    picture(tmp_path / "a" / "1.png", 77, size=(201, 150))
+
+    with pytest.raises(UserError, match=r"1\.png: its contents have changed"):
+        data.at(50)
+
+
+def test_a_folder_without_two_pictures_of_a_class_has_nothing_to_test_on(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / name / "0.png", 0)
+    refused(f"folder:{tmp_path}", "no pictures to test on")
+
+
 def test_the_second_time_pictures_come_from_the_cache(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(photos)
     monkeypatch.setattr("bench.learning.data.decoding._read", lambda chunk: pytest.fail("decoded again"))
@@ -227,7 +258,7 @@ def test_npz_files_of_keras_and_of_medmnist(keys: tuple[str, ...], tmp_path: Pat
 
 def test_an_npz_file_of_something_else_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "mine.npz", weights=np.zeros(3))
-    refused(f"npz:{tmp_path / 'mine.npz'}", "holds weights", "x_train")
+    refused(f"npz:{tmp_path / 'mine.npz'}", "holds the arrays weights", "x_train")
     (tmp_path / "broken.npz").write_text("no archive")
     refused(f"npz:{tmp_path / 'broken.npz'}", "broken.npz")
 
