@@ -1,8 +1,15 @@
-"""The reading of options: a command line and a YAML preset, both made from one validated model."""
+"""The reading of options: a command line and a YAML preset, both made from one validated model.
+
+It uses argparse, not a library that makes a command line from the model: tyro and cyclopts were tried. Both convert
+each value before pydantic sees it, so that only the first mistake is reported, and in other words than in a preset;
+both mark every field as set, while presets and sweeps need to know what the user set; and neither takes a flag with an
+optional value, as ``--mlflow``.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -161,7 +168,7 @@ def parse(parser: argparse.ArgumentParser, schema: type[T], arguments: Sequence[
     if unknown_arguments:
         first = unknown_arguments[0]
         if first.startswith("-"):
-            flags = [option for action in parser._actions for option in action.option_strings]
+            flags = re.findall(r"--[a-z][a-z0-9-]*", parser.format_usage())
             raise UserError(f"unknown option {first.split('=')[0]!r}{nearest(first, flags)}; see {parser.prog} --help")
         raise UserError(f"argument {first!r} belongs to no option; see {parser.prog} --help")
     given = vars(namespace)
