@@ -193,7 +193,10 @@ def test_wrong_shapes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--weights", "FILE", "--model", "cnm"], ["model 'cnm'", "did you mean 'cnn'"]),
         (["--weights", "FILE", "--dataset", "minst"], ["data set 'minst'", "did you mean 'mnist'"]),
         (["--weights", "FILE", "--images", "nowhere"], ["--images nowhere is not a folder"]),
-        (["--weights", "FILE", "--images", ".", "--dataset", "mnist"], ["--images cannot be used together with --dataset"]),
+        (
+            ["--weights", "FILE", "--images", ".", "--dataset", "mnist"],
+            ["--images cannot be used together with --dataset"],
+        ),
         (["--weights", "FILE", "--csv", "nowhere/a.csv"], ["--csv", "no folder"]),
         (["--weights", "FILE", "--model", "nowhere.py:net"], ["--model: cannot read", "nowhere.py"]),
         (["--weigths", "FILE"], ["unknown option '--weigths'", "did you mean '--weights'"]),
