@@ -62,9 +62,7 @@ def embedding_of(model: nn.Module, spec: ModelSpec, bn_mode: str) -> nn.Module |
     if all(parameter in inside for parameter in model.parameters()):
         return None
     embedding = without_head(model, spec.head)
-    if not is_last(model, embedding, spec.head, _random_images(model, spec)):
-        return None
-    return fold(embedding, spec)
+    return embedding if is_last(model, embedding, spec.head, _random_images(model, spec)) else None
 
 
 def fold(embedding: nn.Module, spec: ModelSpec) -> nn.Module:
@@ -151,11 +149,12 @@ def _extract(
 ) -> Iterator[Tensor]:
     """Yield the features batch by batch, float32 on the CPU."""
     preprocess = Preprocessor(spec.input, split.images.device)
+    folded = fold(embedding, spec)
     images = len(split.labels)
     for first in range(0, images, BATCH):
         # not inference_mode: autograd refuses its tensors
         with torch.no_grad(), arithmetic(split.images.device, precision):
-            part: Tensor = embedding(preprocess(split.images[first : first + BATCH]))
+            part: Tensor = folded(preprocess(split.images[first : first + BATCH]))
         report(min(1.0, (first + BATCH) / images))
         yield part.float().cpu()
 

@@ -33,7 +33,7 @@ from bench.learning.backends.protocol import Prepared, Request
 from bench.learning.checkpoint import Trained
 from bench.learning.data.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
 from bench.learning.execute import built
-from bench.learning.features import embedding_of
+from bench.learning.features import embedding_of, fold
 from bench.learning.inputs import Inputs
 from bench.learning.models.architecture import ModelSpec
 from bench.learning.optimizers import make_optimizer
@@ -250,7 +250,7 @@ def _training(
         trainee = on_images(model, spec, data, recipe.bn_mode, augmentation=augmentation)
         yield _Call(run.id, "training", recipe.batch_size, _step(trainee, run, precision), precision, device)
         return
-    backbone, prepare = embedding, Preprocessor(spec.input, device)
+    backbone, prepare = fold(embedding, spec), Preprocessor(spec.input, device)
     several = images.images[:BATCH].to(device)
 
     def extract(pixels: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def test_folding_does_not_change_the_features(size: int, count: int) -> None:
     model = build(SPEC, 10, WEIGHTS, seed=0)
     images = Preprocessor(SPEC.input.model_copy(update={"image_size": size}), "cpu")(digits(count).images)
 
-    folded = embedded(model)
+    folded = fold(embedded(model), SPEC)
 
     with torch.inference_mode():
         assert torch.allclose(folded(images), features_by_hand(model, images), atol=1e-4)
@@ -75,7 +75,7 @@ def test_folding_does_not_change_the_features(size: int, count: int) -> None:
 def test_in_bfloat16_a_folded_backbone_computes_in_bfloat16() -> None:
     model = build(SPEC, 10, WEIGHTS, seed=0)
     images = Preprocessor(SPEC.input, "cpu")(digits(20).images)
-    folded = embedded(model)
+    folded = fold(embedded(model), SPEC)
 
     with torch.inference_mode():
         exact = features_by_hand(model, images)
@@ -153,7 +153,7 @@ def test_a_users_backbone_is_folded_only_where_it_gives_the_same(way: str, folds
     for parameter in model.features.parameters():
         parameter.requires_grad_(False)
 
-    folded = embedded(model, spec)
+    folded = fold(embedded(model, spec), spec)
 
     norms = sum(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
     assert norms == (0 if folds else 2)
