@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from bench.errors import UserError, first_line, unknown
 from bench.learning import cache
 from bench.learning.data.arrays import dataset_of
 from bench.learning.data.dataset import Dataset, Reading, Split, digest
-from bench.learning.data.decoding import LARGEST_NATIVE, kept, pixels_of
+from bench.learning.data.decoding import LARGEST_NATIVE, PictureError, pixels_of
 
 Options = dict[str, Any]
 
@@ -98,23 +97,22 @@ def _open(name: str, root: Path, options: Options, *, download: bool) -> Any:
         ) from None
 
 
-@dataclass(frozen=True)
-class _Pictures:
-    """The pictures of one of torchvision's data sets, which decodes each when it is asked for."""
+def _decoded(source: Any, size: int | None, *, colour: bool) -> NDArray[np.uint8]:
+    """Return the pictures of a split, decoded one by one, uint8 [pictures, channels, height, width].
 
-    source: Any
-    name: str
+    They are not cached: nothing but their contents, which only decoding shows, would tell when they have changed.
 
-    def read(self, size: int | None, *, colour: bool) -> NDArray[np.uint8]:
-        first = pixels_of(self.source[0][0], colour=colour, size=size)
-        shape = (len(self.source), *first.shape)
-
-        def write(file: str) -> None:
-            out = np.load(file, mmap_mode="r+")
-            for place in range(len(self.source)):
-                out[place] = pixels_of(self.source[place][0], colour=colour, size=size)
-
-        return kept(f"{self.name}-{'x'.join(str(axis) for axis in shape)}", shape, write)
+    Raises:
+        UserError: a picture is damaged, or has another size than the first, which without ``size`` all need.
+    """
+    first = pixels_of(source[0][0], colour=colour, size=size)
+    pixels = np.empty((len(source), *first.shape), dtype=np.uint8)
+    for place in range(len(source)):
+        try:
+            pixels[place] = pixels_of(source[place][0], colour=colour, size=size)
+        except (PictureError, ValueError) as error:
+            raise UserError(f"picture {place:,} of the data set cannot be read: {error}") from None
+    return pixels
 
 
 def dataset_from(name: str, train: Any, test: Any) -> Dataset:
@@ -135,11 +133,9 @@ def dataset_from(name: str, train: Any, test: Any) -> Dataset:
     sample = [train[place][0] for place in range(0, len(train), max(1, len(train) // 64))]
     sizes = {picture.size for picture in sample}
     colour = any(picture.mode not in ("1", "L") for picture in sample)
-    kept_name = hashlib.sha256(f"{name} {train!r} {test!r}".encode()).hexdigest()[:16]
-    pictures = [_Pictures(split, f"{kept_name}-{part}") for split, part in ((train, "train"), (test, "test"))]
 
     def read(size: int | None) -> tuple[Split, Split]:
-        parts = [each.read(size, colour=colour) for each in pictures]
+        parts = [_decoded(split, size, colour=colour) for split in (train, test)]
         return Split(parts[0], labels[0]), Split(parts[1], labels[1])
 
     native = len(sizes) == 1 and max(next(iter(sizes))) <= LARGEST_NATIVE

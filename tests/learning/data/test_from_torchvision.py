@@ -1,0 +1,55 @@
+"""Data sets of torch's kind, whose pictures are decoded one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.errors import UserError
+from bench.learning.data.from_torchvision import dataset_from
+
+
+class Pairs:
+    """Pictures of two classes; what it is printed as does not depend on them."""
+
+    classes = ("dark", "bright")
+
+    def __init__(self, values: list[int], size: tuple[int, int] = (12, 10)) -> None:
+        self.targets = [int(value > 100) for value in values]
+        self._pictures = [Image.new("RGB", size, (value, value, value)) for value in values]
+
+    def __repr__(self) -> str:
+        return "Pairs"
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, place: int) -> tuple[Image.Image, int]:
+        return self._pictures[place], self.targets[place]
+
+
+def test_the_same_names_with_other_pictures_are_other_data() -> None:
+    first = dataset_from("mine", Pairs([10, 200]), Pairs([20, 210]))
+    second = dataset_from("mine", Pairs([30, 220]), Pairs([20, 210]))
+
+    assert first.train.images[:, 0, 0, 0].tolist() == [10, 200]
+    assert second.train.images[:, 0, 0, 0].tolist() == [30, 220]
+    assert first.sha256 != second.sha256
+    assert first.sha256 == dataset_from("mine", Pairs([10, 200]), Pairs([20, 210])).sha256
+
+
+def test_large_pictures_are_read_at_the_size_that_is_needed() -> None:
+    data = dataset_from("mine", Pairs([10, 200], (300, 200)), Pairs([20, 210], (300, 200)))
+
+    assert data.class_names == ("dark", "bright")
+    assert data.at(50).train.images.shape == (2, 3, 50, 50)
+    assert np.array_equal(data.at(50).test.images[:, 1, 25, 25], [20, 210])
+
+
+def test_a_picture_that_cannot_be_read_is_one_sentence() -> None:
+    train = Pairs([10, 200] * 65)
+    train._pictures[1] = Image.new("RGB", (40, 40))  # no sample of 64 has to hold it
+
+    with pytest.raises(UserError, match="picture 1 "):
+        dataset_from("mine", train, Pairs([20, 210]))
