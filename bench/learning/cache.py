@@ -47,6 +47,14 @@ def locked(folder: Path, name: str = "") -> Iterator[None]:
         yield
 
 
+def limit_bytes(variable: str, default_gb: float) -> float:
+    """Return the limit, in bytes, that an environment variable sets in 10^9 bytes; the default if it sets no number."""
+    try:
+        return float(os.environ.get(variable, default_gb)) * 1e9
+    except ValueError:
+        return default_gb * 1e9
+
+
 def make_room(folder: Path, pattern: str, size: int, limit: float) -> bool:
     """Remove the least recently used files until ``size`` bytes fit; return False if they exceed the limit or the disk.
 

@@ -125,7 +125,12 @@ def features_of(
             parts = _extract(split, embedding, spec, precision, report)
             first = next(parts)
             shape = (images, first.shape[1])
-            if cache.make_room(folder, "*.npy", first.element_size() * math.prod(shape), _limit_bytes()):
+            if cache.make_room(
+                folder,
+                "*.npy",
+                first.element_size() * math.prod(shape),
+                cache.limit_bytes("BENCH_FEATURES_GB", DEFAULT_LIMIT_GB),
+            ):
                 # Written to the file batch by batch and then mapped, so that processes share the memory.
                 _write(file, shape, itertools.chain([first], parts))
                 kept = _read(file)
@@ -179,13 +184,6 @@ def _read(file: Path) -> NDArray[np.float32] | None:
         return None
     os.utime(file)  # for make_room(), which removes the least recently used
     return values
-
-
-def _limit_bytes() -> float:
-    try:
-        return float(os.environ.get("BENCH_FEATURES_GB", DEFAULT_LIMIT_GB)) * 1e9
-    except ValueError:
-        return DEFAULT_LIMIT_GB * 1e9
 
 
 def _write(file: Path, shape: tuple[int, int], parts: Iterable[Tensor]) -> None:

@@ -41,8 +41,9 @@ _CHUNK = 256
 _FEW = 600
 """Up to this many files are read in the calling process, because starting worker processes would take longer."""
 _SAMPLE = 64
-_CHECKED = 16
 """The approximate number of files that are inspected to guess the common size of all."""
+_CHECKED = 16
+"""The size, in pixels, at which pictures are decoded only to see whether they are damaged."""
 LARGEST_NATIVE = 96
 """Pictures of one common size keep it if neither side is longer than this, in pixels; all others are resized."""
 
@@ -255,7 +256,6 @@ class PictureList:
         """
         width, height = (size, size) if size is not None else self.native or (0, 0)
         shape = len(self.files), 3 if colour else 1, height, width
-        name = f"{self.digest[:32]}-{width}x{height}x{shape[1]}"
 
         def write(array: str) -> None:
             with Pool() as pool:
@@ -266,7 +266,7 @@ class PictureList:
                     if now.problem or now.sha256 != before.sha256:
                         raise PictureError(f"{file}: {now.problem or 'its contents have changed'}")
 
-        return kept(name, shape, write)
+        return _kept(_name(self.digest, shape), shape, write)
 
 
 def see(files: Sequence[Path], pool: Pool, *, decode: bool) -> PictureList:
@@ -296,12 +296,13 @@ def see(files: Sequence[Path], pool: Pool, *, decode: bool) -> PictureList:
         shape = len(names), 3 if colour else 1, native[1], native[0]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if cache.make_room(folder, "*.npy", math.prod(shape), _limit_bytes()):
+            if cache.make_room(
+                folder, "*.npy", math.prod(shape), cache.limit_bytes("BENCH_DECODED_GB", DEFAULT_LIMIT_GB)
+            ):
                 array = _new_array(folder, shape)
                 pictures = _see(names, pool, array=str(array), colour=colour, size=None, native=native)
                 if pictures.native == native and pictures.colour == colour and not _problems(pictures):
-                    name = f"{pictures.digest[:32]}-{native[0]}x{native[1]}x{shape[1]}-v{VERSION}.npy"
-                    array.replace(folder / name)
+                    array.replace(folder / _name(pictures.digest, shape))
                 array.unlink(missing_ok=True)
         except OSError:  # the cache cannot be written: decode the pictures when they are needed
             pass
@@ -340,6 +341,17 @@ def _guess(names: list[str]) -> tuple[tuple[int, int] | None, bool]:
     return pictures.native, pictures.colour
 
 
+def _name(digest: str, shape: tuple[int, ...]) -> str:
+    """Return the name of the file that keeps pictures of these contents and this shape."""
+    _, channels, height, width = shape
+    return f"{digest[:32]}-{width}x{height}x{channels}-v{VERSION}.npy"
+
+
+def _has_room(folder: Path, shape: tuple[int, ...]) -> bool:
+    limit = cache.limit_bytes("BENCH_DECODED_GB", DEFAULT_LIMIT_GB)
+    return cache.make_room(folder, "*.npy", math.prod(shape), limit)
+
+
 def _new_array(folder: Path, shape: tuple[int, ...]) -> Path:
     handle, name = tempfile.mkstemp(suffix=".tmp", dir=folder)
     with os.fdopen(handle, "wb") as out:
@@ -349,11 +361,11 @@ def _new_array(folder: Path, shape: tuple[int, ...]) -> Path:
     return Path(name)
 
 
-def kept(name: str, shape: tuple[int, ...], write: Callable[[str], None]) -> NDArray[np.uint8]:
+def _kept(name: str, shape: tuple[int, ...], write: Callable[[str], None]) -> NDArray[np.uint8]:
     """Return the uint8 array of this name, memory-mapped from the cache, or in memory if the cache has no room.
 
     Args:
-        name: the array's name, which identifies the pictures, their size and channels.
+        name: the file's name, from :func:`_name`.
         shape: [pictures, channels, height, width].
         write: the function that fills the array if it is not cached; its argument is the path of a .npy file of that
             shape, filled with zeros.
@@ -362,10 +374,12 @@ def kept(name: str, shape: tuple[int, ...], write: Callable[[str], None]) -> NDA
         UserError: neither the cache nor the memory has room for the array.
     """
     folder = cache.cache_dir() / "decoded"
-    file = folder / f"{name}-v{VERSION}.npy"
+    file = folder / name
     try:
         with cache.locked(folder, name=file.stem):
-            if not file.exists() and cache.make_room(folder, "*.npy", math.prod(shape), _limit_bytes()):
+            if not file.exists() and cache.make_room(
+                folder, "*.npy", math.prod(shape), cache.limit_bytes("BENCH_DECODED_GB", DEFAULT_LIMIT_GB)
+            ):
                 array = _new_array(folder, shape)
                 try:
                     write(str(array))
@@ -390,10 +404,3 @@ def kept(name: str, shape: tuple[int, ...], write: Callable[[str], None]) -> NDA
         write(str(array))
         pixels: NDArray[np.uint8] = np.load(array)
         return pixels
-
-
-def _limit_bytes() -> float:
-    try:
-        return float(os.environ.get("BENCH_DECODED_GB", DEFAULT_LIMIT_GB)) * 1e9
-    except ValueError:
-        return DEFAULT_LIMIT_GB * 1e9

@@ -17,7 +17,7 @@ from bench.errors import UserError
 from bench.learning.data import pictures
 from bench.learning.data.arrays import dataset_of
 from bench.learning.data.dataset import Dataset, Reading, Split, digest
-from bench.learning.data.decoding import PictureError, PictureList, Pool, see
+from bench.learning.data.decoding import LARGEST_NATIVE, PictureError, PictureList, Pool, see
 
 TRAIN = ("train", "training", "trn")
 TEST = ("test", "testing", "tst")
@@ -124,7 +124,7 @@ def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading:
             raise UserError(f"{name}: a picture is damaged, or changed after it was checked: {error}") from None
         return Split(train, labels[0]), Split(test, labels[1])
 
-    usual = min(lists[0].usual_size, 96)
+    usual = min(lists[0].usual_size, LARGEST_NATIVE)
     first = read(None if native else usual)
     about = [*(each.digest for each in lists), *(_digest(each) for each in labels), *names]
     return Dataset(
