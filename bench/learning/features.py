@@ -125,12 +125,8 @@ def features_of(
             parts = _extract(split, embedding, spec, precision, report)
             first = next(parts)
             shape = (images, first.shape[1])
-            if cache.make_room(
-                folder,
-                "*.npy",
-                first.element_size() * math.prod(shape),
-                cache.limit_bytes("BENCH_FEATURES_GB", DEFAULT_LIMIT_GB),
-            ):
+            limit = cache.limit_bytes("BENCH_FEATURES_GB", DEFAULT_LIMIT_GB)
+            if cache.make_room(folder, "*.npy", first.element_size() * math.prod(shape), limit):
                 # Written to the file batch by batch and then mapped, so that processes share the memory.
                 _write(file, shape, itertools.chain([first], parts))
                 kept = _read(file)

@@ -296,9 +296,7 @@ def see(files: Sequence[Path], pool: Pool, *, decode: bool) -> PictureList:
         shape = len(names), 3 if colour else 1, native[1], native[0]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if cache.make_room(
-                folder, "*.npy", math.prod(shape), cache.limit_bytes("BENCH_DECODED_GB", DEFAULT_LIMIT_GB)
-            ):
+            if _has_room(folder, shape):
                 array = _new_array(folder, shape)
                 pictures = _see(names, pool, array=str(array), colour=colour, size=None, native=native)
                 if pictures.native == native and pictures.colour == colour and not _problems(pictures):
@@ -377,9 +375,7 @@ def _kept(name: str, shape: tuple[int, ...], write: Callable[[str], None]) -> ND
     file = folder / name
     try:
         with cache.locked(folder, name=file.stem):
-            if not file.exists() and cache.make_room(
-                folder, "*.npy", math.prod(shape), cache.limit_bytes("BENCH_DECODED_GB", DEFAULT_LIMIT_GB)
-            ):
+            if not file.exists() and _has_room(folder, shape):
                 array = _new_array(folder, shape)
                 try:
                     write(str(array))
