@@ -253,6 +253,11 @@ class Job(BaseModel):
         """Return the hash of all that the seeds of the job have in common."""
         return self.runs()[0].job_id
 
+    @property
+    def inputs_key(self) -> str:
+        """Return the key of what the runs read; see :attr:`Run.inputs_key`."""
+        return self.runs()[0].inputs_key
+
     def with_recipe(self, recipe: Recipe) -> Job:
         """Return the job with another recipe, and the image size that it asks for."""
         size = recipe.image_size

@@ -18,6 +18,7 @@ import ray
 from bench.cluster.placement import Group
 from bench.cluster.shared import Shared, answer_of
 from bench.errors import first_line
+from bench.learning.data.dataset import Dataset
 from bench.learning.inputs import Inputs
 from bench.learning.user_code import UserCode
 from bench.spec import Progress, Saved, Status
@@ -51,12 +52,14 @@ class SharedInputs:
 
         With ``mapped``, workers map the files of pictures that the driver has mapped.
         """
-        datasets = {id(each.dataset): each.dataset for each in inputs.values()}
-        if not mapped:
-            datasets = {number: dataset.in_memory() for number, dataset in datasets.items()}
-        data = {number: Shared.put(dataset, coordinator) for number, dataset in datasets.items()}
+        shared: dict[int, Shared] = {}
+        for each in inputs.values():
+            for value in (each.dataset, each.weights):
+                if id(value) not in shared:
+                    sent = value if mapped or not isinstance(value, Dataset) else value.in_memory()
+                    shared[id(value)] = Shared.put(sent, coordinator)
         return {
-            key: SharedInputs(data[id(each.dataset)], Shared.put(each.weights, coordinator), each.code)
+            key: SharedInputs(shared[id(each.dataset)], shared[id(each.weights)], each.code)
             for key, each in inputs.items()
         }
 

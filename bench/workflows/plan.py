@@ -14,7 +14,7 @@ from bench.learning.inputs import Inputs
 from bench.learning.models import weights
 from bench.learning.models.architecture import Architecture
 from bench.learning.models.registry import find
-from bench.learning.models.weights import Weights
+from bench.learning.models.weights import Weights, Wish
 from bench.learning.user_code import UserCode
 from bench.spec import Job, ModelInput, Recipe
 from bench.workflows.tuned import with_tuned_values
@@ -38,6 +38,8 @@ class _Candidate:
 
     architecture: Architecture
     code: UserCode | None
+    wish: Wish
+    """The value of ``--weights`` that holds for it."""
     weights: Weights | None
 
 
@@ -76,9 +78,8 @@ def make_plan(options: Options) -> Plan:
             )
             check_sizes(job, candidate.architecture)
             jobs.append(job)
-            inputs[job.runs()[0].inputs_key] = Inputs(view, chosen, code)
-    wishes = {name: weights.wish_for(name, options.weights, names) for name in names}
-    jobs = _checked(jobs, candidates, wishes)
+            inputs[job.inputs_key] = Inputs(view, chosen, code)
+    jobs = _checked(jobs, candidates)
     if options.lr_from_tune:
         jobs, tuned = with_tuned_values(jobs, options)
         notes += tuned
@@ -97,7 +98,7 @@ def _candidate(name: str, options: Options, names: Sequence[str], notes: list[st
             f"{name} starts from random weights: its pretrained weights are not on disk and cannot be downloaded "
             "(give a file with --weights)"
         )
-    return _Candidate(architecture, code, chosen)
+    return _Candidate(architecture, code, wish, chosen)
 
 
 def _input_of(
@@ -126,11 +127,7 @@ def _input_of(
     return ModelInput.model_validate({**wants, "image_size": size, "channels": channels}), view
 
 
-def _checked(
-    jobs: list[Job],
-    candidates: Mapping[str, _Candidate],
-    wishes: Mapping[str, weights.Wish],
-) -> list[Job]:
+def _checked(jobs: list[Job], candidates: Mapping[str, _Candidate]) -> list[Job]:
     """Try out every model that is not built in or starts from a user's weights file; return the jobs.
 
     A job whose model brings pretrained weights by itself gets their digest.
@@ -141,12 +138,11 @@ def _checked(
     tried: dict[str, str | None] = {}
     checked = []
     for job in jobs:
-        architecture, key = candidates[job.model].architecture, job.runs()[0].inputs_key
-        given = candidates[job.model].weights
-        if key not in tried and (not architecture.built_in or (given is not None and wishes[job.model].is_file)):
+        candidate, key = candidates[job.model], job.inputs_key
+        if key not in tried and (not candidate.architecture.built_in or candidate.wish.is_file):
             from bench.learning.models.trial import try_out  # imports torch
 
-            tried[key] = try_out(architecture.spec(job.input), job.dataset.classes, given)
+            tried[key] = try_out(candidate.architecture.spec(job.input), job.dataset.classes, candidate.weights)
         brought = tried.get(key)
         own = {} if brought is None else {"weights": "its own", "weights_sha256": brought}
         checked.append(job.model_copy(update=own))

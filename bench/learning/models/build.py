@@ -133,15 +133,6 @@ def with_weights(spec: ModelSpec, classes: int, weights: Weights) -> nn.Module:
         raise UserError(f"weights {weights.path} do not fit {spec.name}: {first_line(error)}") from None
 
 
-def check_weights(spec: ModelSpec, classes: int, weights: Weights) -> None:
-    """Check that weights fit the model, by loading them.
-
-    Raises:
-        UserError: they do not fit; the message names the file and the first differences.
-    """
-    with_weights(spec, classes, weights)  # not on torch's meta device, which is slower: it imports the compiler
-
-
 def read_state(weights: Weights) -> State:
     """Return the tensors of a PyTorch or .safetensors file by name, on the CPU. No code in the file is executed.
 

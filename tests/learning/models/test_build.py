@@ -24,8 +24,9 @@ from bench.errors import UserError
 from bench.learning.checkpoint import to_safetensors
 from bench.learning.cost import parameters
 from bench.learning.models.architecture import ModelSpec
-from bench.learning.models.build import build, check_weights, read_state
+from bench.learning.models.build import build, read_state
 from bench.learning.models.registry import MODELS
+from bench.learning.models.trial import try_out
 from bench.learning.models.weights import Weights
 from bench.spec import ModelInput
 from bench.workflows.plan import check_sizes
@@ -58,7 +59,7 @@ def assert_equal_states(one: nn.Module, other: nn.Module) -> None:
 def refused(weights: Weights, spec: Any = CNN) -> str:
     """The message for weights that do not fit: the same before training and when a worker builds the model."""
     messages = []
-    for attempt in (lambda: check_weights(spec, 10, weights), lambda: build(spec, 10, weights, seed=0)):
+    for attempt in (lambda: try_out(spec, 10, weights), lambda: build(spec, 10, weights, seed=0)):
         with pytest.raises(UserError) as caught:
             attempt()
         messages.append(str(caught.value))
@@ -160,7 +161,7 @@ def test_a_saved_model_is_loaded_back_bit_for_bit(spec: Any, ending: str, tmp_pa
     saved = build(spec, 10, None, seed=1)
     weights = save(saved.state_dict(), tmp_path / f"saved{ending}")
 
-    check_weights(spec, 10, weights)
+    try_out(spec, 10, weights)
 
     assert_equal_states(build(spec, 10, weights, seed=2), saved)
 
