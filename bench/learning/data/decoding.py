@@ -15,12 +15,13 @@ import itertools
 import json
 import math
 import multiprocessing
+import operator
 import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import filelock
@@ -50,6 +51,14 @@ LARGEST_NATIVE = 96
 
 class PictureError(Exception):
     """The error for a file that is not a picture, or is damaged."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress Pillow's warnings, about odd palettes and metadata, while pictures are read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @dataclass(frozen=True)
@@ -90,17 +99,15 @@ def pixels_of(picture: Image.Image, *, colour: bool, size: int | None) -> NDArra
         PictureError: the file is damaged.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd palettes and metadata
-            if size is not None and picture.format == "JPEG":
-                picture.draft(None, (2 * size, 2 * size))  # lets the JPEG decoder scale by 1/2, 1/4 or 1/8
-            flat = _flat(ImageOps.exif_transpose(picture) if _orientation(picture) > 1 else picture, colour=colour)
-            if size is not None and flat.size != (size, size):
-                flat = ImageOps.fit(flat, (size, size), Image.Resampling.BILINEAR)
-            pixels = np.asarray(flat, dtype=np.uint8)
+        if size is not None and picture.format == "JPEG":
+            picture.draft(None, (2 * size, 2 * size))  # lets the JPEG decoder scale by 1/2, 1/4 or 1/8
+        flat = _flat(ImageOps.exif_transpose(picture) if _orientation(picture) > 1 else picture, colour=colour)
+        if size is not None and flat.size != (size, size):
+            flat = ImageOps.fit(flat, (size, size), Image.Resampling.BILINEAR)
+        pixels = np.asarray(flat, dtype=np.uint8)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise PictureError(str(error) or "it ends too early") from None
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _flat(picture: Image.Image, *, colour: bool) -> Image.Image:
@@ -143,9 +150,7 @@ def look(picture: Image.Image, content: bytes) -> Seen:
         PictureError: the picture's metadata are damaged.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            turned = _orientation(picture) >= 5
+        turned = _orientation(picture) >= 5
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise PictureError(str(error)) from None
     width, height = picture.size
@@ -178,20 +183,22 @@ def _read(chunk: _Chunk) -> list[Seen]:
     """
     out = np.load(chunk.array, mmap_mode="r+") if chunk.array else None
     seen = []
-    for place, file in enumerate(chunk.files, chunk.first):
-        try:
-            content = Path(file).read_bytes()
-            picture = open_picture(content)
-            about = look(picture, content)
-            fits = about.colour <= chunk.colour and chunk.native in (None, (about.width, about.height))
-            if out is None:
-                pixels_of(picture, colour=False, size=_CHECKED)  # a damaged file shows when it is decoded, not before
-            elif fits:
-                out[place] = pixels_of(picture, colour=chunk.colour, size=chunk.size)
-        except (OSError, ValueError, TypeError, PictureError) as error:
-            reason = getattr(error, "strerror", None) or str(error) or "it ends too early"
-            about = Seen("", problem=reason)
-        seen.append(about)
+    with quiet():
+        for place, file in enumerate(chunk.files, chunk.first):
+            try:
+                with open(file, "rb") as opened:  # noqa: PTH123 - a Path takes a tenth as long as the decoding
+                    content = opened.read()
+                picture = open_picture(content)
+                about = look(picture, content)
+                fits = about.colour <= chunk.colour and chunk.native in (None, (about.width, about.height))
+                if out is None:
+                    pixels_of(picture, colour=False, size=_CHECKED)  # only decoding shows that a file is damaged
+                elif fits:
+                    out[place] = pixels_of(picture, colour=chunk.colour, size=chunk.size)
+            except (OSError, ValueError, TypeError, PictureError) as error:
+                reason = getattr(error, "strerror", None) or str(error) or "it ends too early"
+                about = Seen("", problem=reason)
+            seen.append(about)
     return seen
 
 
@@ -269,25 +276,20 @@ class PictureList:
         return _kept(_name(self.digest, shape), shape, write)
 
 
-def see(files: Sequence[Path], pool: Pool, *, decode: bool) -> PictureList:
+def see(names: Sequence[str], pool: Pool, *, decode: bool) -> PictureList:
     """Return the picture files with their metadata, from the cache if no path, size or modification time has changed.
 
     Args:
-        files: the picture files.
+        names: the paths of the picture files.
         pool: the processes that read them.
         decode: decode small pictures of one common size into the cache in the same pass, which saves reading them again
             when the whole list is decoded.
-
-    Raises:
-        OSError: a file does not exist.
     """
-    names = [str(file) for file in files]
-    states = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, map(os.stat, names), strict=True)]
-    key = hashlib.sha256(json.dumps([VERSION, states]).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps([VERSION, "rows", [(name, *_state(name)) for name in names]]).encode())
     folder = cache.cache_dir() / "decoded"
-    index = folder / f"{key}.json"
+    index = folder / f"{key.hexdigest()[:32]}.json"
     try:
-        return PictureList(tuple(names), tuple(Seen(**each) for each in json.loads(index.read_text())))
+        return PictureList(tuple(names), tuple(Seen(*row) for row in json.loads(index.read_text())))
     except (OSError, ValueError, TypeError):
         pass
     native, colour = _guess(names)
@@ -310,15 +312,27 @@ def see(files: Sequence[Path], pool: Pool, *, decode: bool) -> PictureList:
         return pictures
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{key}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps([asdict(each) for each in pictures.seen]))
+        temporary = index.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps([_columns(each) for each in pictures.seen]))
         temporary.replace(index)
     except OSError:
         pass
     return pictures
 
 
-def _see(names: list[str], pool: Pool, **about: object) -> PictureList:
+def _state(name: str) -> tuple[int, int]:
+    """Return the size in bytes and the time of change in nanoseconds; zeros for a link to nothing."""
+    try:
+        about = os.stat(name)  # noqa: PTH116 - a Path takes as long as the call
+    except OSError:
+        return 0, 0
+    return about.st_size, about.st_mtime_ns
+
+
+_columns = operator.attrgetter(*(column.name for column in fields(Seen)))
+
+
+def _see(names: Sequence[str], pool: Pool, **about: object) -> PictureList:
     seen = [each for chunk in pool.read(_chunks(names, **about)) for each in chunk]
     return PictureList(tuple(names), tuple(seen))
 
@@ -327,12 +341,13 @@ def _problems(pictures: PictureList) -> bool:
     return any(each.problem for each in pictures.seen)
 
 
-def _guess(names: list[str]) -> tuple[tuple[int, int] | None, bool]:
+def _guess(names: Sequence[str]) -> tuple[tuple[int, int] | None, bool]:
     """Inspect a sample of the pictures; return (their common (width, height) or None, whether any may have colour)."""
     step = max(1, len(names) // _SAMPLE)
     try:
         contents = [Path(name).read_bytes() for name in names[::step]]
-        sample = [look(open_picture(content), content) for content in contents]
+        with quiet():
+            sample = [look(open_picture(content), content) for content in contents]
     except (OSError, PictureError):
         return None, False
     pictures = PictureList(tuple(names[::step]), tuple(sample))

@@ -14,7 +14,7 @@ from bench.errors import UserError, first_line, unknown
 from bench.learning import cache
 from bench.learning.data.arrays import dataset_of
 from bench.learning.data.dataset import Dataset, Reading, Split, digest
-from bench.learning.data.decoding import LARGEST_NATIVE, PictureError, pixels_of
+from bench.learning.data.decoding import LARGEST_NATIVE, PictureError, pixels_of, quiet
 
 Options = dict[str, Any]
 
@@ -105,13 +105,14 @@ def _decoded(source: Any, size: int | None, *, colour: bool) -> NDArray[np.uint8
     Raises:
         UserError: a picture is damaged, or has another size than the first, which without ``size`` all need.
     """
-    first = pixels_of(source[0][0], colour=colour, size=size)
-    pixels = np.empty((len(source), *first.shape), dtype=np.uint8)
-    for place in range(len(source)):
-        try:
-            pixels[place] = pixels_of(source[place][0], colour=colour, size=size)
-        except (PictureError, ValueError) as error:
-            raise UserError(f"picture {place:,} of the data set cannot be read: {error}") from None
+    with quiet():
+        first = pixels_of(source[0][0], colour=colour, size=size)
+        pixels = np.empty((len(source), *first.shape), dtype=np.uint8)
+        for place in range(len(source)):
+            try:
+                pixels[place] = pixels_of(source[place][0], colour=colour, size=size)
+            except (PictureError, ValueError) as error:
+                raise UserError(f"picture {place:,} of the data set cannot be read: {error}") from None
     return pixels
 
 
