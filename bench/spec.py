@@ -64,6 +64,10 @@ def _choice(
     return Field(default=default, description=description, json_schema_extra=extra, **limits)
 
 
+Storage = Literal["memory", "mapped", "streamed"]
+"""Where images are: in memory, in a file that processes map, or in picture files, decoded whenever they are read."""
+
+
 class RecipeFields(BaseModel):
     """The fields of a recipe, declared once."""
 
@@ -372,6 +376,9 @@ class Measured(BaseModel):
         default=None, description="images per optimiser step, after --oom-backoff halved it"
     )
     precision_used: str | None = Field(default=None, description="fp32 or bf16")
+    image_storage: str | None = Field(
+        default=None, description="training images: in memory, mapped from a file, or streamed (decoded in every epoch)"
+    )
     epochs_done: int | None = Field(default=None, description="epochs trained")
     images_per_epoch: int | None = Field(default=None, description="images trained on in each epoch")
     target_epoch: int | None = Field(default=None, description="the first epoch that reached target_accuracy")

@@ -93,3 +93,45 @@ def test_the_same_command_again_trains_nothing(trained: tuple[Path, str]) -> Non
     ran = command("bench.run", *words, cwd=folder)
     assert ran.code == 0, ran
     assert "nothing" in ran.out or "0 runs" in ran.out
+
+
+LARGE = """
+from torch import nn
+from bench.learning.models.from_user import model
+
+@model(image_size=224)
+def small(classes):
+    convolution = nn.Conv2d(3, 4, 7, stride=7)
+    return nn.Sequential(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, classes))
+"""
+PICTURE_MB = 3 * 224 * 224 / 1e6
+ALLOWED_MB = 15
+
+
+def test_pictures_of_ten_times_the_allowed_memory_are_streamed_in_flat_memory(tmp_path: Path) -> None:
+    (tmp_path / "large.py").write_text(LARGE)
+    random = np.random.default_rng(0)
+    counts = {"few": int(3 * ALLOWED_MB / PICTURE_MB), "many": int(13 * ALLOWED_MB / PICTURE_MB)}
+    for name, count in counts.items():
+        for number in range(count):
+            picture = Image.fromarray(random.integers(0, 255, size=(48, 48 + number % 2, 3), dtype=np.uint8))
+            file = tmp_path / name / ("dark" if number % 2 else "light") / f"{number}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            (picture.point(lambda value: value // 2) if number % 2 else picture).save(file)
+    limits = {"BENCH_DECODED_GB": str(ALLOWED_MB / 1e3), "BENCH_MEMORY_GB": str(ALLOWED_MB / 1e3)}
+    asked = ("--models", "large.py:small", "--epochs", 2, "--batch-size", 8, "--no-timing")
+
+    ran = {
+        name: command(
+            "bench.run", *asked, "--dataset", f"folder:{name}", "--results", f"results-{name}", cwd=tmp_path, **limits
+        )
+        for name in counts
+    }
+
+    assert all(each.code == 0 for each in ran.values()), ran
+    records = {name: pd.read_parquet(tmp_path / f"results-{name}" / "runs").iloc[0] for name in counts}
+    assert {record.image_storage for record in records.values()} == {"streamed"}
+    assert all("decoding alone reaches" in each.out for each in ran.values())
+    assert records["many"].test_accuracy > 0.9
+    # in memory, the decoded pictures of many would take ten times ALLOWED_MB more
+    assert records["many"].peak_memory_mb < records["few"].peak_memory_mb + 5 * ALLOWED_MB

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.learning.checkpoint import Trained
-from bench.learning.data.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
+from bench.learning.data.preprocessing import DeviceSplit, Preprocessor, as_inputs, batch_of, in_turn, parts_of
+from bench.learning.data.streaming import Streamed
 from bench.learning.models.architecture import ModelSpec
 from bench.learning.precision import arithmetic
 from bench.learning.process import synchronise
@@ -67,20 +68,19 @@ def evaluate(
         world_size: number of workers.
     """
     model.eval()
+    images, device = len(data.labels), data.device
     answer, inputs = model, data.images
-    prepare: Callable[[Tensor], Tensor] = Preprocessor(spec.input, data.images.device)
+    prepare: Callable[[Tensor], Tensor] = Preprocessor(spec.input, device)
     if features is not None:
-        answer, inputs = model.get_submodule(spec.head or ""), features.to(data.labels.device)
+        answer, inputs = model.get_submodule(spec.head or ""), features.to(device)
         prepare = _unchanged
-    images, device = len(data.labels), data.labels.device
     losses = torch.zeros(images, device=device)
     predicted = torch.zeros(images, dtype=torch.int64, device=device)
     probability = torch.zeros(images, device=device)
     synchronise(device)
     start = time.perf_counter()
-    for first in range(rank * BATCH, images, world_size * BATCH):
-        part = slice(first, first + BATCH)
-        batch = inputs[part]
+    parts = parts_of(images, batch_of(spec.input))[rank::world_size]
+    for part, batch in zip(parts, in_turn(inputs, parts, device), strict=True):
         with arithmetic(device, precision):
             logits = answer(prepare(batch)).float()
         losses[part] = F.cross_entropy(logits, data.labels[part], reduction="none")
@@ -103,8 +103,9 @@ def _unchanged(batch: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def probabilities(trained: Trained, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def probabilities(trained: Trained, images: NDArray[np.uint8] | Streamed) -> NDArray[np.float32]:
     """Return softmax probabilities, float32 [images, classes], of uint8 [images, 1 or 3, height, width]."""
     answer, prepare = trained.module, Preprocessor(trained.spec.input, "cpu")
-    batches = torch.split(as_tensor(images), BATCH)
+    parts = parts_of(len(images), batch_of(trained.spec.input))
+    batches = in_turn(as_inputs(images), parts, torch.device("cpu"))
     return torch.cat([answer(prepare(batch)).float().softmax(1) for batch in batches]).numpy()

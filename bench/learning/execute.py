@@ -114,9 +114,9 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
 
     validate = None
     if len(held_out):
-        held = as_tensor(held_out).to(context.device)
-        held_split = DeviceSplit(train.images[held], train.labels[held])
-        held_features = features.values[held.cpu()] if features else None
+        held = as_tensor(held_out)
+        held_split = train.only(held)
+        held_features = features.values[held] if features else None
         validate = functools.partial(evaluate_on, held_split, held_features)
     fitted = fit(trainee, recipe, seed=run.seed, run_id=run.id, context=context, validate=validate)
     train_seconds = fitted.seconds + (features.seconds if features else 0.0)
@@ -147,6 +147,7 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
         ended_at=datetime.now(UTC),
         **tested_figures,
         precision_used=precision,
+        image_storage=inputs.dataset.train.storage,
         epochs_done=len(fitted.epochs),
         images_per_epoch=len(positions),
         **_target_figures(fitted, recipe, features),

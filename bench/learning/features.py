@@ -25,7 +25,7 @@ from torch import __version__ as torch_version
 from torch.fx.experimental.optimization import fuse
 
 from bench.learning import cache
-from bench.learning.data.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
+from bench.learning.data.preprocessing import DeviceSplit, Preprocessor, as_tensor, batch_of, in_turn, parts_of
 from bench.learning.models.architecture import ModelSpec
 from bench.learning.models.heads import is_last, without_head
 from bench.learning.precision import arithmetic
@@ -113,7 +113,7 @@ def features_of(
         report: called after each batch with the share of the images that is done.
     """
     folder = cache.cache_dir() / "features"
-    key = _key(embedding, spec, data_key, precision, split.images.device)
+    key = _key(embedding, spec, data_key, precision, split.device)
     file = folder / f"{key}.npy"
     images = len(split.labels)
     try:
@@ -149,14 +149,14 @@ def _extract(
     split: DeviceSplit, embedding: nn.Module, spec: ModelSpec, precision: str, report: Callable[[float], None]
 ) -> Iterator[Tensor]:
     """Yield the features batch by batch, float32 on the CPU."""
-    preprocess = Preprocessor(spec.input, split.images.device)
+    preprocess = Preprocessor(spec.input, split.device)
     folded = fold(embedding, spec)
-    images = len(split.labels)
-    for first in range(0, images, BATCH):
+    parts = parts_of(len(split.labels), batch_of(spec.input))
+    for number, images in enumerate(in_turn(split.images, parts, split.device), start=1):
         # not inference_mode: autograd refuses its tensors
-        with torch.no_grad(), arithmetic(split.images.device, precision):
-            part: Tensor = folded(preprocess(split.images[first : first + BATCH]))
-        report(min(1.0, (first + BATCH) / images))
+        with torch.no_grad(), arithmetic(split.device, precision):
+            part: Tensor = folded(preprocess(images))
+        report(number / len(parts))
         yield part.float().cpu()
 
 

@@ -21,7 +21,7 @@ from bench.errors import UserError
 from bench.learning.checkpoint import Trained
 from bench.learning.data import datasets
 from bench.learning.data.datasets import DATASETS
-from bench.learning.data.preprocessing import BATCH
+from bench.learning.data.preprocessing import LARGEST_BATCH, parts_of
 from bench.learning.data.statistics import LUMA
 from bench.learning.evaluation import probabilities
 from bench.spec import ModelInput
@@ -86,7 +86,7 @@ def run_onnx(content: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    batches = [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
+    batches = [images[part] for part in parts_of(len(images), LARGEST_BATCH)]
     return np.concatenate([session.run(["probabilities"], {"images": batch})[0] for batch in batches])
 
 
@@ -102,7 +102,7 @@ def images_to_check(name: str, sha256: str, data_dir: Path | None) -> tuple[NDAr
         except UserError:
             data = None
         if data is not None and data.sha256 == sha256:
-            return data.test.images, f"test images of {name}"
+            return data.test.array, f"test images of {name}"
     noise = np.random.default_rng(0).integers(0, 256, size=(256, 1, 28, 28), dtype=np.uint8)
     return noise, f"random images ({name} is not at hand; --data-dir names its folder)"
 

@@ -31,7 +31,8 @@ from bench.learning.backends import backend
 from bench.learning.backends.deploy import deploy
 from bench.learning.backends.protocol import Prepared, Request
 from bench.learning.checkpoint import Trained
-from bench.learning.data.preprocessing import BATCH, DeviceSplit, Preprocessor, as_tensor
+from bench.learning.data.dataset import Split
+from bench.learning.data.preprocessing import DeviceSplit, Preprocessor, as_tensor, batch_of, in_turn
 from bench.learning.execute import built
 from bench.learning.features import embedding_of, fold
 from bench.learning.inputs import Inputs
@@ -47,8 +48,6 @@ MOST_CALIBRATION_IMAGES = 512
 """The largest number of training images that calibrate a quantised model's activations."""
 TRAINING_BATCHES = 8
 """The largest number of different batches that are trained on in turns."""
-SIZES = (1, BATCH)
-"""The batch sizes of inference."""
 ROUNDS, FEWEST_ROUNDS = 40, 6
 LONGEST_SECONDS = 60
 """The time after which no further round begins, if there were FEWEST_ROUNDS."""
@@ -102,7 +101,7 @@ class _Call:
 
 @flush_denormals()
 def time_models(subjects: Sequence[Subject], *, backends: Sequence[str] = (), device: str, threads: int) -> Measured:
-    """Time the training of every subject, and the inference of one image and of a batch of 250 by each back end.
+    """Time the training of every subject, and the inference of one image and of a batch by each back end.
 
     Training is timed as the run did it: steps of the whole model, or the extraction of a frozen backbone's features and
     steps of the head. A back end answers all test images before it is timed; one that cannot is left out.
@@ -212,35 +211,36 @@ def _calls(
     model.load_state_dict(safetensors.torch.load(subject.checkpoint))
     trained = Trained(copy.deepcopy(model).eval(), spec, data.class_names, {})  # training changes the model
     precision = precision_on(device, recipe.precision)
-    yield from _training(run, model, spec, DeviceSplit.of(data.train, "cpu"), device, precision)
+    yield from _training(run, model, spec, data.train, device, precision)
+    batch = batch_of(spec.input)
     request = Request(
         trained=trained,
         checkpoint_bytes=len(subject.checkpoint),
         example=data.train.images[:1],
         calibration=data.train.images[:MOST_CALIBRATION_IMAGES],
-        batch_sizes=SIZES,
+        batch_sizes=(1, batch),
         device=device,
         threads=threads,
         precision=precision,
     )
-    images = as_tensor(data.train.images[:BATCH])
-    images = torch.cat([images] * -(-BATCH // len(images)))[:BATCH]
+    images = as_tensor(data.train.images[:batch])
+    images = torch.cat([images] * -(-batch // len(images)))[:batch]
     eager = None
     for name in backends:
         row, prepared, logits = deploy(name, request, run.id, data.test, eager)
         deployments.append(row)
         if prepared is not None:
             eager = logits if eager is None else eager
-            yield from (_answering(run.id, name, prepared, images[:size], size) for size in SIZES)
+            yield from (_answering(run.id, name, prepared, images[:size], size) for size in request.batch_sizes)
 
 
 def _training(
-    run: Run, model: nn.Module, spec: ModelSpec, images: DeviceSplit, device: str, precision: str
+    run: Run, model: nn.Module, spec: ModelSpec, train: Split, device: str, precision: str
 ) -> Iterator[_Call]:
     """Yield the recipe's training calls: steps of the whole model, or feature extraction and steps of the head."""
     recipe = run.recipe
     few = slice(0, TRAINING_BATCHES * recipe.batch_size)
-    data = DeviceSplit(images.images[few].to(device), images.labels[few].to(device))
+    data = DeviceSplit.of(Split(train.images[few], train.labels[few]), device)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     augmentation = augmentation_of(recipe, run.seed, images=len(data.labels), classes=run.dataset.classes)
     embedding = None if augmentation is not None else embedding_of(model, spec, recipe.bn_mode)
@@ -251,14 +251,14 @@ def _training(
         yield _Call(run.id, "training", recipe.batch_size, _step(trainee, run, precision), precision, device)
         return
     backbone, prepare = fold(embedding, spec), Preprocessor(spec.input, device)
-    several = images.images[:BATCH].to(device)
+    several = as_tensor(train.images[: batch_of(spec.input)]).to(device)
 
     def extract(pixels: Tensor) -> Tensor:
         with torch.no_grad(), arithmetic(device, precision):
             features: Tensor = backbone(prepare(pixels)).float()
         return features
 
-    trainee = on_features(model, spec, data, extract(data.images))
+    trainee = on_features(model, spec, data, extract(as_tensor(train.images[few]).to(device)))
     yield _Call(run.id, "extraction", len(several), lambda: extract(several).cpu(), precision, device)
     yield _Call(run.id, "head", recipe.batch_size, _step(trainee, run, precision), precision, device)
 
@@ -286,7 +286,10 @@ def _step(trainee: Trainee, run: Run, precision: str) -> Callable[[], object]:
         nonlocal next_batch
         batch = batches[next_batch % len(batches)]
         next_batch += 1
-        return training_step(trainee.module, optimizer, trainee, batch, precision=precision, label_smoothing=smoothing)
+        (images,) = in_turn(trainee.inputs, [batch], batch.device)
+        return training_step(
+            trainee.module, optimizer, trainee, batch, images, precision=precision, label_smoothing=smoothing
+        )
 
     trainee.training_mode()
     return once

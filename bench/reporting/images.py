@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from bench.reporting.files import disk_errors, write_whole
 from bench.spec import slug
 
 _LEAST_PIXELS = 24
+_CHUNK = 256
 MOST_MB = 100
 """The largest size of test images that are kept, uncompressed, 10^6 bytes."""
 
@@ -35,10 +37,25 @@ class KeptImages:
     class_names: tuple[str, ...]
 
 
+class Images(Protocol):
+    """An array of images, or what is read like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape: [images, channels, height, width]."""
+
+    @property
+    def nbytes(self) -> int:
+        """Return the size in bytes."""
+
+    def __getitem__(self, places: slice, /) -> NDArray[np.uint8]:
+        """Return the images at ``places``."""
+
+
 def save(
     root: Path,
     sha256: str,
-    images: NDArray[np.uint8],
+    images: Images,
     labels: NDArray[np.integer],
     class_names: Sequence[str],
     *,
@@ -65,13 +82,17 @@ def save(
     if existing is not None and _read(existing, sha256) is not None:
         return existing
     step = math.ceil(math.sqrt(images.nbytes / (MOST_MB * 1e6)))
-    if step > 1:
-        if min(images.shape[2:]) // step < _LEAST_PIXELS:
-            return None
-        images = images[:, :, ::step, ::step]
+    if step > 1 and min(images.shape[2:]) // step < _LEAST_PIXELS:
+        return None
+    parts = [images[first : first + _CHUNK][:, :, ::step, ::step] for first in range(0, len(labels), _CHUNK)]
     content = io.BytesIO()
     names = np.array(list(class_names), dtype=np.str_)
-    arrays = {"images": images, "labels": labels.astype(np.int16), "class_names": names, "sha256": np.array(sha256)}
+    arrays = {
+        "images": np.concatenate(parts),
+        "labels": labels.astype(np.int16),
+        "class_names": names,
+        "sha256": np.array(sha256),
+    }
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:  # np.savez_compressed adds the time of day
         for name, array in arrays.items():
             entry = io.BytesIO()

@@ -231,7 +231,9 @@ def footnotes(comparison: Comparison) -> list[str]:
         notes.append("\\+ The frozen backbone's features were there from an earlier run; without them it takes longer.")
     if speeds:
         machines = "; ".join(sorted({speed.machine for speed in speeds}))
-        notes.append(f"Exclusive: timed after the training, one model at a time; medians ({machines}).")
+        sizes = sorted({entry.speeds.batches.batch_size for entry in entries if entry.speeds.batches is not None})
+        batches = f"; inference in batches of {' or '.join(map(str, sizes))} images" if sizes else ""
+        notes.append(f"Exclusive: timed after the training, one model at a time{batches}; medians ({machines}).")
     if any(entry.speeds.head is not None and entry.speeds.training is not None for entry in entries):
         notes.append(
             "Training throughput: images of all epochs per second; of a frozen backbone, extracting its features once "

@@ -16,6 +16,7 @@ from bench.errors import UserError
 from bench.learning.data import datasets, pictures
 from bench.learning.data.datasets import Split
 from bench.learning.data.pictures import Pictures, Redraw
+from bench.learning.data.streaming import Streamed
 from bench.learning.models import weights
 from bench.learning.models.registry import find
 from bench.learning.models.weights import FILE_ENDINGS
@@ -34,7 +35,7 @@ class _Images:
 
     title: str
     names: list[str]
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | Streamed
     labels: NDArray[np.int64] | None
     blank: int
     """The number of images without ink, of those that went through the drawing preprocessing."""
@@ -102,9 +103,10 @@ def _from_folder(folder: Pictures, trained: Trained, redraw: Redraw | None) -> _
 
 
 def _from_split(name: str, split: Split, trained: Trained, redraw: Redraw | None) -> _Images:
-    pixels, blank = split.images, 0
+    pixels: NDArray[np.uint8] | Streamed = split.images
+    blank = 0
     if redraw is not None:
-        pixels, blank = pictures.redraw_all(split.images, redraw, input_size=trained.spec.input.image_size)
+        pixels, blank = pictures.redraw_all(split.array, redraw, input_size=trained.spec.input.image_size)
     return _Images(f"the test images of {name}", [str(n) for n in range(len(pixels))], pixels, split.labels, blank)
 
 
@@ -122,7 +124,7 @@ def _measured(trained: Trained, images: _Images, labels: NDArray[np.int64]) -> t
     result = evaluate(trained.module, trained.spec, DeviceSplit.of(Split(images.pixels, labels), "cpu"))
     predictions = result.predictions
     table = stats.confusion(predictions.labels, predictions.predicted, len(trained.class_names))
-    seconds, threads = time_one_image(trained, images.pixels[0])
+    seconds, threads = time_one_image(trained, images.pixels[:1][0])
     p50, p95 = np.percentile(seconds, [50, 95])
     per_class = [(int(table[k, k]), int(table[k].sum())) for k in range(len(table))]
     figures = Assessment(

@@ -79,6 +79,8 @@ def make_plan(options: Options) -> Plan:
             check_sizes(job, candidate.architecture)
             jobs.append(job)
             inputs[job.inputs_key] = Inputs(view, chosen, code)
+    stored = [view.storage_note for view in {id(view): view for view in views.values()}.values()]
+    notes += [note for note in stored if note is not None]
     jobs = _checked(jobs, candidates)
     if options.lr_from_tune:
         jobs, tuned = with_tuned_values(jobs, options)

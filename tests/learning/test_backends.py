@@ -24,7 +24,7 @@ from bench.learning.checkpoint import Trained
 from bench.learning.context import LocalContext
 from bench.learning.data import datasets
 from bench.learning.data.datasets import Split
-from bench.learning.data.preprocessing import BATCH
+from bench.learning.data.preprocessing import LARGEST_BATCH
 from bench.learning.execute import Inputs, execute
 from bench.learning.models.architecture import ModelSpec
 from bench.learning.models.build import build
@@ -58,7 +58,7 @@ def request_of(model: str) -> Request:
     module.load_state_dict(safetensors.torch.load(subject.checkpoint))
     trained = Trained(module.eval(), spec, data.class_names, {})
     images = data.train.images
-    return Request(trained, len(subject.checkpoint), images[:1], images[::8], (1, BATCH), "cpu", 1, "fp32")
+    return Request(trained, len(subject.checkpoint), images[:1], images[::8], (1, LARGEST_BATCH), "cpu", 1, "fp32")
 
 
 @cache
@@ -114,7 +114,7 @@ def test_eager_is_the_plain_model() -> None:
     pixels = (torch.from_numpy(test.images.copy()).float() / 255 - 0.1307) / 0.3081
 
     with torch.inference_mode():
-        expected = torch.cat([module(part) for part in pixels.split(BATCH)]).numpy()
+        expected = torch.cat([module(part) for part in pixels.split(LARGEST_BATCH)]).numpy()
 
     assert np.abs(eager_logits("cnn") - expected).max() < 1e-4
 

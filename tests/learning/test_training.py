@@ -406,7 +406,7 @@ def test_data_that_may_not_be_written_is_read_without_a_copy_or_a_warning(
 
 @pytest.mark.parametrize("batch", [1, 7, 32, 100, 1000])
 def test_evaluation_counts_every_image_once(batch: int, tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "BATCH", batch)
+    monkeypatch.setattr(evaluation, "batch_of", lambda form: batch)
     model = build(SPEC, 10, None, seed=0)
     seen: list[int] = []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
@@ -519,7 +519,9 @@ def two_workers_do(rank: int, folder: str, tiny: Dataset) -> None:
             state = fit_images(model, SPEC, some(tiny, images), recipe, seed=0, run_id="a", context=context)
             found[name, dropout] = (weights_after(model), dataclasses.asdict(state.epochs[0]), context.reports)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "BATCH", 16)  # several batches for each worker, and a smaller one at the end
+        patch.setattr(
+            evaluation, "batch_of", lambda form: 16
+        )  # several batches for each worker, and a smaller one at the end
         tested = evaluate(model, SPEC, DeviceSplit.of(tiny.test, "cpu"), rank=rank, world_size=2)
     found["dropped"] = dropped_units(Worker(rank), tiny)
     found["evaluation"] = (tested.predictions.predicted, tested.predictions.probability, tested.loss, tested.correct)

@@ -33,6 +33,7 @@ EVERYTHING_ELSE: dict[str, Any] = {
     "lr_source": "a sweep of 12 trials",
     "sweep_id": "a sweep",
     "precision_used": "bf16",
+    "image_storage": "streamed",
     "image_size": 64,
     "train_size": 500,
     "validation_size": 100,

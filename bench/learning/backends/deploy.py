@@ -13,7 +13,7 @@ from bench.learning import cost
 from bench.learning.backends import backend
 from bench.learning.backends.protocol import Prepared, Request
 from bench.learning.data.datasets import Split
-from bench.learning.data.preprocessing import as_tensor
+from bench.learning.data.preprocessing import Inputs, as_inputs, as_tensor, in_turn, parts_of
 from bench.spec import Deployment
 
 TIE = 1e-4
@@ -40,7 +40,7 @@ def deploy(
     now = datetime.now(UTC)
     try:
         prepared, seconds = _prepare(name, request)
-        logits = answers(prepared, test.images, max(request.batch_sizes))
+        logits = answers(prepared, as_inputs(test.images), max(request.batch_sizes))
         if not np.isfinite(logits).all():
             raise ArithmeticError("it answered with numbers that are not finite")
     except Exception as error:  # packages can raise anything; the other back ends go on
@@ -69,14 +69,14 @@ def _prepare(name: str, request: Request) -> tuple[Prepared, float]:
     start = time.perf_counter()
     prepared = chosen.prepare(request)
     for size in request.batch_sizes:
-        answers(prepared, request.example[:1], size)
+        answers(prepared, as_tensor(request.example[:1]), size)
     return prepared, exporting + time.perf_counter() - start
 
 
-def answers(prepared: Prepared, images: NDArray[np.uint8], batch_size: int) -> Logits:
+def answers(prepared: Prepared, images: Inputs, batch_size: int) -> Logits:
     """Return the logits of all images, [images, classes]; the last batch is padded to ``batch_size``."""
     logits = []
-    for batch in torch.split(as_tensor(images), batch_size):
+    for batch in in_turn(images, parts_of(len(images), batch_size), torch.device("cpu")):
         full = torch.cat([batch, batch[-1:].expand(batch_size - len(batch), -1, -1, -1)])
         logits.append(prepared.answer(full.to(prepared.device)).float().cpu().numpy()[: len(batch)])
     return np.concatenate(logits)

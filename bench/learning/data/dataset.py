@@ -12,23 +12,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.learning.data.decoding import usable_cpus
+from bench.learning.data.streaming import Streamed
 from bench.learning.registry import Registry
-from bench.spec import TEST_FRACTION, DatasetInfo
+from bench.spec import TEST_FRACTION, DatasetInfo, Storage
 
 
 @dataclass(frozen=True)
 class Split:
     """Images with their classes."""
 
-    images: NDArray[np.uint8]
-    """Shape [images, channels, height, width]. They may be mapped from a file: then other processes map it too."""
+    images: NDArray[np.uint8] | Streamed
+    """Shape [images, channels, height, width]. They may be mapped from a file, which other processes then map too, or
+    be decoded whenever they are read."""
     labels: NDArray[np.int64]
     """Class numbers from 0 to the number of classes less one, shape [images]."""
 
+    @property
+    def array(self) -> NDArray[np.uint8]:
+        """Return the images as an array; streamed ones are all decoded."""
+        return self.images[:] if isinstance(self.images, Streamed) else self.images
+
+    @property
+    def storage(self) -> Storage:
+        """Return where the images are."""
+        if isinstance(self.images, Streamed):
+            return "streamed"
+        return "mapped" if isinstance(self.images, np.memmap) else "memory"
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the labels, and the images or the file that they are mapped from."""
-        mapped = isinstance(self.images, np.memmap) and isinstance(self.images.base, mmap.mmap)
-        images = str(self.images.filename) if mapped else np.asarray(self.images)  # type: ignore[attr-defined]
+        images: Any = self.images
+        if isinstance(images, np.memmap):
+            images = str(images.filename) if isinstance(images.base, mmap.mmap) else np.asarray(images)
         return {"images": images, "labels": self.labels}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -42,7 +58,10 @@ class Split:
         object.__setattr__(self, "labels", state["labels"])
 
     def in_memory(self) -> Split:
-        """Return the split with its images in memory, so that machines without the file can have it."""
+        """Return the split with mapped images in memory, so that machines without the file can have it.
+
+        Streamed images stay as they are: every machine needs their files.
+        """
         return replace(self, images=np.array(self.images)) if isinstance(self.images, np.memmap) else self
 
 
@@ -82,6 +101,20 @@ class Dataset:
     def channels(self) -> int:
         """Return the number of channels: 1 for grey, 3 for colour."""
         return int(self.train.images.shape[1])
+
+    @property
+    def storage_note(self) -> str | None:
+        """Return a line that says where decoded pictures are; None for images that did not come from picture files."""
+        images, parts = self.train.images, (self.train, self.test)
+        count, size = sum(len(part.labels) for part in parts), sum(part.images.nbytes for part in parts)
+        about = f"{self.name}: {count:,} pictures of {images.shape[3]} x {images.shape[2]}, {size / 1e6:,.0f} MB"
+        if isinstance(images, Streamed):
+            return (
+                f"{about}, are more than BENCH_DECODED_GB and BENCH_MEMORY_GB allow to keep: they are decoded anew in "
+                f"every epoch; decoding alone reaches {images.rate():,.0f} images/s on {usable_cpus()} CPUs"
+            )
+        mapped = self.train.storage == "mapped"
+        return f"{about}, were decoded once, into a file that all workers read" if mapped else None
 
     def at(self, size: int) -> Dataset:
         """Return the data set as a model of this input size reads it: pictures of different sizes are read anew."""

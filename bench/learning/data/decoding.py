@@ -4,6 +4,9 @@ Files in the cache folder (``BENCH_CACHE``), where W, H and C are width, height 
 
 decoded/KEY.json                metadata of each file in a list: SHA-256, width, height, colour, error
 decoded/DIGEST-WxHxC-vN.npy     their pixels, uint8 [pictures, channels, height, width]; N is VERSION
+
+BENCH_DECODED_GB limits the size of all these arrays (default 20). Pictures that exceed it are kept in memory up to
+BENCH_MEMORY_GB (default: half of the available memory), and beyond that are decoded whenever they are read.
 """
 
 from __future__ import annotations
@@ -30,7 +33,6 @@ import psutil
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from bench.errors import UserError
 from bench.learning import cache
 
 VERSION = 1
@@ -202,6 +204,11 @@ def _read(chunk: _Chunk) -> list[Seen]:
     return seen
 
 
+def usable_cpus() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Pool(contextlib.ExitStack):
     """A pool of processes that read pictures; they start when there are many files, and end with the ``with`` block."""
 
@@ -209,7 +216,7 @@ class Pool(contextlib.ExitStack):
 
     def read(self, chunks: Sequence[_Chunk]) -> Iterator[list[Seen]]:
         """Read the files of each chunk; return an iterator over the chunks' metadata, in the order of the chunks."""
-        workers = os.cpu_count() or 1
+        workers = usable_cpus()
         if workers < 2 or sum(len(chunk.files) for chunk in chunks) <= _FEW:
             return map(_read, chunks)
         if self._executor is None:
@@ -250,8 +257,10 @@ class PictureList:
         """Return the median length of the pictures' shorter sides, in pixels."""
         return int(np.median([min(each.width, each.height) for each in self.seen]))
 
-    def decode(self, size: int | None, *, colour: bool) -> NDArray[np.uint8]:
+    def decode(self, size: int | None, *, colour: bool) -> NDArray[np.uint8] | None:
         """Return the pixels, uint8 [pictures, channels, height, width], memory-mapped if the cache has room for them.
+
+        None if neither the cache nor the memory has room.
 
         Args:
             size: height and width in pixels; None keeps the common size (:attr:`native`), which must not be None then.
@@ -259,7 +268,6 @@ class PictureList:
 
         Raises:
             PictureError: a file cannot be read, or its pixels are damaged.
-            UserError: neither the cache nor the memory has room for the pixels.
         """
         width, height = (size, size) if size is not None else self.native or (0, 0)
         shape = len(self.files), 3 if colour else 1, height, width
@@ -374,17 +382,16 @@ def _new_array(folder: Path, shape: tuple[int, ...]) -> Path:
     return Path(name)
 
 
-def _kept(name: str, shape: tuple[int, ...], write: Callable[[str], None]) -> NDArray[np.uint8]:
+def _kept(name: str, shape: tuple[int, ...], write: Callable[[str], None]) -> NDArray[np.uint8] | None:
     """Return the uint8 array of this name, memory-mapped from the cache, or in memory if the cache has no room.
+
+    None if neither has room.
 
     Args:
         name: the file's name, from :func:`_name`.
         shape: [pictures, channels, height, width].
         write: the function that fills the array if it is not cached; its argument is the path of a .npy file of that
             shape, filled with zeros.
-
-    Raises:
-        UserError: neither the cache nor the memory has room for the array.
     """
     folder = cache.cache_dir() / "decoded"
     file = folder / name
@@ -403,13 +410,8 @@ def _kept(name: str, shape: tuple[int, ...], write: Callable[[str], None]) -> ND
                 return mapped
     except (OSError, filelock.Timeout):  # the cache cannot be written: keep the pictures in memory
         pass
-    free = psutil.virtual_memory().available
-    if math.prod(shape) > free / 2:
-        raise UserError(
-            f"the decoded pictures need {math.prod(shape) / 1e9:.1f} GB, which is more than the cache has room for and "
-            f"more than half of the {free / 1e9:.1f} GB of available memory; free disk space, raise the cache's limit "
-            "with the environment variable BENCH_DECODED_GB, or choose a smaller --image-size"
-        )
+    if math.prod(shape) > cache.limit_bytes("BENCH_MEMORY_GB", psutil.virtual_memory().available / 2e9):
+        return None
     with tempfile.TemporaryDirectory() as elsewhere:
         array = _new_array(Path(elsewhere), shape)
         write(str(array))

@@ -19,6 +19,7 @@ from bench.learning.data import pictures
 from bench.learning.data.arrays import dataset_of
 from bench.learning.data.dataset import Dataset, Reading, Split, digest
 from bench.learning.data.decoding import LARGEST_NATIVE, PictureError, PictureList, Pool, see
+from bench.learning.data.streaming import Streamed
 
 TRAIN = ("train", "training", "trn")
 TEST = ("test", "testing", "tst")
@@ -133,13 +134,17 @@ def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading:
 
     def read(size: int | None) -> tuple[Split, Split]:
         try:
-            train, test = (each.decode(size, colour=colour) for each in lists)
+            train, test = (_decoded(each, size, colour=colour) for each in lists)
         except PictureError as error:
             raise UserError(f"{name}: a picture is damaged, or changed after it was checked: {error}") from None
         return Split(train, labels[0]), Split(test, labels[1])
 
-    usual = min(lists[0].usual_size, LARGEST_NATIVE)
-    first = read(None if native else usual)
+    if native:
+        first = read(None)
+    else:  # nothing is decoded before a model says at which size
+        usual = min(lists[0].usual_size, LARGEST_NATIVE)
+        streams = [_streamed(each, usual, colour=colour) for each in lists]
+        first = Split(streams[0], labels[0]), Split(streams[1], labels[1])
     about = [*(each.digest for each in lists), *(_digest(each) for each in labels), *names]
     return Dataset(
         name=name,
@@ -150,6 +155,18 @@ def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading:
         note=f"{name}: {'; '.join(notes)}" if notes else None,
         resize=None if native else read,
     )
+
+
+def _decoded(pictures: PictureList, size: int | None, *, colour: bool) -> NDArray[np.uint8] | Streamed:
+    """Return the pictures decoded, or to be decoded whenever they are read if there is no room for that."""
+    decoded = pictures.decode(size, colour=colour)
+    return _streamed(pictures, size, colour=colour) if decoded is None else decoded
+
+
+def _streamed(pictures: PictureList, size: int | None, *, colour: bool) -> Streamed:
+    width, height = (size, size) if size is not None else pictures.native or (0, 0)
+    digests = tuple(each.sha256 for each in pictures.seen)
+    return Streamed(pictures.files, digests, (height, width), size is not None, colour)
 
 
 def _digest(labels: NDArray[np.int64]) -> str:
@@ -306,12 +323,9 @@ def _file(path: str, kind: str) -> Path:
 def _split(name: str, images: NDArray[Any], labels: NDArray[Any], reading: Reading) -> Dataset:
     """Return the data set of images that have no test split, with a stratified one drawn from them."""
     whole = dataset_of(name, (images, labels), (images, labels))
-    contents = [digest([image.tobytes().hex()]) for image in whole.train.images]
-    is_test = _drawn(contents, whole.train.labels, reading.test_fraction)
-    parts = (
-        (whole.train.images[~is_test], whole.train.labels[~is_test]),
-        (whole.train.images[is_test], whole.train.labels[is_test]),
-    )
+    pixels, numbers = whole.train.array, whole.train.labels
+    is_test = _drawn([digest([image.tobytes().hex()]) for image in pixels], numbers, reading.test_fraction)
+    parts = ((pixels[~is_test], numbers[~is_test]), (pixels[is_test], numbers[is_test]))
     drawn = f"{int(is_test.sum()):,} images were drawn as the test split, always the same (--test-fraction)"
     note = f"{whole.note}; {drawn}" if whole.note else f"{name}: {drawn}"
     return replace(dataset_of(name, *parts, whole.class_names), note=note)

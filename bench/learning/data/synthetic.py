@@ -25,5 +25,5 @@ def _synthetic(data_dir: Path | None) -> Dataset:
             top, left = 1 + 14 * (label // 5), 1 + 5 * (label % 5)
             image[0, top : top + 12, left : left + 4] += 120
         splits.append(Split(images, labels))
-    contents = [hashlib.sha256(split.images.tobytes()).hexdigest() for split in splits]
+    contents = [hashlib.sha256(split.array.tobytes()).hexdigest() for split in splits]
     return Dataset("synthetic", digest(contents), splits[0], splits[1], tuple("0123456789"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +13,8 @@ from PIL import Image
 from bench.errors import UserError
 from bench.learning.data import datasets
 from bench.learning.data.datasets import Dataset, Reading
+from bench.learning.data.decoding import PictureError
+from bench.learning.data.streaming import Streamed
 
 
 @pytest.fixture(autouse=True)
@@ -204,11 +205,47 @@ def test_pictures_are_read_without_a_cache_too(photos: Path, tmp_path: Path, mon
     assert np.array_equal(data.train.images, cached.train.images)
 
 
-def test_more_than_fits_into_the_cache_and_memory_is_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [None, 8])
+def test_pictures_without_room_are_decoded_whenever_they_are_read(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, size: int | None
+) -> None:
+    if size is not None:
+        picture(photos / "cat" / "larger.png", 7, size=(30, 40))
+    kept = load(photos).at(size or 10)
+    monkeypatch.setenv("BENCH_CACHE", str(photos.parent / "another"))
     monkeypatch.setenv("BENCH_DECODED_GB", "0")
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10_000))
+    monkeypatch.setenv("BENCH_MEMORY_GB", "0")
 
-    refused(f"folder:{photos}", "BENCH_DECODED_GB", "--image-size")
+    streamed = load(photos).at(size or 10)
+
+    assert (kept.train.storage, streamed.train.storage) == ("mapped", "streamed")
+    assert streamed.sha256 == kept.sha256
+    assert streamed.train.images.shape == kept.train.images.shape
+    assert np.array_equal(streamed.test.array, kept.test.array)
+    assert np.array_equal(streamed.train.images[np.array([3, 1, 3])], kept.train.images[np.array([3, 1, 3])])
+    sent = pickle.loads(pickle.dumps(streamed.train))  # noqa: S301 - written here
+    assert np.array_equal(sent.images[2:5], kept.train.images[2:5])
+    assert "decoding alone reaches" in str(streamed.storage_note)
+
+
+def test_a_picture_that_changes_while_it_is_streamed_is_an_error(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_DECODED_GB", "0")
+    monkeypatch.setenv("BENCH_MEMORY_GB", "0")
+    streamed = load(photos).train.images
+    assert isinstance(streamed, Streamed)
+    picture(Path(streamed.files[2]), 9999)
+
+    with pytest.raises(PictureError, match="contents have changed"):
+        streamed[0:5]
+
+
+def test_nothing_of_mixed_sizes_is_decoded_before_a_model_says_at_which_size(photos: Path, empty_cache: Path) -> None:
+    picture(photos / "cat" / "larger.png", 7, size=(30, 40))
+
+    data = load(photos)
+
+    assert (data.size, data.channels) == (10, 3)
+    assert not list(empty_cache.rglob("*.npy"))
 
 
 def test_a_worker_gets_the_file_that_pictures_are_mapped_from(tmp_path: Path) -> None:
