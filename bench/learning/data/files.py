@@ -18,7 +18,9 @@ from bench.errors import UserError
 from bench.learning.data import pictures
 from bench.learning.data.arrays import dataset_of
 from bench.learning.data.dataset import Dataset, Reading, Split, digest
-from bench.learning.data.decoding import LARGEST_NATIVE, PictureError, PictureList, Pool, see
+from bench.learning.data.decoding import LARGEST_NATIVE, PictureList, Pool, see
+from bench.learning.data.depth import white_of
+from bench.learning.data.pixels import PictureError
 
 TRAIN = ("train", "training", "trn")
 TEST = ("test", "testing", "tst")
@@ -37,6 +39,8 @@ class _Labelled:
     files: list[str]
     """The path of each."""
     classes: list[str]
+    passed_over: list[str]
+    """The paths of pictures in formats that are not read."""
 
 
 def folder(path: str) -> Read:
@@ -76,26 +80,33 @@ def folder(path: str) -> Read:
 def _labelled(root: Path, where: str) -> _Labelled:
     files: list[str] = []
     classes: list[str] = []
+    unread: list[str] = []
     for entry in sorted(root.iterdir()):
         if entry.is_dir() and not entry.name.startswith("."):
-            inside = _pictures_in(entry)
+            inside, others = _pictures_in(entry)
             files += inside
+            unread += others
             classes += [entry.name] * len(inside)
     if not files:
         raise UserError(f"{where}: {root} has no sub-folders with pictures; it needs one for each class")
-    return _Labelled(files, classes)
+    return _Labelled(files, classes, unread)
 
 
-def _pictures_in(folder: Path) -> list[str]:
-    """Return the paths of the picture files in a folder and all that it holds, sorted; hidden files are left out."""
-    endings = tuple(pictures.ENDINGS)
+def _pictures_in(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the paths of (the picture files, those in formats that are not read) in a folder and all that it holds.
+
+    They are sorted; hidden files are left out.
+    """
+    both = pictures.ENDINGS + pictures.NOT_READ
     found = [
         f"{inside}{os.sep}{name}"
         for inside, _, names in os.walk(folder)
         for name in names
-        if not name.startswith(".") and name.lower().endswith(endings)
+        if not name.startswith(".") and name.lower().endswith(both)
     ]
-    return sorted(found, key=lambda path: path.split(os.sep))  # noqa: PTH206 - Paths would take three times as long
+    found.sort(key=lambda path: path.split(os.sep))  # noqa: PTH206 - Paths would take three times as long
+    unread = [path for path in found if path.lower().endswith(pictures.NOT_READ)]
+    return ([path for path in found if not path.lower().endswith(pictures.NOT_READ)] if unread else found), unread
 
 
 def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading: Reading, notes: list[str]) -> Dataset:
@@ -107,6 +118,9 @@ def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading:
     with Pool() as pool:
         given = [part for part in (train, test) if part is not None]
         parts = [_readable(name, part, pool, reading, notes, whole=test is not None) for part in given]
+    unread = [Path(path).name for part in given for path in part.passed_over]
+    if unread:
+        notes.append(pictures.describe_passed_over(unread))
     names = tuple(sorted(set(parts[0][1])))
     if len(names) < 2:
         only = f"one class only ({names[0]})" if names else "no picture that can be read"
@@ -128,6 +142,8 @@ def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading:
     untested = sorted(set(range(len(names))) - set(labels[1].tolist()))
     if untested:
         notes.append(f"no test picture has the class {names[untested[0]]!r}, so its accuracy is not measured")
+    white = white_of([largest for each in lists for largest in each.largest])
+    lists = [replace(each, data_white=white) for each in lists]
     colour = any(each.colour for each in lists)
     native = lists[0].native if lists[0].native == lists[1].native else None
 
@@ -141,6 +157,7 @@ def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading:
     usual = min(lists[0].usual_size, LARGEST_NATIVE)
     first = read(None if native else usual)
     about = [*(each.digest for each in lists), *(_digest(each) for each in labels), *names]
+    about += [str(white)] if white else []  # with another version's scaling it would be another data set
     return Dataset(
         name=name,
         sha256=digest(about),

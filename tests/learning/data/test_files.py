@@ -106,6 +106,28 @@ def test_a_split_without_the_other_is_refused(tmp_path: Path) -> None:
     refused(f"folder:{tmp_path}", "train/", "not the other split")
 
 
+def test_pictures_in_formats_that_are_not_read_are_counted_and_named(photos: Path) -> None:
+    (photos / "cat" / "IMG_1.HEIC").write_bytes(b"of a phone")
+    data = load(photos)
+    assert len(data.train.labels) + len(data.test.labels) == 40
+    assert "1 picture is passed over, as the format is not read (IMG_1.HEIC)" in str(data.note)
+
+
+def test_dark_and_light_pictures_of_16_bits_are_scaled_alike(tmp_path: Path) -> None:
+    for number, top in enumerate((300, 60000)):
+        for index in range(5):
+            pixels = np.full((6, 6), top - index, np.uint16)
+            pixels[0, 0] = 257
+            (tmp_path / str(number)).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / str(number) / f"{index}.png")
+
+    data = load(tmp_path)
+
+    images = np.concatenate([data.train.images, data.test.images])
+    assert (images[:, 0, 0, 0] == 1).all()  # 257 of 65,535
+    assert set(images[:, 0, 5, 5]) == {1, round(60000 / 257)}
+
+
 def test_class_names_match_exactly_before_they_match_in_a_simplified_form(tmp_path: Path) -> None:
     for name in ("Cat", "cat", "sea lion"):
         picture(tmp_path / "train" / name / "0.png", len(name))
