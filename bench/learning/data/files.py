@@ -54,7 +54,9 @@ def folder(path: str) -> Read:
         root = Path(path).expanduser()
         if not root.is_dir():
             raise UserError(f"--dataset folder:{path}: there is no folder {root}")
-        splits = {entry.name.lower(): entry for entry in sorted(root.iterdir()) if entry.is_dir()}
+        where = f"--dataset folder:{path}"
+        folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+        splits = {entry.name.lower(): entry for entry in folders if _is_split(entry)}
         train, test, validation = (
             next((splits[name] for name in names if name in splits), None) for names in (TRAIN, TEST, VALIDATION)
         )
@@ -64,17 +66,49 @@ def folder(path: str) -> Read:
         test = test or validation
         name = f"folder:{root.resolve().name}"
         if train is not None and test is not None:
-            parts = [_labelled(train, f"--dataset folder:{path}"), _labelled(test, f"--dataset folder:{path}")]
-            return _from_pictures(name, parts[0], parts[1], reading, notes)
-        if train is not None or test is not None:
-            other = train or test
-            raise UserError(
-                f"--dataset folder:{path} has {other.name if other else ''}/ but not the other split; it needs both "
-                "train/ and test/ (or val/), or neither and a sub-folder for each class"
-            )
-        return _from_pictures(name, _labelled(root, f"--dataset folder:{path}"), None, reading, notes)
+            return _from_pictures(name, _labelled(train, where), _labelled(test, where), reading, notes)
+        _check_classes(where, folders, train or test)
+        return _from_pictures(name, _labelled(root, where), None, reading, notes)
 
     return load
+
+
+def _is_split(folder: Path) -> bool:
+    """Return whether a folder is named like a split and has sub-folders with pictures."""
+    return folder.name.lower() in TRAIN + TEST + VALIDATION and any(
+        _has_pictures(inside) for inside in folder.iterdir() if inside.is_dir() and not inside.name.startswith(".")
+    )
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(name.lower().endswith(pictures.ENDINGS) for _, _, names in os.walk(folder) for name in names)
+
+
+def _check_classes(where: str, folders: Sequence[Path], split: Path | None) -> None:
+    """Refuse to take folders as classes that may be meant as splits.
+
+    Args:
+        where: the option, with its value.
+        folders: the folders that would be the classes.
+        split: one of them that has sub-folders with pictures and is named like a split, if there is one.
+
+    Raises:
+        UserError: there is such a split, or more than one folder, or all of them, are named like splits.
+    """
+    needed = "it needs train/ and test/ (or val/) with a sub-folder for each class, or only a folder for each class"
+    flat = [
+        folder.name + "/"
+        for folder in folders
+        if folder.name.lower() in TRAIN + TEST + VALIDATION and folder != split and _has_pictures(folder)
+    ]
+    listed = " and ".join(flat)
+    without = f"{listed} with pictures but no sub-folders for the classes"
+    if split is not None:
+        but = f"and {without}" if flat else "but not the other split"
+        raise UserError(f"{where} has {split.name}/ {but}; {needed}")
+    others = [folder for folder in folders if folder.name + "/" not in flat and _has_pictures(folder)]
+    if len(flat) > 1 or (flat and not others):
+        raise UserError(f"{where} has {without}; {needed}")
 
 
 def _labelled(root: Path, where: str) -> _Labelled:
@@ -300,6 +334,12 @@ def csv(path: str) -> Read:
             raise UserError(f"--dataset csv:{path}: {file} is not a table of numbers: {error}") from None
         labelled = [place for place, cell in enumerate(header) if cell in ("label", "class", "target", "y")]
         column = labelled[0] if named and labelled else 0
+        notes = []
+        if not named:
+            notes.append("it has no header, so its first column is taken as the label")
+        elif not labelled:
+            first = str(table.columns[0])
+            notes.append(f"no column is called label, class, target or y, so the first ({first}) is taken as the label")
         labels = table.iloc[:, column].to_numpy()
         pixels = table.drop(columns=table.columns[column]).to_numpy()
         side = round(pixels.shape[1] ** 0.5)
@@ -308,7 +348,7 @@ def csv(path: str) -> Read:
                 f"--dataset csv:{path} has {pixels.shape[1]} columns beside the label; it needs one for each pixel of "
                 "a square image, for example 784 for 28 x 28"
             )
-        return _split(f"csv:{file.stem}", pixels.reshape(-1, side, side), labels, reading)
+        return _split(f"csv:{file.stem}", pixels.reshape(-1, side, side), labels, reading, notes)
 
     return load
 
@@ -320,8 +360,13 @@ def _file(path: str, kind: str) -> Path:
     return file
 
 
-def _split(name: str, images: NDArray[Any], labels: NDArray[Any], reading: Reading) -> Dataset:
-    """Return the data set of images that have no test split, with a stratified one drawn from them."""
+def _split(
+    name: str, images: NDArray[Any], labels: NDArray[Any], reading: Reading, notes: Sequence[str] = ()
+) -> Dataset:
+    """Return the data set of images that have no test split, with a stratified one drawn from them.
+
+    ``notes`` are for the user, beside those about the arrays.
+    """
     whole = dataset_of(name, (images, labels), (images, labels))
     contents = [digest([image.tobytes().hex()]) for image in whole.train.images]
     is_test = _drawn(contents, whole.train.labels, reading.test_fraction)
@@ -330,7 +375,8 @@ def _split(name: str, images: NDArray[Any], labels: NDArray[Any], reading: Readi
         (whole.train.images[is_test], whole.train.labels[is_test]),
     )
     drawn = f"{int(is_test.sum()):,} images were drawn as the test split, always the same (--test-fraction)"
-    note = f"{whole.note}; {drawn}" if whole.note else f"{name}: {drawn}"
+    arrays = [whole.note.removeprefix(f"{name}: ")] if whole.note else []
+    note = f"{name}: {'; '.join([*notes, *arrays, drawn])}"
     return replace(dataset_of(name, *parts, whole.class_names), note=note)
 
 
