@@ -142,6 +142,14 @@ class RecipeFields(BaseModel):
         None, "note when the validation accuracy first reaches this share, as 0.99", metavar="SHARE", gt=0, le=1
     )
     stop_at_target: bool = _choice(False, "end the training there")
+    early_stopping: int | None = _choice(
+        None,
+        "end the training after so many epochs without a lower validation loss, and keep the weights of the best "
+        "epoch; needs --validation-size (default: train all epochs, and keep the weights of the last)",
+        metavar="PATIENCE",
+        label=("early stopping {}", "no early stopping"),
+        ge=1,
+    )
 
 
 def describe_choice(name: str, value: object) -> str:
@@ -370,7 +378,9 @@ class Measured(BaseModel):
     test_correct: int | None = Field(default=None, description="test images classified right")
     test_loss: float | None = Field(default=None, description="mean cross-entropy over the test images, nats")
     validation_accuracy: float | None = Field(
-        default=None, description="share of the held-out training images classified right after the last epoch"
+        default=None,
+        description="share of the held-out training images classified right by the weights kept: of the last epoch, or "
+        "of best_epoch",
     )
     batch_size_used: int | None = Field(
         default=None, description="images per optimiser step, after --oom-backoff halved it"
@@ -380,6 +390,9 @@ class Measured(BaseModel):
         default=None, description="training images: in memory, mapped from a file, or streamed (decoded in every epoch)"
     )
     epochs_done: int | None = Field(default=None, description="epochs trained")
+    best_epoch: int | None = Field(
+        default=None, description="with early stopping, the epoch of the lowest validation loss; its weights were kept"
+    )
     images_per_epoch: int | None = Field(default=None, description="images trained on in each epoch")
     target_epoch: int | None = Field(default=None, description="the first epoch that reached target_accuracy")
     target_seconds: float | None = Field(default=None, description="training time until then, without evaluation")

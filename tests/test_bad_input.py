@@ -72,6 +72,8 @@ def refused(ran: Ran, *words: str) -> None:
         (["--target-accuracy", "99"], ["--target-accuracy", "'99'", "less than or equal to 1"]),
         (["--stop-at-target"], ["--stop-at-target", "--target-accuracy"]),
         (["--target-accuracy", "0.9", "--validation-size", "0"], ["--target-accuracy", "--validation-size"]),
+        (["--early-stopping", "3"], ["--early-stopping", "held-out training images", "give --validation-size N"]),
+        (["--early-stopping", "0", "--validation-size", "9"], ["--early-stopping", "greater than or equal to 1"]),
         (["--max-seeds", "2"], ["--max-seeds", "'2'", "greater than or equal to 3"]),
         ([*SYNTHETIC, "--train-size", "1001"], ["--train-size", "1,001", "1,000 training images of synthetic"]),
         ([*SYNTHETIC, "--validation-size", "1000"], ["--validation-size", "leave none"]),

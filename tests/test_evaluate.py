@@ -72,6 +72,41 @@ def test_the_same_images_as_a_folder_of_pictures_give_the_same_accuracy(
     assert accuracy_line(capsys.readouterr().out) == expected(results)
 
 
+def test_the_same_images_in_12_of_16_bits_give_the_same_answers(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = results.data.test.images, results.data.test.labels
+    for number, (image, label) in enumerate(zip(images[::10], labels[::10], strict=True)):
+        (tmp_path / "deep" / str(label)).mkdir(parents=True, exist_ok=True)
+        deep = np.rint(image[0] * (4095 / 255)).astype(np.uint16)
+        Image.fromarray(deep).save(tmp_path / "deep" / str(label) / f"{number}.png")
+    plain = as_pictures(images[::10], labels[::10], tmp_path / "plain")
+
+    answers = []
+    for folder, more in ((plain, []), (tmp_path / "deep", []), (tmp_path / "deep", ["--as-drawing"])):
+        assert main(["--weights", str(results.checkpoint), "--images", str(folder), *more]) == 0
+        answers.append(int(accuracy_line(capsys.readouterr().out).split()[0]))
+
+    assert answers[0] == answers[1]
+    assert answers[2] >= answers[0] - 5
+
+
+def test_what_was_passed_over_and_what_may_be_meant_are_one_line_each(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(255 - results.data.test.images[0, 0]).save(tmp_path / "on_paper.png")
+    for name in ("IMG_1.HEIC", "IMG_2.heif"):
+        (tmp_path / name).write_bytes(b"of a phone")
+
+    assert main(["--weights", str(results.checkpoint), "--images", str(tmp_path)]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    notes = [line for line in lines if line.startswith("note: ")]
+    assert len(notes) == 2
+    assert "2 pictures are passed over, as the format is not read (IMG_1.HEIC, IMG_2.heif)" in notes[0]
+    assert "--as-drawing" in notes[1]
+
+
 @pytest.mark.slow
 @pytest.mark.mnist
 def test_the_whole_mnist_gives_the_same_accuracy_from_idx_files_and_pictures(

@@ -80,6 +80,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--scheduler hyperband", "--scheduler: 'hyperband' is not allowed"),
         ("--until-ci 1", "unknown option '--until-ci'"),
         ("--lr-from-tune", "unknown option '--lr-from-tune'"),
+        ("--early-stopping 3", "unknown option '--early-stopping'"),
         ("--models cnn --dataset synthetic --validation-size 1000", "leave none to train on"),
         ("--models cnn --dataset synthetic --train-size 950", "--train-size: 950 is more than the 900"),
         ("--space missing.yaml", "--space: cannot read missing.yaml"),
@@ -114,6 +115,8 @@ def test_learning_rates_from_a_flag_and_a_space_are_refused(capsys: pytest.Captu
 def test_a_preset_with_variants_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "preset.yaml").write_text("variants:\n  - models: cnn\n")
     assert "variants is for python -m bench.run" in refused(capsys, "--experiment preset.yaml")
+    (tmp_path / "preset.yaml").write_text("early-stopping: 3\n")
+    assert "early_stopping is for python -m bench.run" in refused(capsys, "--experiment preset.yaml")
 
 
 def test_without_optuna_the_message_says_how_to_install_it(

@@ -211,11 +211,17 @@ class Options(RecipeFields, _Candidates):
             raise ValueError("--target-accuracy is judged on held-out images; leave --validation-size 0 out")
         return self
 
+    @model_validator(mode="after")
+    def _a_loss_to_stop_by(self) -> Self:
+        if self.early_stopping is not None and self.validation_size == 0 and self.target_accuracy is None:
+            raise ValueError("--early-stopping is judged on held-out training images; give --validation-size N")
+        return self
+
     def recipe(self, train_images: int) -> Recipe:
         """Return the requested recipe for a data set with ``train_images`` training images."""
         values = {name: getattr(self, name) for name in Recipe.model_fields}
         if self.target_accuracy is not None and "validation_size" not in self.model_fields_set:
-            values["validation_size"] = train_images // 10
+            values["validation_size"] = max(1, train_images // 10)
         return Recipe.model_validate(values)
 
     def each_variant(self) -> list[Self]:

@@ -25,6 +25,7 @@ _NOT_SWEPT = {
     "validation_size": "it is what trials are judged on; --validation-size sets it",
     "target_accuracy": "a sweep looks for the best, not for the first to be good enough",
     "stop_at_target": "a sweep looks for the best, not for the first to be good enough",
+    "early_stopping": "a winner is retrained on all training images, so that none are held out to stop by",
 }
 _DIGITS = 4
 """The number of significant digits of a value drawn from a range."""

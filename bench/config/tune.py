@@ -15,7 +15,15 @@ from bench.errors import UserError
 _Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Seed = Annotated[int, Field(ge=0, lt=2**31)]
 _NOT_HERE: dict[str, Any] = {"json_schema_extra": {"group": None}}
-_FOR_RUNS_ONLY = ("variants", "until_ci", "max_seeds", "lr_from_tune", "target_accuracy", "stop_at_target")
+_FOR_RUNS_ONLY = (
+    "variants",
+    "until_ci",
+    "max_seeds",
+    "lr_from_tune",
+    "target_accuracy",
+    "stop_at_target",
+    "early_stopping",
+)
 DEFAULT_TRIALS = 8
 
 
@@ -29,6 +37,7 @@ class TuneOptions(Options):
     lr_from_tune: bool = Field(default=False, **_NOT_HERE)
     target_accuracy: float | None = Field(default=None, **_NOT_HERE)
     stop_at_target: bool = Field(default=False, **_NOT_HERE)
+    early_stopping: int | None = Field(default=None, **_NOT_HERE)
 
     seeds: tuple[_Seed, ...] = option(
         (0,),
@@ -129,11 +138,16 @@ class TuneOptions(Options):
             raise ValueError("trials are judged on held-out training images; hold out at least one of each class")
         return size
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_for_a_sweep(cls, values: Any) -> Any:
+        for name in _FOR_RUNS_ONLY:
+            if name in values:
+                raise ValueError(f"{name} is for python -m bench.run, not for a sweep; leave it out")
+        return values
+
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
-        for name in _FOR_RUNS_ONLY:
-            if name in self.model_fields_set:
-                raise ValueError(f"{name} is for python -m bench.run, not for a sweep; leave it out")
         low, high = self.lr_range
         if low > high:
             raise ValueError(f"--lr {low:g} {high:g}: LOW is above HIGH; give the lower one first")

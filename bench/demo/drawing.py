@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from bench.learning.data.pictures import grey_and_alpha
+from bench.learning.data.pixels import quiet, upright
 
 SIZE = 28
 """The height and width of the result, pixels."""
@@ -102,6 +102,18 @@ def _find_ink(picture: Image.Image) -> _Ink | None:
     if uneven:
         strength = ndimage.gaussian_filter(strength, 0.7)  # the camera's noise
     return _Ink(strength.astype(np.float32), uneven)
+
+
+def grey_and_alpha(picture: Image.Image) -> tuple[Grey, Grey | None]:
+    """Return luma (ITU-R BT.601) and opacity, each [height, width] from 0 to 255; opacity is None if all is opaque."""
+    with quiet():
+        picture = upright(picture)
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            alpha = np.asarray(picture.getchannel("A"), dtype=np.float32)
+            grey = np.asarray(picture.convert("RGB").convert("L"), dtype=np.float32)
+            return grey, None if alpha.min() == 255 else alpha
+        return np.asarray(picture.convert("L"), dtype=np.float32), None
 
 
 def _paper(grey: Grey) -> tuple[Grey | float, bool]:

@@ -135,6 +135,11 @@ def _input_in(about: dict[str, str], architecture: Architecture, weights: Weight
     size = wants.get("image_size", form.image_size)
     if not architecture.resizable and size != form.image_size:
         raise UserError(f"{weights.path} was trained on {form.image_size} px, but {architecture.name} takes {size} px")
+    if form.image_size < architecture.least_size:
+        raise UserError(
+            f"{weights.path} was trained on {form.image_size} px, but {architecture.name} takes images of at least "
+            f"{architecture.least_size} px"
+        )
     return form
 
 

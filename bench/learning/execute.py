@@ -22,6 +22,7 @@ from bench.learning.data.preprocessing import DeviceSplit, as_tensor
 from bench.learning.data.splits import train_and_validation
 from bench.learning.evaluation import Evaluation, evaluate
 from bench.learning.features import Features, embedding_of, features_of
+from bench.learning.fit_state import FitState
 from bench.learning.inputs import Inputs
 from bench.learning.models.architecture import ModelSpec
 from bench.learning.models.build import build
@@ -29,7 +30,7 @@ from bench.learning.models.heads import head_of
 from bench.learning.models.registry import find
 from bench.learning.precision import precision_on
 from bench.learning.process import flush_denormals, prepare_process
-from bench.learning.training import DivergedError, FitState, fit, on_features, on_images
+from bench.learning.training import DivergedError, fit, on_features, on_images
 from bench.spec import EpochRecord, Measured, Outcome, Progress, Recipe, Run, Status
 
 
@@ -137,6 +138,8 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
         }
 
     last = fitted.epochs[-1]
+    best_epoch = (fitted.best or None) if recipe.early_stopping is not None else None
+    kept = last if best_epoch is None else fitted.epochs[best_epoch - 1]
     if tested is None and last.validation_loss is not None and not math.isfinite(last.validation_loss):
         raise DivergedError(f"the loss over the held-out images is {last.validation_loss}")
     epochs = _epoch_records(run, fitted)
@@ -149,9 +152,10 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
         precision_used=precision,
         image_storage=inputs.dataset.train.storage,
         epochs_done=len(fitted.epochs),
+        best_epoch=best_epoch,
         images_per_epoch=len(positions),
         **_target_figures(fitted, recipe, features),
-        validation_accuracy=last.validation_accuracy,
+        validation_accuracy=kept.validation_accuracy,
         validation_seconds=sum(epoch.validation_seconds for epoch in fitted.epochs) if validate else None,
         train_accuracy=last.train_accuracy,
         train_loss=last.train_loss,

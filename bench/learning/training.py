@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.distributed
@@ -19,6 +17,7 @@ from bench.learning.augmentation import Augmentation
 from bench.learning.context import Context
 from bench.learning.data.preprocessing import DeviceSplit, Inputs, Preprocessor, in_turn
 from bench.learning.evaluation import Evaluation
+from bench.learning.fit_state import EpochResult, FitState, changing, restore, save
 from bench.learning.models.architecture import ModelSpec
 from bench.learning.optimizers import make_optimizer, make_schedule
 from bench.learning.precision import arithmetic, precision_on
@@ -31,40 +30,6 @@ REPORT_SECONDS = 0.5
 
 class DivergedError(Exception):
     """The error of a loss that is no longer a finite number."""
-
-
-@dataclass
-class EpochResult:
-    """The training figures of an epoch, over all workers."""
-
-    train_loss: float
-    """Mean cross-entropy, with the recipe's label smoothing, nats."""
-    train_accuracy: float
-    seconds: float
-    images_per_second: float
-    validation_accuracy: float | None = None
-    """Share of the held-out images classified right."""
-    validation_loss: float | None = None
-    validation_seconds: float = 0.0
-
-
-@dataclass
-class FitState:
-    """The progress of a fit: the results of its finished epochs."""
-
-    epochs: list[EpochResult] = field(default_factory=list)
-
-    @property
-    def seconds(self) -> float:
-        """Return the training time so far, without validation."""
-        return sum(epoch.seconds for epoch in self.epochs)
-
-    def reached(self, target: float | None) -> int | None:
-        """Return the first epoch, from 1, whose validation accuracy is at least ``target``; None if there is none."""
-        for number, epoch in enumerate(self.epochs, start=1):
-            if target is not None and epoch.validation_accuracy is not None and epoch.validation_accuracy >= target:
-                return number
-        return None
 
 
 @dataclass(frozen=True)
@@ -157,6 +122,9 @@ def fit(
     With several workers each batch is divided among them and gradients are averaged over the whole batch, so that
     every image counts once per epoch whatever the number of workers.
 
+    With early stopping the module ends with the weights of the best epoch, :attr:`FitState.best`. Schedules run over
+    all planned epochs nevertheless.
+
     Args:
         trainee: what to train, and on which images.
         recipe: how to train.
@@ -178,7 +146,7 @@ def fit(
     torch.manual_seed(seed * 1_000_003 + context.rank)
     saved = context.load(run_id)
     if saved is not None:
-        state = _restore(saved, model, optimizer, schedule, context)
+        state = restore(saved, model, optimizer, schedule, context)
     trained: nn.Module = model
     if context.world_size > 1:
         trained = DistributedDataParallel(
@@ -215,15 +183,19 @@ def fit(
             result.validation_accuracy, result.validation_loss = evaluation.accuracy, evaluation.loss
             result.validation_seconds = evaluation.seconds
         state.epochs.append(result)
+        if recipe.early_stopping is not None and state.best == epoch:
+            state.best_weights = {name: value.clone() for name, value in changing(model).items()}
         if context.rank == 0:
             report(images, result.train_loss, result.train_accuracy, result.seconds)
         at_target = recipe.stop_at_target and state.reached(recipe.target_accuracy) is not None
         # called on every worker, and after the last epoch too: tuning needs the accuracy of every epoch
-        goes_on = context.goes_on(run_id, epoch, result.validation_accuracy) and not at_target
-        if not goes_on:
+        goes_on = context.goes_on(run_id, epoch, result.validation_accuracy)
+        if not goes_on or at_target or state.has_stalled(recipe.early_stopping):
             break
         if epoch < recipe.epochs:
-            _save(state, model, optimizer, schedule, run_id, context)
+            save(state, model, optimizer, schedule, run_id, context)
+    if state.best_weights is not None:
+        model.load_state_dict(state.best_weights, strict=False)
     return state
 
 
@@ -337,59 +309,3 @@ def training_step(
     torch.autograd.backward(loss * (1 / len(batch) if scale is None else scale))
     optimizer.step()
     return loss.detach(), (logits.detach().argmax(1) == labels).sum()
-
-
-def _save(
-    state: FitState,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler | None,
-    run_id: str,
-    context: Context,
-) -> None:
-    random: list[Any] = [_random_state(context)]
-    if context.world_size > 1:
-        random = [None] * context.world_size
-        torch.distributed.all_gather_object(random, _random_state(context))
-    if context.rank == 0:
-        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-        kept = {name: value for name, value in model.state_dict().items() if name not in frozen}
-        content = {
-            "epochs": [asdict(epoch) for epoch in state.epochs],
-            "model": kept,
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict() if schedule else None,
-            "random": random,
-        }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        context.save(run_id, buffer.getvalue())
-
-
-def _restore(
-    saved: bytes,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler | None,
-    context: Context,
-) -> FitState:
-    content = torch.load(io.BytesIO(saved), map_location=context.device, weights_only=True)
-    differing = model.load_state_dict(content["model"], strict=False)
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    if differing.unexpected_keys or set(differing.missing_keys) - frozen:  # build() has filled the frozen ones
-        raise ValueError(f"the saved state is of another model: {differing}")
-    optimizer.load_state_dict(content["optimizer"])
-    if schedule is not None:
-        schedule.load_state_dict(content["schedule"])
-    random = content["random"][context.rank]
-    torch.set_rng_state(random["cpu"].cpu())
-    if "cuda" in random:
-        torch.cuda.set_rng_state(random["cuda"].cpu(), context.device)
-    return FitState([EpochResult(**epoch) for epoch in content["epochs"]])
-
-
-def _random_state(context: Context) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if context.device.startswith("cuda"):
-        state["cuda"] = torch.cuda.get_rng_state(context.device)
-    return state

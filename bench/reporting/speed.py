@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
+from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -141,16 +142,16 @@ def speeds_of(store: Store, records: Sequence[Record], timed: set[str]) -> Speed
     samples = [store.timings(record.run_id) for record in chosen]
     if not chosen:
         return Speeds()
-    first = chosen[0]
-    return summarise(samples, epochs=first.epochs_done or first.epochs, features=first.features_cached is not None)
+    epochs = fmean(record.epochs_done or record.epochs for record in chosen)
+    return summarise(samples, epochs=epochs, features=chosen[0].features_cached is not None)
 
 
-def summarise(runs: Iterable[Sequence[Timing]], *, epochs: int = 1, features: bool = False) -> Speeds:
+def summarise(runs: Iterable[Sequence[Timing]], *, epochs: float = 1, features: bool = False) -> Speeds:
     """Return the speeds of one job from the samples of its runs.
 
     Args:
         runs: the samples of each run.
-        epochs: the number of epochs of the training.
+        epochs: the number of epochs of the training; of runs that stopped early, the mean.
         features: whether the head was trained on a frozen backbone's features. If so, the steps that an earlier version
             timed as training are steps of the head.
     """
@@ -175,7 +176,7 @@ def summarise(runs: Iterable[Sequence[Timing]], *, epochs: int = 1, features: bo
     return Speeds(training, head, answers)
 
 
-def recipe_training(extraction: Speed, head: Speed, epochs: int) -> Speed | None:
+def recipe_training(extraction: Speed, head: Speed, epochs: float) -> Speed | None:
     """Return the speed of training on a frozen backbone's features: the backbone runs once, the head in every epoch.
 
     A sample is the time for the images of one step in one round of timing: their share of the extraction, divided by
@@ -185,7 +186,7 @@ def recipe_training(extraction: Speed, head: Speed, epochs: int) -> Speed | None
     Args:
         extraction: the speed of extracting the features of a batch.
         head: the speed of the head's steps.
-        epochs: the number of epochs of the training.
+        epochs: the number of epochs of the training, which may be a mean over runs.
     """
     if (extraction.machine, extraction.precision) != (head.machine, head.precision):
         return None

@@ -182,7 +182,7 @@ def _metrics(comparison: Comparison) -> list[Column[Entry]]:
         wanted = f"{100 * targets.pop():g} %" if len(targets) == 1 else "the target"
         columns.append(Column(f"Training until {wanted} on validation", _time_to_target))
     columns.append(number_column("Seeds", lambda entry: len(entry.records), count))
-    columns.append(number_column("Epochs", lambda entry: entry.records[0].epochs, count))
+    columns.append(Column("Epochs", _epochs))
     columns.append(text_column("Initial weights", lambda entry: _weights(entry.records[0])))
     return columns
 
@@ -213,6 +213,14 @@ def _time_to_target(entry: Entry) -> Cell:
         return Cell("not reached" if asked else MISSING)
     some = "" if len(reached) == len(asked) else f", {len(reached)} of {len(asked)} seeds"
     return Cell(mean_and_range(reached, duration) + some, fmean(reached))
+
+
+def _epochs(entry: Entry) -> Cell:
+    """Return the epochs trained, and with early stopping which one's weights were kept: '12, kept 9'."""
+    done = [record.epochs_done or record.epochs for record in entry.records]
+    best = [record.best_epoch for record in entry.records if record.best_epoch is not None]
+    kept = f", kept {mean_and_range(best, count)}" if best else ""
+    return Cell(mean_and_range(done, count) + kept, fmean(done))
 
 
 def _weights(record: Record) -> str:
@@ -286,7 +294,7 @@ RUN_COLUMNS: list[Column[Record]] = [
     text_column("Run", lambda record: record.run_id),
     text_column("Status", lambda record: record.status),
     Column("Test accuracy", _checkpoint),
-    number_column("Epochs", lambda record: record.epochs, count),
+    number_column("Epochs", lambda record: record.epochs_done or record.epochs, count),
     number_column("Batch", lambda record: record.batch_size, count),
     number_column("LR", lambda record: record.lr, "{:g}".format),
     text_column("Batch norm", lambda record: record.bn_mode),

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from bench.learning.checkpoint import Trained
 
 
+_DARK, _LIGHT = 0.25, 0.5
+"""Mean brightness below which training images are mostly dark, and above which pictures are mostly light."""
+
+
 @dataclass(frozen=True)
 class _Images:
     """The images that the model is asked about."""
@@ -39,6 +43,8 @@ class _Images:
     labels: NDArray[np.int64] | None
     blank: int
     """The number of images without ink, of those that went through the drawing preprocessing."""
+    notes: tuple[str, ...] = ()
+    """Notes for the user, one line each."""
 
 
 def evaluate_file(options: EvaluateOptions, redraw: Redraw | None = None) -> str:
@@ -75,7 +81,8 @@ def evaluate_file(options: EvaluateOptions, redraw: Redraw | None = None) -> str
         text, rows = _measured(trained, images, images.labels)
     if options.csv is not None:
         _write_csv(options.csv, rows)
-    return text + (f"\n\nwritten: {options.csv}" if options.csv else "")
+    notes = "".join(f"\n\nnote: {note}" for note in images.notes)
+    return text + notes + (f"\n\nwritten: {options.csv}" if options.csv else "")
 
 
 def _check(options: EvaluateOptions) -> None:
@@ -94,12 +101,20 @@ def _check(options: EvaluateOptions) -> None:
 
 def _from_folder(folder: Pictures, trained: Trained, redraw: Redraw | None) -> _Images:
     labels = None if folder.folders is None else pictures.labels_of(folder, trained.class_names)
-    form, blank = trained.spec.input, 0
+    form, blank, notes = trained.spec.input, 0, []
+    listed = pictures.see_pictures(folder)
+    if folder.passed_over:
+        notes.append(pictures.describe_passed_over([file.name for file in folder.passed_over]))
     if redraw is None:
-        pixels = pictures.read_pictures(folder.files, channels=form.channels, input_size=form.resized)
+        pixels = pictures.read_pictures(listed, resized=form.resized)
+        if form.channels == 1 and form.mean[0] < _DARK and pixels.mean() > 255 * _LIGHT:
+            notes.append(
+                "these pictures are mostly light, but the model was trained on dark ones; if they show drawn digits, "
+                "--as-drawing redraws them as MNIST's"
+            )
     else:
-        pixels, blank = pictures.redraw_files(folder.files, redraw, input_size=form.image_size)
-    return _Images(str(folder.root), folder.names, pixels, labels, blank)
+        pixels, blank = pictures.redraw_files(listed, redraw, input_size=form.image_size)
+    return _Images(str(folder.root), folder.names, pixels, labels, blank, tuple(notes))
 
 
 def _from_split(name: str, split: Split, trained: Trained, redraw: Redraw | None) -> _Images:

@@ -107,6 +107,8 @@ class ProgressView(View):
         siblings = self._jobs[run.job_id]
         if record.status is Status.OK and record.test_accuracy is not None and record.train_seconds is not None:
             result = f"test accuracy {100 * record.test_accuracy:.2f} %, trained in {record.train_seconds:.1f} s"
+            if record.best_epoch is not None:
+                result += f", epoch {record.best_epoch} of {record.epochs_done} kept"
         else:
             result = f"{record.status}: {record.reason}"
         self.say(f"{self._name(run)}: {result}  [{self._whole_status()}]")

@@ -13,7 +13,7 @@ from bench.reporting.store import Store
 from bench.reporting.sweeps import Swept, read_swept
 from bench.spec import Job, Recipe, Result, Status
 
-_MAY_DIFFER = ("validation_size", "target_accuracy", "stop_at_target")
+_MAY_DIFFER = ("validation_size", "target_accuracy", "stop_at_target", "early_stopping")
 
 
 def with_tuned_values(jobs: Sequence[Job], options: Options) -> tuple[list[Job], list[str]]:

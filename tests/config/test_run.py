@@ -103,6 +103,7 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
     validation-size: 50
     target-accuracy: 0.9
     stop-at-target: true
+    early-stopping: 3
     until-ci: 0.5
     max-seeds: 9
     lr-from-tune: true
@@ -128,6 +129,7 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
         "--weight-decay 0.01 --momentum 0.8 --beta2 0.99 --schedule cosine --label-smoothing 0.1 "
         "--augment trivial --mixup 0.2 --cutmix 1 --warmup-epochs 1 --precision bf16 "
         "--trainable all --image-size 64 --train-size 100 --validation-size 50 --target-accuracy 0.9 --stop-at-target "
+        "--early-stopping 3 "
         "--until-ci 0.5 --max-seeds 9 --lr-from-tune --no-timing --seeds 3 4 --workers-per-job 2 --cpus-per-worker 1 "
         "--gpus-per-worker 0 --address 10.0.0.1:6379 --timeout 60 --max-failures 0 --oom-backoff "
         "--backends eager openvino --retry-failed --results there --fresh --dry-run --verbose"

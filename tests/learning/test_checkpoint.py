@@ -151,3 +151,10 @@ def test_a_model_that_takes_one_size_only_refuses_a_checkpoint_of_another(
                 tmp_path / "a.safetensors", spec.build(3).state_dict(), model="cnn", input=spec.input.model_dump_json()
             )
         )
+
+
+def test_a_checkpoint_of_a_size_that_the_model_cannot_take_is_refused(tmp_path: Path) -> None:
+    state, form = CNN.build(10).state_dict(), ModelInput(image_size=6)
+
+    with pytest.raises(UserError, match="was trained on 6 px, but cnn takes images of at least 10 px"):
+        load_trained(saved(tmp_path / "a.safetensors", state, model="cnn", input=form.model_dump_json()))

@@ -81,6 +81,7 @@ def test_a_run_that_is_ok_leaves_a_complete_record(twice: list[Outcome], tiny: D
     nothing = {"reason", "weights_sha256", "plugin_sha256", "feature_seconds", "features_cached"}
     nothing |= {"sweep_id", "lr_source", "image_size", "train_size"}
     nothing |= {"target_accuracy", "target_epoch", "target_seconds", "validation_accuracy", "validation_seconds"}
+    nothing |= {"early_stopping", "best_epoch"}
     assert {name for name, value in record.model_dump().items() if value is None} == later | nothing
 
 
@@ -338,6 +339,58 @@ def test_training_ends_at_its_target_when_asked_to(tiny: Dataset) -> None:
     assert stopped.epochs[-1].validation_accuracy >= 0.3
     assert all(epoch.validation_accuracy < 0.3 for epoch in stopped.epochs[:-1])
     assert record.target_seconds == pytest.approx(sum(epoch.seconds for epoch in stopped.epochs))
+
+
+def stopping_run(data: Dataset, model: str, weights: Weights | None) -> Run:
+    """A run that stops early, as its learning rate is so high that its validation loss soon rises."""
+    recipe = Recipe(epochs=12, batch_size=20, lr=0.3 if weights else 0.003, validation_size=40, early_stopping=2)
+    about = {"weights": weights.label, "weights_sha256": weights.sha256} if weights else {}
+    return run_of(data, model, recipe=recipe, **about)
+
+
+@pytest.mark.parametrize("kind", ["whole model", "head on features"])
+def test_early_stopping_keeps_the_best_epoch_also_after_an_interruption(
+    kind: str, tiny: Dataset, pretrained: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    weights = pretrained if kind == "head on features" else None
+    data, model = (few(tiny, 100), "mobilenet") if weights else (tiny, "cnn")
+    run, inputs = stopping_run(data, model, weights), Inputs(data, weights)
+
+    whole = execute(run, inputs, LocalContext())
+
+    record = whole.measured
+    losses = [epoch.validation_loss for epoch in whole.epochs]
+    assert record.status is Status.OK, record.reason
+    assert record.epochs_done == len(losses) < 12
+    assert losses[record.best_epoch - 1] == min(losses)
+    assert record.epochs_done == record.best_epoch + 2
+    assert record.validation_accuracy == whole.epochs[record.best_epoch - 1].validation_accuracy
+    assert record.train_images_per_second == pytest.approx(
+        record.images_per_epoch * record.epochs_done / record.train_seconds
+    )
+
+    # the model is the one that as many epochs as the best give, so also the one that is exported
+    fewer = run.recipe.model_copy(update={"epochs": record.best_epoch, "early_stopping": None})
+    about = {"weights": run.weights, "weights_sha256": run.weights_sha256}
+    plain = execute(run_of(data, model, recipe=fewer, **about), inputs, LocalContext())
+    assert plain.measured.model_sha256 == record.model_sha256
+    assert plain.measured.predictions_sha256 == record.predictions_sha256
+    assert plain.measured.best_epoch is None
+
+    class Interrupted(LocalContext):
+        def save(self, run_id: str, state: bytes) -> None:
+            super().save(run_id, state)
+            if len(self.progress) and self.progress[-1].epoch == record.best_epoch + 1:  # the best is behind it
+                raise KeyboardInterrupt
+
+    torn, resumed = Interrupted(), LocalContext()
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, inputs, torn)
+    resumed.saved = torn.saved
+    again = execute(run, inputs, resumed).measured
+    assert again.model_sha256 == record.model_sha256
+    assert (again.best_epoch, again.epochs_done) == (record.best_epoch, record.epochs_done)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,14 +22,15 @@ from bench.learning import evaluation, training
 from bench.learning.context import LocalContext
 from bench.learning.data.datasets import Dataset
 from bench.learning.data.preprocessing import DeviceSplit, Preprocessor
-from bench.learning.evaluation import evaluate
+from bench.learning.evaluation import Evaluation, evaluate
 from bench.learning.execute import Inputs, execute
+from bench.learning.fit_state import EpochResult, FitState
 from bench.learning.models.architecture import ModelSpec
 from bench.learning.models.build import build
 from bench.learning.models.cnn import CNN
 from bench.learning.models.weights import Weights
-from bench.learning.training import DivergedError, FitState, batches_of, epoch_order, fit, on_features, on_images
-from bench.spec import Job, Outcome, Progress, Recipe
+from bench.learning.training import DivergedError, batches_of, epoch_order, fit, on_features, on_images
+from bench.spec import Job, Outcome, Predictions, Progress, Recipe
 
 pytestmark = pytest.mark.heavy
 
@@ -303,6 +304,72 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits(
     assert resumed_state.seconds > max(epoch.seconds for epoch in resumed_state.epochs)
 
 
+# --- early stopping -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "stops_after", "best"),
+    [
+        ([3.0, 2.0, 1.0], 1, None, 3),
+        ([3.0, 2.0, 2.5, 2.4], 2, 4, 2),
+        ([3.0, 2.0, 2.5, 1.9], 2, None, 4),
+        ([1.0, 1.0], 1, 2, 1),  # as low is not lower
+        ([1.0, 2.0, 0.5, 0.6, 0.7, 0.8], 3, 6, 3),
+        ([2.0, float("nan"), 1.0, float("inf")], 1, 2, 1),
+        ([float("nan"), float("nan")], 2, 2, 0),
+        ([3.0, 4.0, 5.0, 6.0], None, None, 1),
+    ],
+)
+def test_training_stops_after_so_many_epochs_without_a_lower_loss(
+    losses: list[float], patience: int | None, stops_after: int | None, best: int
+) -> None:
+    state, stopped = FitState(), None
+    for epoch, loss in enumerate(losses, start=1):
+        state.epochs.append(EpochResult(1.0, 0.5, 1.0, 1.0, 0.5, loss))
+        if stopped is None and state.has_stalled(patience):
+            stopped = epoch
+            break
+
+    assert (stopped, state.best) == (stops_after, best)
+
+
+def validation(losses: list[float]) -> Callable[[], Evaluation]:
+    """A validation whose losses are given, epoch by epoch."""
+    rest = iter(losses)
+    nothing = np.zeros(1, np.int16)
+    return lambda: Evaluation(Predictions(nothing, nothing, np.zeros(1, np.float32)), next(rest), 0.1)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle", "cosine"])
+def test_the_weights_of_the_best_epoch_are_kept_and_schedules_run_over_the_planned_epochs(
+    schedule: Any, tiny: Dataset
+) -> None:
+    recipe = Recipe(epochs=6, schedule=schedule, early_stopping=2, validation_size=1)
+    seen: list[dict[str, Tensor]] = []
+
+    def fitted(recipe: Recipe, losses: list[float]) -> tuple[dict[str, Tensor], FitState]:
+        model = build(SPEC, 10, None, 0)
+        validate = validation(losses)
+
+        def look() -> Evaluation:
+            seen.append(weights_after(model))
+            return validate()
+
+        trainee = on_images(model, SPEC, some(tiny, 100), "eval")
+        state = fit(trainee, recipe, seed=0, run_id="a", context=LocalContext(), validate=look)
+        return weights_after(model), state
+
+    kept, state = fitted(recipe, [3.0, 1.0, 1.5, 2.0])
+    by_epoch = list(seen)
+    seen.clear()
+    fitted(recipe.model_copy(update={"early_stopping": None}), [3.0, 1.0, 1.5, 2.0, 2.5, 3.0])
+
+    assert (len(state.epochs), state.best) == (4, 2)
+    assert_same(kept, by_epoch[1])
+    for stopped, planned in zip(by_epoch, seen[:4], strict=True):
+        assert_same(stopped, planned)
+
+
 def test_a_state_of_another_run_is_not_taken(tiny: Dataset) -> None:
     data, recipe = some(tiny, 100), Recipe(epochs=2)
     context = LocalContext()
@@ -503,7 +570,7 @@ def dropped_units(context: Any, tiny: Dataset) -> Tensor:
 
 
 def run_of_tiny(dataset: Dataset, **fields: Any) -> Any:
-    return Job(model="cnn", dataset=dataset.info, recipe=Recipe(epochs=2), **fields).runs()[0]
+    return Job(model="cnn", dataset=dataset.info, **{"recipe": Recipe(epochs=2), **fields}).runs()[0]
 
 
 def two_workers_do(rank: int, folder: str, tiny: Dataset) -> None:
@@ -535,6 +602,14 @@ def two_workers_do(rank: int, folder: str, tiny: Dataset) -> None:
     next_worker = Worker(rank, saved={"a": states[0][0]})
     fit_images(resumed, SPEC, some(tiny, 151), Recipe(epochs=2), seed=0, run_id="a", context=next_worker)
     found["resumed"] = (weights_after(whole), weights_after(resumed))
+
+    stopping = Recipe(epochs=6, lr=0.01, batch_size=20, validation_size=40, early_stopping=1)
+    early = Worker(rank)
+    found["stopped"] = execute(run_of_tiny(tiny, workers=2, recipe=stopping), Inputs(tiny, None), early)
+    states = [early.states]
+    torch.distributed.broadcast_object_list(states, src=0)
+    run = run_of_tiny(tiny, workers=2, recipe=stopping)
+    found["stopped later"] = execute(run, Inputs(tiny, None), Worker(rank, saved={run.id: states[0][-1]}))
 
     outcome = execute(run_of_tiny(tiny, workers=2), Inputs(tiny, None), Worker(rank))
     found["outcome"] = outcome
@@ -607,6 +682,16 @@ def test_workers_evaluate_every_image_once_with_the_same_result(
 def test_two_workers_that_were_interrupted_go_on_to_the_same_bits(two_workers: list[dict[Any, Any]]) -> None:
     for found in two_workers:
         assert_same(*found["resumed"])
+
+
+def test_two_workers_that_stop_early_keep_the_same_epoch(two_workers: list[dict[Any, Any]]) -> None:
+    measured = [found[name].measured for found in two_workers for name in ("stopped", "stopped later")]
+    first = measured[0]
+
+    assert [each.status for each in measured] == ["ok"] * 4, first.reason
+    assert first.epochs_done == first.best_epoch + 1 < 6
+    for name in ("model_sha256", "predictions_sha256", "best_epoch", "epochs_done", "validation_accuracy"):
+        assert {getattr(each, name) for each in measured} == {getattr(first, name)}, name
 
 
 def test_a_run_of_two_workers_has_one_outcome(two_workers: list[dict[Any, Any]]) -> None:

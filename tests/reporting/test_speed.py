@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.reporting.speed import Speed, summarise
-from bench.spec import Timing
+from bench.reporting.speed import Speed, speeds_of, summarise
+from bench.reporting.store import Store
+from bench.spec import Record, Timing
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SECONDS = st.floats(1e-4, 10)
@@ -64,6 +66,24 @@ def test_more_epochs_share_one_extraction(epochs: int) -> None:
     few, more = (training(rows, number).images_per_second for number in (epochs, epochs + 1))
 
     assert few < more < 50 / 0.002
+
+
+def test_runs_that_stopped_early_share_their_extractions_over_the_epochs_done(
+    tmp_path: Path, make_record: Callable[..., Record]
+) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    records = [make_record(seed=seed, epochs_done=done) for seed, done in enumerate((4, 8))]
+    for record in records:
+        rows = rounds([0.1] * 3, [[0.002]] * 3, [0.01] * 3)
+        store.write_timings(record.run_id, [row.model_copy(update={"run_id": record.run_id}) for row in rows])
+
+    speeds = speeds_of(store, records, {record.run_id for record in records})
+
+    images = 100_000
+    seconds = 2 * images / 250 * 0.1 + (4 + 8) * images / 50 * 0.002
+    assert speeds.training is not None
+    assert speeds.training.images_per_second == pytest.approx(images * (4 + 8) / seconds)
 
 
 def test_a_whole_model_is_timed_as_its_steps() -> None:

@@ -42,6 +42,8 @@ EVERYTHING_ELSE: dict[str, Any] = {
     "epochs_done": 5,
     "images_per_epoch": 500,
     "target_epoch": 3,
+    "early_stopping": 2,
+    "best_epoch": 3,
     "target_seconds": 1.25,
     "validation_seconds": 0.125,
 }

@@ -192,6 +192,16 @@ def test_metrics_are_rows_and_models_are_columns(make_record: Make) -> None:
     assert (rows["Seeds"], rows["Epochs"]) == (["1", "1"], ["5", "5"])
 
 
+def test_epochs_are_those_trained_and_the_one_kept(make_record: Make) -> None:
+    early = {"recipe": Recipe(epochs=30, early_stopping=3, validation_size=100)}
+    records = [make_record(seed=seed, epochs_done=9 + seed, best_epoch=6 + seed, **early) for seed in (0, 1, 2)]
+
+    assert cells(comparison_to_read(only(records[:1])))["Epochs"] == ["9, kept 6"]
+    assert cells(comparison_to_read(only(records)))["Epochs"] == ["10 (9 to 11), kept 7 (6 to 8)"]
+    table = runs_table(records)
+    assert [row[list(table.headers).index("Epochs")].text for row in table.rows] == ["9", "10", "11"]
+
+
 def test_several_seeds_show_their_mean_with_its_interval_and_other_figures_their_range(make_record: Make) -> None:
     records = [
         make_record(seed=seed, test_accuracy=value, train_seconds=10 + seed)

@@ -114,9 +114,13 @@ def _as_bytes(images: NDArray[Any], where: str, notes: list[str]) -> NDArray[np.
     if images.size and not np.isfinite(images).all():
         raise UserError(f"{where} images have values that are not finite; whole numbers from 0 to 255 are needed")
     low, high = (float(images.min()), float(images.max())) if images.size else (0.0, 0.0)
-    scale = 255.0 if images.dtype.kind == "f" and low >= 0 and high <= 1 else 1.0
-    rounded = np.rint(images * scale)
-    whole = bool(np.allclose(rounded, images * scale, atol=1e-2))
+    scale, tolerance = 1.0, 1e-2
+    if images.dtype.kind == "f" and low >= 0 and high <= 1:
+        scale = 255.0
+        tolerance = max(tolerance, 255 * float(np.finfo(images.dtype).eps))  # of float16, steps of 1/255 are coarse
+    scaled = images.astype(np.result_type(images.dtype, np.float32), copy=False) * scale
+    rounded = np.rint(scaled)
+    whole = bool(np.allclose(rounded, scaled, atol=tolerance))
     if low < 0 or high > 255 or not whole:
         hint = "leave the normalisation out" if images.dtype.kind == "f" else "scale them to 8 bits"
         raise UserError(

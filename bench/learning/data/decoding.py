@@ -3,7 +3,8 @@
 Files in the cache folder (``BENCH_CACHE``), where W, H and C are width, height and channels:
 
 decoded/KEY.json                metadata of each file in a list: SHA-256, width, height, colour, error
-decoded/DIGEST-WxHxC-vN.npy     their pixels, uint8 [pictures, channels, height, width]; N is VERSION
+decoded/DIGEST-WxHxC-vN.npy     their pixels, uint8 [pictures, channels, height, width]; N is VERSION; of pictures
+                                with more than 8 bits the name also tells which pixel value is white
 
 BENCH_DECODED_GB limits the size of all these arrays (default 20). Pictures that exceed it are kept in memory up to
 BENCH_MEMORY_GB (default: half of the available memory), and beyond that are decoded whenever they are read.
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -21,21 +21,22 @@ import multiprocessing
 import operator
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import filelock
 import numpy as np
 import psutil
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from bench.learning import cache
+from bench.learning.data.depth import Largest, White, is_deep, largest_of, white_of
+from bench.learning.data.pixels import PictureError, is_grey, load, open_picture, orientation, pixels_of, quiet
 
-VERSION = 1
+VERSION = 2
 """The version of the decoder. Increase it when its output changes, so that older cached arrays are ignored."""
 DEFAULT_LIMIT_GB = 20.0
 """The default limit on the total size of the cached arrays, in 10^9 bytes; BENCH_DECODED_GB overrides it."""
@@ -51,18 +52,6 @@ LARGEST_NATIVE = 96
 """Pictures of one common size keep it if neither side is longer than this, in pixels; all others are resized."""
 
 
-class PictureError(Exception):
-    """The error for a file that is not a picture, or is damaged."""
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Suppress Pillow's warnings, about odd palettes and metadata, while pictures are read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 @dataclass(frozen=True)
 class Seen:
     """Metadata of a picture file. Width and height, in pixels, are those after its Exif orientation is applied."""
@@ -75,74 +64,10 @@ class Seen:
     """True if the file's colour mode allows colour, even if every pixel is grey."""
     problem: str | None = None
     """The reason why the file cannot be read; None if it can."""
-
-
-def open_picture(content: bytes) -> Image.Image:
-    """Open the picture in a file's bytes without decoding its pixels.
-
-    Raises:
-        PictureError: the bytes are not a picture, or its header is damaged.
-    """
-    try:
-        return Image.open(io.BytesIO(content))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise PictureError("not a picture" if isinstance(error, UnidentifiedImageError) else str(error)) from None
-
-
-def pixels_of(picture: Image.Image, *, colour: bool, size: int | None) -> NDArray[np.uint8]:
-    """Decode a picture to uint8 [channels, height, width], upright, with transparent areas on a white background.
-
-    Args:
-        picture: the open picture, its pixels not decoded yet.
-        colour: True for 3 channels (RGB), False for 1 (grey).
-        size: height and width in pixels: the centre square is cropped and resized to them; None does neither.
-
-    Raises:
-        PictureError: the file is damaged.
-    """
-    try:
-        if size is not None and picture.format == "JPEG":
-            picture.draft(None, (2 * size, 2 * size))  # lets the JPEG decoder scale by 1/2, 1/4 or 1/8
-        flat = _flat(ImageOps.exif_transpose(picture) if _orientation(picture) > 1 else picture, colour=colour)
-        if size is not None and flat.size != (size, size):
-            flat = ImageOps.fit(flat, (size, size), Image.Resampling.BILINEAR)
-        pixels = np.asarray(flat, dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise PictureError(str(error) or "it ends too early") from None
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def _flat(picture: Image.Image, *, colour: bool) -> Image.Image:
-    """Convert a picture to Pillow's mode 'RGB' or 'L': 8 bits per channel, without transparency."""
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture, dtype=np.float32)
-        picture = Image.fromarray(np.rint(values * (255 / _most(values, picture.mode))).clip(0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    if not colour and picture.mode not in ("1", "L"):
-        picture = picture.convert("RGB")  # so that palette indices become colours before grey
-    wanted = "RGB" if colour else "L"
-    return picture if picture.mode == wanted else picture.convert(wanted)
-
-
-def _orientation(picture: Image.Image) -> int:
-    """Return the Exif orientation (tag 0x0112): 1 is upright, 5 to 8 swap width and height."""
-    if picture.format == "JPEG" and "exif" not in picture.info:  # getexif() would take half as long as decoding
-        return 1
-    return int(picture.getexif().get(0x0112, 1))
-
-
-def _most(values: NDArray[np.float32], mode: str) -> float:
-    """Return the pixel value that stands for white.
-
-    It is the first of 255, 4095 and 65535 (8, 12 and 16 bits) that no value exceeds, or else the largest value; it is 1
-    for float pictures (mode 'F') without values above 1.
-    """
-    most = float(values.max()) if values.size else 0.0
-    if mode == "F" and most <= 1:
-        return 1.0
-    return next((float(2**bits - 1) for bits in (8, 12, 16) if most <= 2**bits - 1), most)
+    largest: float | None = None
+    """The largest pixel value, if they have more than 8 bits; None if not, or before they are decoded."""
+    floating: bool = False
+    """True if the pixel values are floats."""
 
 
 def look(picture: Image.Image, content: bytes) -> Seen:
@@ -152,13 +77,12 @@ def look(picture: Image.Image, content: bytes) -> Seen:
         PictureError: the picture's metadata are damaged.
     """
     try:
-        turned = _orientation(picture) >= 5
+        turned = orientation(picture) >= 5
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise PictureError(str(error)) from None
     width, height = picture.size
-    grey = picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I")
     size = (height, width) if turned else (width, height)
-    return Seen(hashlib.sha256(content).hexdigest(), *size, colour=not grey)
+    return Seen(hashlib.sha256(content).hexdigest(), *size, colour=not is_grey(picture))
 
 
 @dataclass(frozen=True)
@@ -176,6 +100,8 @@ class _Chunk:
     """The height and width to resize to, in pixels; None does not resize."""
     native: tuple[int, int] | None = None
     """The (width, height) that a picture must have to be written; None accepts all."""
+    white: White | None = None
+    """The white of pictures of more than 8 bits, which without it are not written."""
 
 
 def _read(chunk: _Chunk) -> list[Seen]:
@@ -193,10 +119,14 @@ def _read(chunk: _Chunk) -> list[Seen]:
                 picture = open_picture(content)
                 about = look(picture, content)
                 fits = about.colour <= chunk.colour and chunk.native in (None, (about.width, about.height))
-                if out is None:
+                if chunk.white is None and is_deep(picture):
+                    load(picture)
+                    most = largest_of(picture)
+                    about = replace(about, largest=most.value, floating=most.floating)
+                elif out is None:
                     pixels_of(picture, colour=False, size=_CHECKED)  # only decoding shows that a file is damaged
                 elif fits:
-                    out[place] = pixels_of(picture, colour=chunk.colour, size=chunk.size)
+                    out[place] = pixels_of(picture, colour=chunk.colour, size=chunk.size, white=chunk.white)
             except (OSError, ValueError, TypeError, PictureError) as error:
                 reason = getattr(error, "strerror", None) or str(error) or "it ends too early"
                 about = Seen("", problem=reason)
@@ -235,6 +165,8 @@ class PictureList:
 
     files: tuple[str, ...]
     seen: tuple[Seen, ...]
+    data_white: White | None = None
+    """The white of the data set that the list is a part of; None if the list is all of it."""
 
     @property
     def digest(self) -> str:
@@ -251,6 +183,16 @@ class PictureList:
     def colour(self) -> bool:
         """Return whether any picture may have colour."""
         return any(each.colour for each in self.seen)
+
+    @property
+    def largest(self) -> list[Largest]:
+        """Return the largest values of the pictures with more than 8 bits."""
+        return [Largest(each.largest, each.floating) for each in self.seen if each.largest is not None]
+
+    @property
+    def white(self) -> White | None:
+        """Return the white of the pictures with more than 8 bits; None if there are none."""
+        return self.data_white or white_of(self.largest)
 
     @property
     def usual_size(self) -> int:
@@ -275,13 +217,13 @@ class PictureList:
         def write(array: str) -> None:
             with Pool() as pool:
                 read = itertools.chain.from_iterable(
-                    pool.read(_chunks(self.files, array=array, colour=colour, size=size))
+                    pool.read(_chunks(self.files, array=array, colour=colour, size=size, white=self.white))
                 )
                 for file, before, now in zip(self.files, self.seen, read, strict=True):
                     if now.problem or now.sha256 != before.sha256:
                         raise PictureError(f"{file}: {now.problem or 'its contents have changed'}")
 
-        return _kept(_name(self.digest, shape), shape, write)
+        return _kept(_name(self.digest, shape, self.white), shape, write)
 
 
 def see(names: Sequence[str], pool: Pool, *, decode: bool) -> PictureList:
@@ -309,7 +251,8 @@ def see(names: Sequence[str], pool: Pool, *, decode: bool) -> PictureList:
             if _has_room(folder, shape):
                 array = _new_array(folder, shape)
                 pictures = _see(names, pool, array=str(array), colour=colour, size=None, native=native)
-                if pictures.native == native and pictures.colour == colour and not _problems(pictures):
+                written = not _problems(pictures) and not pictures.largest
+                if written and pictures.native == native and pictures.colour == colour:
                     array.replace(folder / _name(pictures.digest, shape))
                 array.unlink(missing_ok=True)
         except OSError:  # the cache cannot be written: decode the pictures when they are needed
@@ -355,17 +298,21 @@ def _guess(names: Sequence[str]) -> tuple[tuple[int, int] | None, bool]:
     try:
         contents = [Path(name).read_bytes() for name in names[::step]]
         with quiet():
-            sample = [look(open_picture(content), content) for content in contents]
+            opened = [open_picture(content) for content in contents]
+            sample = [look(picture, content) for picture, content in zip(opened, contents, strict=True)]
     except (OSError, PictureError):
+        return None, False
+    if any(map(is_deep, opened)):  # how they are scaled is known only when all were read
         return None, False
     pictures = PictureList(tuple(names[::step]), tuple(sample))
     return pictures.native, pictures.colour
 
 
-def _name(digest: str, shape: tuple[int, ...]) -> str:
-    """Return the name of the file that keeps pictures of these contents and this shape."""
+def _name(digest: str, shape: tuple[int, ...], white: White | None = None) -> str:
+    """Return the name of the file that keeps pictures of these contents and this shape, scaled by this white."""
     _, channels, height, width = shape
-    return f"{digest[:32]}-{width}x{height}x{channels}-v{VERSION}.npy"
+    scaled = f"-{white}" if white else ""
+    return f"{digest[:32]}-{width}x{height}x{channels}{scaled}-v{VERSION}.npy"
 
 
 def _has_room(folder: Path, shape: tuple[int, ...]) -> bool:

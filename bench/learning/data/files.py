@@ -18,8 +18,10 @@ from bench.errors import UserError
 from bench.learning.data import pictures
 from bench.learning.data.arrays import dataset_of
 from bench.learning.data.dataset import Dataset, Reading, Split, digest
-from bench.learning.data.decoding import LARGEST_NATIVE, PictureError, PictureList, Pool, see
-from bench.learning.data.streaming import Streamed
+from bench.learning.data.decoding import LARGEST_NATIVE, PictureList, Pool, see
+from bench.learning.data.depth import white_of
+from bench.learning.data.pixels import PictureError
+from bench.learning.data.streaming import pixels_or_stream, stream
 
 TRAIN = ("train", "training", "trn")
 TEST = ("test", "testing", "tst")
@@ -38,6 +40,8 @@ class _Labelled:
     files: list[str]
     """The path of each."""
     classes: list[str]
+    passed_over: list[str]
+    """The paths of pictures in formats that are not read."""
 
 
 def folder(path: str) -> Read:
@@ -51,7 +55,9 @@ def folder(path: str) -> Read:
         root = Path(path).expanduser()
         if not root.is_dir():
             raise UserError(f"--dataset folder:{path}: there is no folder {root}")
-        splits = {entry.name.lower(): entry for entry in sorted(root.iterdir()) if entry.is_dir()}
+        where = f"--dataset folder:{path}"
+        folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+        splits = {entry.name.lower(): entry for entry in folders if _is_split(entry)}
         train, test, validation = (
             next((splits[name] for name in names if name in splits), None) for names in (TRAIN, TEST, VALIDATION)
         )
@@ -61,42 +67,81 @@ def folder(path: str) -> Read:
         test = test or validation
         name = f"folder:{root.resolve().name}"
         if train is not None and test is not None:
-            parts = [_labelled(train, f"--dataset folder:{path}"), _labelled(test, f"--dataset folder:{path}")]
-            return _from_pictures(name, parts[0], parts[1], reading, notes)
-        if train is not None or test is not None:
-            other = train or test
-            raise UserError(
-                f"--dataset folder:{path} has {other.name if other else ''}/ but not the other split; it needs both "
-                "train/ and test/ (or val/), or neither and a sub-folder for each class"
-            )
-        return _from_pictures(name, _labelled(root, f"--dataset folder:{path}"), None, reading, notes)
+            return _from_pictures(name, _labelled(train, where), _labelled(test, where), reading, notes)
+        _check_classes(where, folders, train or test)
+        return _from_pictures(name, _labelled(root, where), None, reading, notes)
 
     return load
+
+
+def _is_split(folder: Path) -> bool:
+    """Return whether a folder is named like a split and has sub-folders with pictures."""
+    return folder.name.lower() in TRAIN + TEST + VALIDATION and any(
+        _has_pictures(inside) for inside in folder.iterdir() if inside.is_dir() and not inside.name.startswith(".")
+    )
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(name.lower().endswith(pictures.ENDINGS) for _, _, names in os.walk(folder) for name in names)
+
+
+def _check_classes(where: str, folders: Sequence[Path], split: Path | None) -> None:
+    """Refuse to take folders as classes that may be meant as splits.
+
+    Args:
+        where: the option, with its value.
+        folders: the folders that would be the classes.
+        split: one of them that has sub-folders with pictures and is named like a split, if there is one.
+
+    Raises:
+        UserError: there is such a split, or more than one folder, or all of them, are named like splits.
+    """
+    needed = "it needs train/ and test/ (or val/) with a sub-folder for each class, or only a folder for each class"
+    flat = [
+        folder.name + "/"
+        for folder in folders
+        if folder.name.lower() in TRAIN + TEST + VALIDATION and folder != split and _has_pictures(folder)
+    ]
+    listed = " and ".join(flat)
+    without = f"{listed} with pictures but no sub-folders for the classes"
+    if split is not None:
+        but = f"and {without}" if flat else "but not the other split"
+        raise UserError(f"{where} has {split.name}/ {but}; {needed}")
+    others = [folder for folder in folders if folder.name + "/" not in flat and _has_pictures(folder)]
+    if len(flat) > 1 or (flat and not others):
+        raise UserError(f"{where} has {without}; {needed}")
 
 
 def _labelled(root: Path, where: str) -> _Labelled:
     files: list[str] = []
     classes: list[str] = []
+    unread: list[str] = []
     for entry in sorted(root.iterdir()):
         if entry.is_dir() and not entry.name.startswith("."):
-            inside = _pictures_in(entry)
+            inside, others = _pictures_in(entry)
             files += inside
+            unread += others
             classes += [entry.name] * len(inside)
     if not files:
         raise UserError(f"{where}: {root} has no sub-folders with pictures; it needs one for each class")
-    return _Labelled(files, classes)
+    return _Labelled(files, classes, unread)
 
 
-def _pictures_in(folder: Path) -> list[str]:
-    """Return the paths of the picture files in a folder and all that it holds, sorted; hidden files are left out."""
-    endings = tuple(pictures.ENDINGS)
+def _pictures_in(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the paths of (the picture files, those in formats that are not read) in a folder and all that it holds.
+
+    They are sorted; hidden files are left out.
+    """
+    both = pictures.ENDINGS + pictures.NOT_READ
     found = [
         f"{inside}{os.sep}{name}"
         for inside, _, names in os.walk(folder)
         for name in names
-        if not name.startswith(".") and name.lower().endswith(endings)
+        if not name.startswith(".") and name.lower().endswith(both)
     ]
-    return sorted(found, key=lambda path: path.split(os.sep))  # noqa: PTH206 - Paths would take three times as long
+    found.sort(key=lambda path: path.split(os.sep))  # noqa: PTH206 - Paths would take three times as long
+    unread = [path for path in found if path.lower().endswith(pictures.NOT_READ)]
+    return ([path for path in found if not path.lower().endswith(pictures.NOT_READ)] if unread else found), unread
 
 
 def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading: Reading, notes: list[str]) -> Dataset:
@@ -108,6 +153,9 @@ def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading:
     with Pool() as pool:
         given = [part for part in (train, test) if part is not None]
         parts = [_readable(name, part, pool, reading, notes, whole=test is not None) for part in given]
+    unread = [Path(path).name for part in given for path in part.passed_over]
+    if unread:
+        notes.append(pictures.describe_passed_over(unread))
     names = tuple(sorted(set(parts[0][1])))
     if len(names) < 2:
         only = f"one class only ({names[0]})" if names else "no picture that can be read"
@@ -129,12 +177,14 @@ def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading:
     untested = sorted(set(range(len(names))) - set(labels[1].tolist()))
     if untested:
         notes.append(f"no test picture has the class {names[untested[0]]!r}, so its accuracy is not measured")
+    white = white_of([largest for each in lists for largest in each.largest])
+    lists = [replace(each, data_white=white) for each in lists]
     colour = any(each.colour for each in lists)
     native = lists[0].native if lists[0].native == lists[1].native else None
 
     def read(size: int | None) -> tuple[Split, Split]:
         try:
-            train, test = (_decoded(each, size, colour=colour) for each in lists)
+            train, test = (pixels_or_stream(each, size, colour=colour) for each in lists)
         except PictureError as error:
             raise UserError(f"{name}: a picture is damaged, or changed after it was checked: {error}") from None
         return Split(train, labels[0]), Split(test, labels[1])
@@ -143,9 +193,10 @@ def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading:
         first = read(None)
     else:  # nothing is decoded before a model says at which size
         usual = min(lists[0].usual_size, LARGEST_NATIVE)
-        streams = [_streamed(each, usual, colour=colour) for each in lists]
+        streams = [stream(each, usual, colour=colour) for each in lists]
         first = Split(streams[0], labels[0]), Split(streams[1], labels[1])
     about = [*(each.digest for each in lists), *(_digest(each) for each in labels), *names]
+    about += [str(white)] if white else []  # with another version's scaling it would be another data set
     return Dataset(
         name=name,
         sha256=digest(about),
@@ -155,18 +206,6 @@ def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading:
         note=f"{name}: {'; '.join(notes)}" if notes else None,
         resize=None if native else read,
     )
-
-
-def _decoded(pictures: PictureList, size: int | None, *, colour: bool) -> NDArray[np.uint8] | Streamed:
-    """Return the pictures decoded, or to be decoded whenever they are read if there is no room for that."""
-    decoded = pictures.decode(size, colour=colour)
-    return _streamed(pictures, size, colour=colour) if decoded is None else decoded
-
-
-def _streamed(pictures: PictureList, size: int | None, *, colour: bool) -> Streamed:
-    width, height = (size, size) if size is not None else pictures.native or (0, 0)
-    digests = tuple(each.sha256 for each in pictures.seen)
-    return Streamed(pictures.files, digests, (height, width), size is not None, colour)
 
 
 def _digest(labels: NDArray[np.int64]) -> str:
@@ -300,6 +339,12 @@ def csv(path: str) -> Read:
             raise UserError(f"--dataset csv:{path}: {file} is not a table of numbers: {error}") from None
         labelled = [place for place, cell in enumerate(header) if cell in ("label", "class", "target", "y")]
         column = labelled[0] if named and labelled else 0
+        notes = []
+        if not named:
+            notes.append("it has no header, so its first column is taken as the label")
+        elif not labelled:
+            first = str(table.columns[0])
+            notes.append(f"no column is called label, class, target or y, so the first ({first}) is taken as the label")
         labels = table.iloc[:, column].to_numpy()
         pixels = table.drop(columns=table.columns[column]).to_numpy()
         side = round(pixels.shape[1] ** 0.5)
@@ -308,7 +353,7 @@ def csv(path: str) -> Read:
                 f"--dataset csv:{path} has {pixels.shape[1]} columns beside the label; it needs one for each pixel of "
                 "a square image, for example 784 for 28 x 28"
             )
-        return _split(f"csv:{file.stem}", pixels.reshape(-1, side, side), labels, reading)
+        return _split(f"csv:{file.stem}", pixels.reshape(-1, side, side), labels, reading, notes)
 
     return load
 
@@ -320,14 +365,20 @@ def _file(path: str, kind: str) -> Path:
     return file
 
 
-def _split(name: str, images: NDArray[Any], labels: NDArray[Any], reading: Reading) -> Dataset:
-    """Return the data set of images that have no test split, with a stratified one drawn from them."""
+def _split(
+    name: str, images: NDArray[Any], labels: NDArray[Any], reading: Reading, notes: Sequence[str] = ()
+) -> Dataset:
+    """Return the data set of images that have no test split, with a stratified one drawn from them.
+
+    ``notes`` are for the user, beside those about the arrays.
+    """
     whole = dataset_of(name, (images, labels), (images, labels))
     pixels, numbers = whole.train.array, whole.train.labels
     is_test = _drawn([digest([image.tobytes().hex()]) for image in pixels], numbers, reading.test_fraction)
     parts = ((pixels[~is_test], numbers[~is_test]), (pixels[is_test], numbers[is_test]))
     drawn = f"{int(is_test.sum()):,} images were drawn as the test split, always the same (--test-fraction)"
-    note = f"{whole.note}; {drawn}" if whole.note else f"{name}: {drawn}"
+    arrays = [whole.note.removeprefix(f"{name}: ")] if whole.note else []
+    note = f"{name}: {'; '.join([*notes, *arrays, drawn])}"
     return replace(dataset_of(name, *parts, whole.class_names), note=note)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from bench.errors import UserError, first_line, unknown
 from bench.learning import cache
 from bench.learning.data.arrays import dataset_of
 from bench.learning.data.dataset import Dataset, Reading, Split, digest
-from bench.learning.data.decoding import LARGEST_NATIVE, PictureError, pixels_of, quiet
+from bench.learning.data.decoding import LARGEST_NATIVE
+from bench.learning.data.depth import White, is_deep, largest_of, white_of
+from bench.learning.data.pixels import PictureError, is_grey, pixels_of, quiet
 
 Options = dict[str, Any]
 
@@ -97,7 +99,26 @@ def _open(name: str, root: Path, options: Options, *, download: bool) -> Any:
         ) from None
 
 
-def _decoded(source: Any, size: int | None, *, colour: bool) -> NDArray[np.uint8]:
+def _white(splits: Sequence[Any]) -> White | None:
+    """Return the white of all pictures with more than 8 bits; None if there are none among them.
+
+    Raises:
+        UserError: a picture is damaged, or has values that are not finite numbers.
+    """
+    largest = []
+    for split in splits:
+        for place in range(len(split)):
+            try:
+                with quiet():
+                    picture = split[place][0]
+                    if is_deep(picture):
+                        largest.append(largest_of(picture))
+            except (OSError, ValueError, SyntaxError) as error:
+                raise UserError(f"picture {place:,} of the data set cannot be read: {error}") from None
+    return white_of(largest)
+
+
+def _decoded(source: Any, size: int | None, *, colour: bool, white: White | None) -> NDArray[np.uint8]:
     """Return the pictures of a split, decoded one by one, uint8 [pictures, channels, height, width].
 
     They are not cached: nothing but their contents, which only decoding shows, would tell when they have changed.
@@ -106,11 +127,11 @@ def _decoded(source: Any, size: int | None, *, colour: bool) -> NDArray[np.uint8
         UserError: a picture is damaged, or has another size than the first, which without ``size`` all need.
     """
     with quiet():
-        first = pixels_of(source[0][0], colour=colour, size=size)
+        first = pixels_of(source[0][0], colour=colour, size=size, white=white)
         pixels = np.empty((len(source), *first.shape), dtype=np.uint8)
         for place in range(len(source)):
             try:
-                pixels[place] = pixels_of(source[place][0], colour=colour, size=size)
+                pixels[place] = pixels_of(source[place][0], colour=colour, size=size, white=white)
             except (PictureError, ValueError) as error:
                 raise UserError(f"picture {place:,} of the data set cannot be read: {error}") from None
     return pixels
@@ -133,10 +154,11 @@ def dataset_from(name: str, train: Any, test: Any) -> Dataset:
     ]
     sample = [train[place][0] for place in range(0, len(train), max(1, len(train) // 64))]
     sizes = {picture.size for picture in sample}
-    colour = any(picture.mode not in ("1", "L") for picture in sample)
+    colour = not all(is_grey(picture) for picture in sample)
+    white = _white((train, test)) if any(is_deep(picture) for picture in sample) else None
 
     def read(size: int | None) -> tuple[Split, Split]:
-        parts = [_decoded(split, size, colour=colour) for split in (train, test)]
+        parts = [_decoded(split, size, colour=colour, white=white) for split in (train, test)]
         return Split(parts[0], labels[0]), Split(parts[1], labels[1])
 
     native = len(sizes) == 1 and max(next(iter(sizes))) <= LARGEST_NATIVE

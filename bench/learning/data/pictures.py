@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from bench.errors import UserError
-
-T = TypeVar("T")
+from bench.learning.data.decoding import PictureList, Pool, see
+from bench.learning.data.depth import White
+from bench.learning.data.pixels import PictureError, open_picture, quiet, upright
+from bench.learning.data.streaming import Streamed, pixels_or_stream
 
 Redraw = Callable[[Image.Image | NDArray[np.uint8]], NDArray[np.uint8] | None]
 """A function that redraws a picture to look like the training images: uint8 [height, width]; None if it is blank."""
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-"""The file endings of pictures; other files are ignored."""
+ENDINGS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+"""The file endings of pictures that are read."""
+NOT_READ = (
+    *(".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jxr", ".svg", ".svgz", ".eps", ".psd", ".xcf", ".kra"),
+    *(".ico", ".icns", ".cur", ".tga", ".dds", ".pcx", ".sgi", ".exr", ".hdr", ".pfm", ".dcm", ".fits", ".qoi"),
+    *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw"),
+)
+"""The file endings of pictures that are passed over, and named to the user; files with other endings are ignored."""
+_MOST_NAMED = 3
+"""The most files that are named in a line."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,8 @@ class Pictures:
     """The pictures' files, sorted by class and name."""
     folders: tuple[str, ...] | None
     """The name of each picture's sub-folder, which is its class; None if the pictures have no labels."""
+    passed_over: tuple[Path, ...] = ()
+    """Pictures in formats that are not read, sorted."""
 
     @property
     def names(self) -> list[str]:
@@ -48,26 +61,37 @@ def find_pictures(root: Path) -> Pictures:
     """
     if not root.is_dir():
         raise UserError(f"--images {root} is not a folder")
-    loose = among(root.iterdir())
-    classes = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    labelled = [(file, folder.name) for folder in classes for file in among(folder.rglob("*"))]
+    entries = list(root.iterdir())
+    classes = sorted(entry for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    inside = {folder.name: list(folder.rglob("*")) for folder in classes}
+    loose = among(entries)
+    labelled = [(file, name) for name, files in inside.items() for file in among(files)]
+    unread = tuple(file for files in (entries, *inside.values()) for file in among(files, NOT_READ))
     if loose and labelled:
         raise UserError(
             f"--images {root}: some pictures lie in sub-folders (as {labelled[0][0].relative_to(root)}) and some "
             f"beside them (as {loose[0].name}); put all into sub-folders named by class, or none"
         )
     if not loose and not labelled:
-        raise UserError(f"--images {root} holds no pictures ({', '.join(ending[1:] for ending in ENDINGS)})")
+        others = f"; {describe_passed_over([file.name for file in unread])}" if unread else ""
+        raise UserError(f"--images {root} holds no pictures ({', '.join(ending[1:] for ending in ENDINGS)}){others}")
     if loose:
-        return Pictures(root, tuple(loose), None)
-    return Pictures(root, tuple(file for file, _ in labelled), tuple(name for _, name in labelled))
+        return Pictures(root, tuple(loose), None, unread)
+    return Pictures(root, tuple(file for file, _ in labelled), tuple(name for _, name in labelled), unread)
 
 
-def among(entries: Iterable[Path]) -> list[Path]:
-    """Return the picture files among ``entries``, sorted; hidden ones are left out."""
+def among(entries: Iterable[Path], endings: tuple[str, ...] = ENDINGS) -> list[Path]:
+    """Return the files among ``entries`` with one of these endings, sorted; hidden ones are left out."""
     return sorted(
-        file for file in entries if file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file()
+        file for file in entries if file.suffix.lower() in endings and not file.name.startswith(".") and file.is_file()
     )
+
+
+def describe_passed_over(names: Sequence[str]) -> str:
+    """Return a line that counts and names pictures in formats that are not read."""
+    named = ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+    count = "1 picture is" if len(names) == 1 else f"{len(names):,} pictures are"
+    return f"{count} passed over, as the format is not read ({named}); convert to JPEG or PNG"
 
 
 def labels_of(pictures: Pictures, class_names: Sequence[str]) -> NDArray[np.int64]:
@@ -100,29 +124,55 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower())
 
 
-def read_pictures(files: Sequence[Path], *, channels: int, input_size: int) -> NDArray[np.uint8]:
-    """Return all pictures as one array: uint8 [pictures, channels, height, width].
-
-    If all pictures have the same size, they keep it; otherwise all are resized to the model's input size. If all are
-    grey, they stay grey: models with three channels take them too.
+def see_pictures(pictures: Pictures) -> PictureList:
+    """Return the pictures with their metadata, ready to be decoded as they are for training.
 
     Raises:
         UserError: a file is not a picture or is damaged.
     """
-    headers = [_opened(file, _header) for file in files]
-    one_size = len({size for size, _ in headers}) == 1
-    colour = channels == 3 and any(is_colour for _, is_colour in headers)
-    target = None if one_size else (input_size, input_size)
-    return np.stack([_opened(file, lambda picture: _pixels(picture, colour=colour, size=target)) for file in files])
+    with Pool() as pool:
+        listed = see([str(file) for file in pictures.files], pool, decode=True)
+    for file, about in zip(listed.files, listed.seen, strict=True):
+        if about.problem:
+            raise UserError(f"cannot read the picture {file}: {about.problem}")
+    return listed
 
 
-def redraw_files(files: Sequence[Path], redraw: Redraw, *, input_size: int) -> tuple[NDArray[np.uint8], int]:
+def read_pictures(listed: PictureList, *, resized: int) -> NDArray[np.uint8] | Streamed:
+    """Return all pictures, uint8 [pictures, channels, height, width], as training reads them.
+
+    Small pictures of one size keep it; all others are cropped and resized. If all are grey, they stay grey: models with
+    three channels take them too.
+
+    Args:
+        listed: the pictures.
+        resized: the height and width, in pixels, that the model's pictures are resized to.
+
+    Raises:
+        UserError: a file has changed meanwhile.
+    """
+    try:
+        return pixels_or_stream(listed, None if listed.native else resized, colour=listed.colour)
+    except PictureError as error:
+        raise UserError(f"a picture changed while it was read: {error}") from None
+
+
+def redraw_files(listed: PictureList, redraw: Redraw, *, input_size: int) -> tuple[NDArray[np.uint8], int]:
     """Read pictures and redraw each; see :func:`redraw_all`.
 
     Raises:
-        UserError: a file is not a picture or is damaged.
+        UserError: a file is damaged.
     """
-    return _stacked([_opened(file, redraw) for file in files], input_size)
+    white = listed.white
+    return _stacked([_redrawn(file, redraw, white) for file in listed.files], input_size)
+
+
+def _redrawn(file: str, redraw: Redraw, white: White | None) -> NDArray[np.uint8] | None:
+    try:
+        with quiet():
+            return redraw(upright(open_picture(Path(file).read_bytes()), white))
+    except (PictureError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read the picture {file}: {str(error) or 'it ends too early'}") from None
 
 
 def redraw_all(
@@ -137,55 +187,3 @@ def _stacked(drawings: Sequence[NDArray[np.uint8] | None], input_size: int) -> t
     black = np.zeros(size, dtype=np.uint8)
     pixels = np.stack([black if drawing is None else drawing for drawing in drawings])[:, None]
     return pixels, sum(drawing is None for drawing in drawings)
-
-
-def _opened(file: Path, read: Callable[[Image.Image], T]) -> T:
-    try:
-        with Image.open(file) as picture:
-            return read(picture)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or "it ends too early"
-        raise UserError(f"cannot read the picture {file}: {reason}") from None
-
-
-def _header(picture: Image.Image) -> tuple[tuple[int, int], bool]:
-    """Return ((width, height), whether the picture may have colour) without reading the pixels."""
-    turned = picture.getexif().get(0x0112, 1) >= 5
-    width, height = picture.size
-    grey = picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;")
-    return ((height, width) if turned else (width, height)), not grey
-
-
-def grey_and_alpha(picture: Image.Image) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Return luma (ITU-R BT.601) and opacity, each [height, width] from 0 to 255; opacity is None if all is opaque."""
-    picture = ImageOps.exif_transpose(picture)  # cameras store the orientation beside the pixels
-    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more: scale by the range of the values
-        values = np.asarray(picture, dtype=np.float32)
-        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-        if picture.mode.startswith("I;16"):
-            low, high = 0.0, 65535.0
-        return (values - low) * (255 / max(high - low, 1e-6)), None
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        alpha = np.asarray(picture.getchannel("A"), dtype=np.float32)
-        grey = np.asarray(picture.convert("RGB").convert("L"), dtype=np.float32)
-        return grey, None if alpha.min() == 255 else alpha
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about palettes with odd transparency
-        return np.asarray(picture.convert("L"), dtype=np.float32), None
-
-
-def _pixels(picture: Image.Image, *, colour: bool, size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """Return uint8 [channels, height, width]; transparent parts are laid on white."""
-    if colour:
-        turned = ImageOps.exif_transpose(picture).convert("RGBA")
-        flat = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned).convert("RGB")
-    else:
-        grey, alpha = grey_and_alpha(picture)
-        if alpha is not None:
-            grey = (255 + (grey - 255) * (alpha / 255)).astype(np.float32)
-        flat = Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
-    if size is not None and flat.size != size:
-        flat = flat.resize(size, Image.Resampling.BILINEAR)
-    pixels = np.asarray(flat, dtype=np.uint8)
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(np.moveaxis(pixels, -1, 0))

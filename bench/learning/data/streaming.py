@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.learning.data.decoding import PictureError, open_picture, pixels_of, usable_cpus
+from bench.learning.data.decoding import PictureList, usable_cpus
+from bench.learning.data.depth import White
+from bench.learning.data.pixels import PictureError, open_picture, pixels_of
 
 _SAMPLE = 512
 """The largest number of pictures that are decoded to measure the rate."""
@@ -40,6 +42,8 @@ class Streamed:
     """False if the files have this size."""
     colour: bool
     """True for 3 channels, False for 1."""
+    white: White | None = None
+    """The white of pictures of more than 8 bits, if there are any."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,9 +95,32 @@ class Streamed:
         if hashlib.sha256(content).hexdigest() != self.digests[place]:
             raise PictureError(f"{file}: its contents have changed since the training began")
         try:
-            return pixels_of(open_picture(content), colour=self.colour, size=self.size[0] if self.resized else None)
+            size = self.size[0] if self.resized else None
+            return pixels_of(open_picture(content), colour=self.colour, size=size, white=self.white)
         except PictureError as error:
             raise PictureError(f"{file}: {error}") from None
+
+
+def pixels_or_stream(pictures: PictureList, size: int | None, *, colour: bool) -> NDArray[np.uint8] | Streamed:
+    """Return the pictures decoded once, or to be decoded whenever they are read if there is no room for all.
+
+    Args:
+        pictures: the files.
+        size: height and width in pixels; None keeps the pictures' common size.
+        colour: True for 3 channels, False for 1.
+
+    Raises:
+        PictureError: a file cannot be read, or its pixels are damaged.
+    """
+    decoded = pictures.decode(size, colour=colour)
+    return stream(pictures, size, colour=colour) if decoded is None else decoded
+
+
+def stream(pictures: PictureList, size: int | None, *, colour: bool) -> Streamed:
+    """Return the pictures, to be decoded whenever they are read; the arguments are those of pixels_or_stream()."""
+    width, height = (size, size) if size is not None else pictures.native or (0, 0)
+    digests = tuple(each.sha256 for each in pictures.seen)
+    return Streamed(pictures.files, digests, (height, width), size is not None, colour, pictures.white)
 
 
 @functools.cache

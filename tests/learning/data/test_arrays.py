@@ -55,7 +55,7 @@ def test_bytes_are_taken_as_they_are() -> None:
     assert found.info.model_dump(exclude={"name", "sha256"}) == {"train_images": 12, "test_images": 12, "classes": 3}
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 def test_floats_from_0_to_1_become_the_bytes_that_they_were(kind: type) -> None:
     every = np.arange(256, dtype=np.uint8).repeat(3).reshape(12, 1, 8, 8)
 
@@ -64,6 +64,14 @@ def test_floats_from_0_to_1_become_the_bytes_that_they_were(kind: type) -> None:
     assert np.array_equal(found.train.images, every)
     assert found.note is not None
     assert "numbers from 0 to 1" in found.note
+
+
+def test_steps_of_1_in_255_are_taken_from_float16_however_they_were_computed() -> None:
+    every = np.arange(256, dtype=np.uint8).repeat(3).reshape(12, 1, 8, 8)
+    step = np.float16(1) / np.float16(255)
+
+    for halves in ((every / 255).astype(np.float16), every.astype(np.float16) * step):
+        assert np.array_equal(data(halves).train.images, every)
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.int64, np.float32, np.float64, np.uint16])
@@ -90,13 +98,14 @@ def test_black_and_white_is_0_and_255() -> None:
         ),
         (IMAGES / 100.0, ["float64", "leave the normalisation out"]),
         (np.random.default_rng(0).random((12, 1, 6, 6)), ["float64", "0 to 255"]),
+        (np.random.default_rng(0).random((12, 1, 6, 6)).astype(np.float16), ["float16", "0 to 255"]),
         (IMAGES.astype(np.uint16) * 257, ["uint16 from 0 to 65535", "scale them to 8 bits"]),
         (IMAGES.astype(np.int32) - 1, ["int32 from -1", "scale them to 8 bits"]),
         (np.where(IMAGES.max() == IMAGES, np.nan, IMAGES / 255), ["not finite"]),
         (IMAGES.astype(np.complex64), ["complex64", "uint8"]),
         (IMAGES.astype(str), ["<U", "uint8"]),
     ],
-    ids=["normalised", "rescaled", "not of bytes", "16 bits", "negative", "nan", "complex", "text"],
+    ids=["normalised", "rescaled", "not of bytes", "of float16", "16 bits", "negative", "nan", "complex", "text"],
 )
 def test_other_values_are_refused_with_what_they_are(images: np.ndarray, words: list[str]) -> None:
     refused("training images", *words, images=images)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from bench.learning.data.decoding import PictureError, look, open_picture, pixels_of
+from bench.learning.data.decoding import PictureList, Pool, look, see
+from bench.learning.data.depth import Largest, White, white_of
+from bench.learning.data.pixels import PictureError, open_picture, pixels_of
 
 RED, GREY = (200, 30, 40), (90, 90, 90)
 
@@ -59,6 +66,75 @@ def test_more_than_8_bits_are_scaled_by_what_they_use(most: int, bits: int) -> N
     assert np.abs(pixels[0].astype(float) - np.linspace(0, 255, 64).reshape(8, 8)).max() <= 1, bits
 
 
+@given(
+    values=st.lists(st.integers(0, 65535), min_size=1, max_size=6),
+    kinds=st.lists(st.sampled_from(["PNG", "TIFF", "PGM", "PGM, plain"]), min_size=6, max_size=6),
+)
+def test_equal_values_give_equal_bytes_in_every_picture_of_a_data_set(values: list[int], kinds: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        files = [deep_file(Path(folder, str(k)), [value, 7], kinds[k]) for k, value in enumerate(values)]
+        with Pool() as pool:
+            pictures = see(files, pool, decode=True)
+
+        pixels = pictures.decode(None, colour=False)[:, 0, 0]
+
+    top = next(top for top in (255, 4095, 65535) if max([7, *values]) <= top)
+    assert pictures.white == White(top, 1)
+    assert pixels[:, 1].tolist() == [round(7 * 255 / top)] * len(values)
+    assert np.abs(pixels[:, 0] - np.array(values) * 255 / top).max() <= 0.51
+
+
+def deep_file(path: Path, values: list[int], kind: str) -> str:
+    """A picture of one row with these values of 16 bits, or those of a PGM whose white is 4095 if they allow it."""
+    row = np.array([values], np.uint16)
+    if kind.startswith("PGM"):
+        maxval = 4095 if row.max() <= 4095 else 65535
+        plain = kind != "PGM"
+        body = " ".join(map(str, values)).encode() if plain else row.astype(">u2").tobytes()
+        path.write_bytes(b"P%d\n%d 1\n%d\n" % (2 if plain else 5, len(values), maxval) + body)
+    else:
+        Image.fromarray(row).save(path, kind)
+    return str(path)
+
+
+def test_a_part_of_a_data_set_is_scaled_as_the_whole(tmp_path: Path) -> None:
+    files = [deep_file(tmp_path / name, [most, 0], "PNG") for name, most in (("dark", 300), ("light", 60000))]
+    with Pool() as pool:
+        parts = [see([file], pool, decode=True) for file in files]
+    white = white_of([*parts[0].largest, *parts[1].largest])
+
+    alone, together = (
+        PictureList(parts[0].files, parts[0].seen, given).decode(None, colour=False)[0, 0, 0, 0]
+        for given in (None, white)
+    )
+
+    assert (alone, together) == (round(300 / 4095 * 255), round(300 / 65535 * 255))
+
+
+@pytest.mark.parametrize(
+    ("largest", "white"),
+    [
+        ([], None),
+        ([Largest(4095, False), Largest(10, False)], White(4095, 1)),
+        ([Largest(4096, False)], White(65535, 1)),
+        ([Largest(0.5, True)], White(255, 1)),
+        ([Largest(0.5, True), Largest(4000, False)], White(4095, 1)),
+        ([Largest(0.5, True), Largest(200.0, True)], White(255, 255)),
+        ([Largest(1e5, False)], White(1e5, 1)),
+    ],
+)
+def test_white_is_one_for_all_pictures(largest: list[Largest], white: White | None) -> None:
+    assert white_of(largest) == white
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_picture_with_values_that_are_no_numbers_is_named(value: float, tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0.5, value]], np.float32)).save(tmp_path / "odd.tif")
+    with Pool() as pool:
+        (about,) = see([str(tmp_path / "odd.tif")], pool, decode=True).seen
+    assert about.problem == "some of its pixels are no finite numbers (NaN or infinite)"
+
+
 def test_a_photo_is_turned_upright() -> None:
     photo = Image.new("RGB", (20, 10), RED)
     exif = Image.Exif()
@@ -95,3 +171,22 @@ def test_what_is_no_picture_is_an_error(content: bytes | None) -> None:
         ]
     with pytest.raises(PictureError):
         read(content)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "I;16"])
+def test_a_damaged_tiff_is_an_error_without_messages_of_the_library(
+    mode: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise if mode == "RGB" else noise[..., 0].astype(np.uint16))
+    content = saved(picture, "TIFF", compression="tiff_adobe_deflate")
+    (tmp_path / "whole.tif").write_bytes(content)
+    (tmp_path / "torn.tif").write_bytes(content[:8] + bytes(400) + content[408:])
+
+    with Pool() as pool:
+        whole, torn = see([str(tmp_path / name) for name in ("whole.tif", "torn.tif")], pool, decode=True).seen
+
+    assert (whole.problem, bool(torn.problem)) == (None, True)
+    assert capfd.readouterr() == ("", "")
+    os.write(2, b"still open")
+    assert capfd.readouterr().err == "still open"

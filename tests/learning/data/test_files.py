@@ -13,7 +13,7 @@ from PIL import Image
 from bench.errors import UserError
 from bench.learning.data import datasets
 from bench.learning.data.datasets import Dataset, Reading
-from bench.learning.data.decoding import PictureError
+from bench.learning.data.pixels import PictureError
 from bench.learning.data.streaming import Streamed
 
 
@@ -105,6 +105,53 @@ def test_splits_are_never_classes(spelling: tuple[str, str], tmp_path: Path) -> 
 def test_a_split_without_the_other_is_refused(tmp_path: Path) -> None:
     picture(tmp_path / "train" / "a" / "0.png", 0)
     refused(f"folder:{tmp_path}", "train/", "not the other split")
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path: Path) -> None:
+    for name in ("train", "tram", "bus"):
+        for index in range(3):
+            picture(tmp_path / name / f"{index}.png", len(name) * 10 + index)
+
+    assert load(tmp_path).class_names == ("bus", "train", "tram")
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["train/0.png", "test/0.png"], ["test/ and train/ with pictures but no sub-folders"]),
+        (["train/0.png", "test/0.png", "cat/0.png"], ["test/ and train/ with pictures but no sub-folders"]),
+        (["train/0.png"], ["train/ with pictures but no sub-folders"]),
+        (["train/a/0.png", "train/b/0.png", "test/0.png"], ["train/ and test/ with pictures but no sub-folders"]),
+        (["train/a/0.png", "cat/0.png", "dog/0.png"], ["train/ but not the other split", "a folder for each class"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_folders_that_may_be_splits_or_classes_are_refused(files: list[str], words: list[str], tmp_path: Path) -> None:
+    for number, file in enumerate(files):
+        picture(tmp_path / file, number)
+    refused(f"folder:{tmp_path}", *words)
+
+
+def test_pictures_in_formats_that_are_not_read_are_counted_and_named(photos: Path) -> None:
+    (photos / "cat" / "IMG_1.HEIC").write_bytes(b"of a phone")
+    data = load(photos)
+    assert len(data.train.labels) + len(data.test.labels) == 40
+    assert "1 picture is passed over, as the format is not read (IMG_1.HEIC)" in str(data.note)
+
+
+def test_dark_and_light_pictures_of_16_bits_are_scaled_alike(tmp_path: Path) -> None:
+    for number, top in enumerate((300, 60000)):
+        for index in range(5):
+            pixels = np.full((6, 6), top - index, np.uint16)
+            pixels[0, 0] = 257
+            (tmp_path / str(number)).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / str(number) / f"{index}.png")
+
+    data = load(tmp_path)
+
+    images = np.concatenate([data.train.images, data.test.images])
+    assert (images[:, 0, 0, 0] == 1).all()  # 257 of 65,535
+    assert set(images[:, 0, 5, 5]) == {1, round(60000 / 257)}
 
 
 def test_class_names_match_exactly_before_they_match_in_a_simplified_form(tmp_path: Path) -> None:
@@ -305,12 +352,26 @@ def with_header(table: list[list[int]]) -> str:
     return names + "\n" + "\n".join(",".join(map(str, [row[1], row[0], *row[2:]])) for row in table)
 
 
+def with_other_names(table: list[list[int]]) -> str:
+    names = ",".join(["digit", *(f"p{number}" for number in range(36))])
+    return names + "\n" + without_header(table)
+
+
 def without_header(table: list[list[int]]) -> str:
     return "\n".join(",".join(map(str, row)) for row in table)
 
 
-@pytest.mark.parametrize("written", [with_header, without_header])
-def test_csv_files_with_the_label_first_or_named(written: Callable[[list[list[int]]], str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (with_header, None),
+        (without_header, "it has no header, so its first column is taken as the label"),
+        (with_other_names, "so the first (digit) is taken as the label"),
+    ],
+)
+def test_csv_files_with_the_label_first_or_named(
+    written: Callable[[list[list[int]]], str], said: str | None, tmp_path: Path
+) -> None:
     images, labels = arrays()
     table = [[int(label), *map(int, image.reshape(-1))] for image, label in zip(images, labels, strict=True)]
     (tmp_path / "mine.csv").write_text(written(table))
@@ -321,6 +382,8 @@ def test_csv_files_with_the_label_first_or_named(written: Callable[[list[list[in
              for image, label in zip(split.images, split.labels, strict=True)}  # fmt: skip
     assert pairs == {(image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True)}
     assert (len(data.train.labels), len(data.test.labels)) == (32, 8)
+    assert (said or "images were drawn") in str(data.note)
+    assert (said is None) == ("taken as the label" not in str(data.note))
 
 
 def test_a_csv_file_that_is_no_table_of_square_images_is_refused(tmp_path: Path) -> None:

@@ -53,3 +53,15 @@ def test_a_picture_that_cannot_be_read_is_one_sentence() -> None:
 
     with pytest.raises(UserError, match="picture 1 "):
         dataset_from("mine", train, Pairs([20, 210]))
+
+
+def test_pictures_of_16_bits_are_scaled_alike_in_both_splits() -> None:
+    train, test = Pairs([10, 200]), Pairs([20, 210])
+    for pairs, tops in ((train, (300, 1000)), (test, (300, 60000))):
+        pairs._pictures = [Image.fromarray(np.full((10, 12), top, np.uint16)) for top in tops]
+
+    data = dataset_from("mine", train, test)
+
+    assert data.train.images.shape == (2, 1, 10, 12)
+    assert data.train.images[:, 0, 0, 0].tolist() == [round(top / 257) for top in (300, 1000)]
+    assert data.test.images[:, 0, 0, 0].tolist() == [round(top / 257) for top in (300, 60000)]

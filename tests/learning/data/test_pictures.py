@@ -10,13 +10,28 @@ from PIL import Image
 
 from bench.demo.drawing import to_mnist
 from bench.errors import UserError
-from bench.learning.data.pictures import find_pictures, labels_of, read_pictures, redraw_files
+from bench.learning.data.pictures import (
+    Pictures,
+    find_pictures,
+    labels_of,
+    read_pictures,
+    redraw_files,
+    see_pictures,
+)
 
 
 def picture(file: Path, size: tuple[int, int] = (28, 28), mode: str = "L", colour: object = 0) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, colour).save(file)  # type: ignore[arg-type]
     return file
+
+
+def read(files: list[Path], *, resized: int = 28) -> np.ndarray:
+    return read_pictures(see_pictures(Pictures(files[0].parent, tuple(files), None)), resized=resized)
+
+
+def redrawn(files: list[Path]) -> tuple[np.ndarray, int]:
+    return redraw_files(see_pictures(Pictures(files[0].parent, tuple(files), None)), to_mnist, input_size=28)
 
 
 def test_pictures_are_labelled_by_their_folders(tmp_path: Path) -> None:
@@ -56,21 +71,56 @@ def test_a_folder_without_labelled_pictures_is_refused(tmp_path: Path) -> None:
 
 def test_pictures_of_one_size_keep_it_and_others_are_resized(tmp_path: Path) -> None:
     same = [picture(tmp_path / f"{k}.png", (20, 10)) for k in range(2)]
-    assert read_pictures(same, channels=1, input_size=28).shape == (2, 1, 10, 20)
+    assert read(same).shape == (2, 1, 10, 20)
     different = [*same, picture(tmp_path / "x.png", (50, 60))]
-    assert read_pictures(different, channels=1, input_size=28).shape == (3, 1, 28, 28)
+    assert read(different).shape == (3, 1, 28, 28)
+    large = [picture(tmp_path / f"large{k}.png", (200, 100)) for k in range(2)]
+    assert read(large).shape == (2, 1, 28, 28)
+
+
+def test_pictures_are_cropped_as_for_training(tmp_path: Path) -> None:
+    wide = np.zeros((100, 300), np.uint8)
+    wide[:, 100:200] = 255
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    assert (read([tmp_path / "wide.png"]) == 255).mean() > 0.9
 
 
 def test_colour_is_kept_where_the_model_sees_it(tmp_path: Path) -> None:
     red = picture(tmp_path / "red.png", mode="RGB", colour=(255, 0, 0))
     grey = picture(tmp_path / "grey.png", colour=100)
     clear = picture(tmp_path / "clear.png", mode="RGBA", colour=(0, 0, 0, 0))
-    images = read_pictures([red, grey, clear], channels=3, input_size=28)
+    images = read([red, grey, clear])
     assert images.shape == (3, 3, 28, 28)
     assert images[:, :, 0, 0].tolist() == [[255, 0, 0], [100] * 3, [255] * 3]
-    images = read_pictures([red, grey, clear], channels=1, input_size=28)
-    assert images[:, 0, 0, 0].tolist() == [76, 100, 255]  # luma of ITU-R BT.601
-    assert read_pictures([grey], channels=3, input_size=28).shape == (1, 1, 28, 28)
+    assert read([grey]).shape == (1, 1, 28, 28)
+
+
+def test_light_ink_on_a_transparent_ground_stays_visible(tmp_path: Path) -> None:
+    ink = np.zeros((40, 40, 4), np.uint8)
+    ink[10:30, 18:22] = (255, 255, 255, 255)
+    dark = ink.copy()
+    dark[10:30, 18:22] = (20, 20, 20, 255)
+    photo = np.full((40, 40, 4), (250, 250, 250, 255), np.uint8)
+    for name, pixels in (("light", ink), ("dark", dark), ("opaque", photo)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+
+    light, dark_ink, opaque = read([tmp_path / f"{name}.png" for name in ("light", "dark", "opaque")], resized=40)
+
+    assert (light[:, 20, 20].min(), light[:, 0, 0].max()) == (255, 0)
+    assert (dark_ink[:, 20, 20].max(), dark_ink[:, 0, 0].min()) == (20, 255)
+    assert opaque.min() == 250
+
+
+def test_what_is_passed_over_is_counted_and_named(tmp_path: Path) -> None:
+    for name in ("a.heic", "b.SVG", "c.dng", "d.HEIF", ".e.heic", "notes.txt"):
+        (tmp_path / name).write_bytes(b"something")
+    with pytest.raises(UserError, match=r"4 pictures are passed over.*\(a\.heic, b\.SVG, c\.dng, \.\.\.\).*PNG"):
+        find_pictures(tmp_path)
+
+    picture(tmp_path / "f.jfif.png").rename(tmp_path / "f.jfif")
+    found = find_pictures(tmp_path)
+    assert found.names == ["f.jfif"]
+    assert [file.name for file in found.passed_over] == ["a.heic", "b.SVG", "c.dng", "d.HEIF"]
 
 
 def test_pictures_are_redrawn_and_blank_ones_counted(tmp_path: Path) -> None:
@@ -79,7 +129,7 @@ def test_pictures_are_redrawn_and_blank_ones_counted(tmp_path: Path) -> None:
     paper = np.full((200, 300), 255, np.uint8)
     paper[50:150, 200:204] = 0
     Image.fromarray(paper).save(drawn)
-    images, empty = redraw_files([blank, drawn], to_mnist, input_size=28)
+    images, empty = redrawn([blank, drawn])
     assert images.shape == (2, 1, 28, 28)
     assert empty == 1
     assert images[0].max() == 0
@@ -91,9 +141,9 @@ def test_a_file_that_is_no_picture_is_named(content: bytes, tmp_path: Path) -> N
     file = tmp_path / "broken.png"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"broken\.png"):
-        read_pictures([file], channels=1, input_size=28)
+        read([file])
     with pytest.raises(UserError, match=r"broken\.png"):
-        redraw_files([file], to_mnist, input_size=28)
+        redrawn([file])
 
 
 def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
@@ -101,4 +151,4 @@ def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99), dtype=np.uint8)).save(file)
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(UserError, match=r"broken\.png"):
-        read_pictures([file], channels=1, input_size=28)
+        read([file])

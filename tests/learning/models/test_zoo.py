@@ -11,7 +11,7 @@ import torch
 
 from bench.learning.context import LocalContext
 from bench.learning.data.datasets import Dataset, Split, load
-from bench.learning.data.decoding import open_picture, pixels_of
+from bench.learning.data.pixels import open_picture, pixels_of
 from bench.learning.data.preprocessing import Preprocessor
 from bench.learning.execute import execute
 from bench.learning.inputs import Inputs

@@ -1,0 +1,99 @@
+"""Pixel values of more than 8 bits: scaled to 8 bits alike in every picture of a data set, whatever its file format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PpmImagePlugin
+
+_MAXVAL = "maxval"
+"""The key of ``Image.info`` under which :func:`remember_maxval` keeps the value that stands for white in a file."""
+
+
+@dataclass(frozen=True)
+class White:
+    """The pixel values that are white in pictures of more than 8 bits."""
+
+    whole: float
+    """In pictures whose pixels are whole numbers."""
+    floating: float
+    """In pictures whose pixels are floats."""
+
+    def __str__(self) -> str:
+        return f"{self.whole:g}-{self.floating:g}"
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest pixel value of a picture of more than 8 bits."""
+
+    value: float
+    floating: bool
+    """True if the pixels are floats."""
+
+
+def is_deep(picture: Image.Image) -> bool:
+    """Return whether a picture has more than 8 bits per pixel in one channel: whole numbers or floats."""
+    return picture.mode == "F" or picture.mode.startswith("I")
+
+
+def remember_maxval(picture: Image.Image) -> None:
+    """Note the value of white of an open PGM file before its pixels are decoded, since Pillow scales it to 65,535."""
+    if isinstance(picture, PpmImagePlugin.PpmImageFile) and picture.mode == "I" and picture.tile:
+        arguments = picture.tile[0].args
+        if isinstance(arguments, tuple) and isinstance(arguments[-1], int):
+            picture.info[_MAXVAL] = arguments[-1]
+
+
+def values_of(picture: Image.Image) -> NDArray[np.float32]:
+    """Return the pixel values in the file of a deep picture, float32 [height, width].
+
+    Raises:
+        ValueError: a value is not a finite number.
+    """
+    values = np.asarray(picture, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError("some of its pixels are no finite numbers (NaN or infinite)")
+    maxval = picture.info.get(_MAXVAL, 65535) if picture.mode == "I" else 65535
+    return values if maxval == 65535 else np.rint(values * np.float32(maxval / 65535))
+
+
+def largest_of(picture: Image.Image) -> Largest:
+    """Return the largest pixel value of a deep picture.
+
+    Raises:
+        ValueError: a value is not a finite number.
+    """
+    return Largest(float(values_of(picture).max(initial=0)), picture.mode == "F")
+
+
+def white_of(largest: Iterable[Largest]) -> White | None:
+    """Return the white of a data set from the largest values of all its deep pictures; None if it has none.
+
+    It is the first of 255, 4095 and 65535 (8, 12 and 16 bits) that no value exceeds, or else the largest value. Floats
+    that are nowhere above 1 have the white 1.
+    """
+    pictures = list(largest)
+    return _white_of(pictures) if pictures else None
+
+
+def _white_of(pictures: Sequence[Largest]) -> White:
+    fractions = max((each.value for each in pictures if each.floating), default=0.0) <= 1
+    most = max((each.value for each in pictures if not (each.floating and fractions)), default=0.0)
+    white = next((float(2**bits - 1) for bits in (8, 12, 16) if most <= 2**bits - 1), most)
+    return White(white, 1.0 if fractions else white)
+
+
+def to_bytes(picture: Image.Image, white: White | None = None) -> Image.Image:
+    """Return a deep picture in Pillow's mode 'L', 0 to 255; with ``white`` None it is judged by itself.
+
+    Raises:
+        ValueError: a value is not a finite number.
+    """
+    values = values_of(picture)
+    white = white or _white_of([largest_of(picture)])
+    scale = 255 / (white.floating if picture.mode == "F" else white.whole)
+    return Image.fromarray(np.rint(values * np.float32(scale)).clip(0, 255).astype(np.uint8))
