@@ -461,6 +461,9 @@ class EpochRecord(BaseModel):
     validation_loss: float | None = Field(default=None, description="mean cross-entropy over them, nats")
 
 
+TOP = 5
+"""The number of most probable classes that are stored for each test image."""
+
 BackendName = Literal["eager", "compile", "onnxruntime", "onnxruntime-int8", "openvino"]
 """The ways to run a trained model's inference; each is a file of the same name in bench/learning/backends."""
 BEFORE_BACKENDS = "hand-written loops"
@@ -531,6 +534,11 @@ class Predictions:
     """Shape [images]: the classes predicted."""
     probability: NDArray[np.float32]
     """Shape [images]: softmax probability of the predicted class."""
+    top_classes: NDArray[np.int16] | None = None
+    """Shape [images, 5], or [images, classes] below five classes: the most probable classes, the first is the predicted
+    one; of equally probable ones the lower number first. None if they are not stored."""
+    top_probabilities: NDArray[np.float32] | None = None
+    """The softmax probabilities of ``top_classes``, of the same shape."""
 
 
 @dataclass(frozen=True)
