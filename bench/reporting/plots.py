@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from bench.reporting.entries import Entry
 from bench.reporting.formats import counted
 from bench.reporting.groups import grouped
+from bench.reporting.scores import confusion
 from bench.reporting.speed import EAGER
-from bench.reporting.stats import confusion, mean_interval
+from bench.reporting.stats import mean_interval
 from bench.reporting.style import (
     WIDTH,
     Look,
