@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from bench.reporting import circumstances, stats
-from bench.reporting.entries import Comparison, Entry, natural
+from bench.reporting.entries import Comparison, Confused, Entry, natural
 from bench.reporting.formats import (
     MISSING,
     brackets,
@@ -21,7 +21,7 @@ from bench.reporting.formats import (
     per_second,
     percent,
 )
-from bench.reporting.scores import UNEVEN
+from bench.reporting.scores import UNEVEN, Pair
 from bench.reporting.speed import EAGER, Answers, Speed, Speeds
 from bench.reporting.table import Cell, Column, Table, cell_of, number_column, table_of, text_column
 from bench.spec import BEFORE_BACKENDS, Deployment, Record, Scores
@@ -279,6 +279,29 @@ def footnotes(comparison: Comparison) -> list[str]:
     if len(entries) > MOST_JOBS:
         notes.append(f"The {MOST_JOBS} most accurate of {len(entries):,} jobs.")
     return notes
+
+
+# --- the classes most often confused --------------------------------------------------------------------------------
+
+
+CONFUSED_COLUMNS: list[Column[tuple[Confused, Pair]]] = [
+    text_column("Model", lambda row: row[0].label),
+    text_column("True class", lambda row: row[0].class_names[row[1].true]),
+    text_column("Predicted class", lambda row: row[0].class_names[row[1].predicted]),
+    number_column("Count", lambda row: row[1].count, count),
+    number_column("Share of the true class", lambda row: row[1].share, percent),
+]
+
+
+def confused_table(comparison: Comparison) -> Table | None:
+    """Return a row for each pair of classes that a job often confuses; None if there are none to list."""
+    rows = [(job, pair) for job in comparison.confused for pair in job.pairs]
+    return table_of(CONFUSED_COLUMNS, rows) if rows else None
+
+
+def confused_notes(comparison: Comparison) -> list[str]:
+    """Return whose predictions the table of confused classes counts, as Markdown."""
+    return [f"Confused classes, {job.label}: {job.whose}" for job in comparison.confused if job.pairs]
 
 
 # --- one row per run -----------------------------------------------------------------------------------------------
