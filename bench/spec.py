@@ -439,6 +439,28 @@ class Measured(BaseModel):
     bench_version: str | None = None
 
 
+class Scores(BaseModel):
+    """The figures of a run that follow from its predictions, from :func:`bench.reporting.scores.scores_of`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    test_top5_accuracy: float | None = Field(
+        default=None, description="share of test images whose class is among the five most probable; from 10 classes on"
+    )
+    test_balanced_accuracy: float | None = Field(
+        default=None, description="mean over the classes that have test images of the share of these classified right"
+    )
+    test_macro_f1: float | None = Field(
+        default=None, description="mean over the classes that have test images of F1, from precision and recall"
+    )
+    test_calibration_error: float | None = Field(
+        default=None, description="expected calibration error (ECE) of the predicted classes' probabilities, 15 bins"
+    )
+    test_imbalance: float | None = Field(
+        default=None, description="images of the largest test class for each of the smallest, of classes that have any"
+    )
+
+
 class _Kept(BaseModel):
     attempts: int = Field(default=1, description="how often the run was started")
     contended: bool | None = Field(default=None, description="other runs shared the machine meanwhile")
@@ -446,7 +468,7 @@ class _Kept(BaseModel):
     git_commit: str | None = Field(default=None, description="commit of this harness, '+' if modified")
 
 
-class Record(_Kept, Measured, _Input, _Origin, RecipeFields, _Task, _Identity):
+class Record(_Kept, Scores, Measured, _Input, _Origin, RecipeFields, _Task, _Identity):
     """The stored result of a run: one flat row. Unknown is null, never 0.
 
     Its columns are those of its base classes, from the last to the first.
@@ -480,6 +502,9 @@ class EpochRecord(BaseModel):
     validation_accuracy: float | None = Field(default=None, description="share of held-out images classified right")
     validation_loss: float | None = Field(default=None, description="mean cross-entropy over them, nats")
 
+
+TOP = 5
+"""The number of most probable classes that are stored for each test image."""
 
 BackendName = Literal["eager", "compile", "onnxruntime", "onnxruntime-int8", "openvino"]
 """The ways to run a trained model's inference; each is a file of the same name in bench/learning/backends."""
@@ -551,6 +576,11 @@ class Predictions:
     """Shape [images]: the classes predicted."""
     probability: NDArray[np.float32]
     """Shape [images]: softmax probability of the predicted class."""
+    top_classes: NDArray[np.int16] | None = None
+    """Shape [images, 5], or [images, classes] below five classes: the most probable classes, the first is the predicted
+    one; of equally probable ones the lower number first. None if they are not stored."""
+    top_probabilities: NDArray[np.float32] | None = None
+    """The softmax probabilities of ``top_classes``, of the same shape."""
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,10 @@ def result_of(record: Record) -> Result:
         labels=np.array([0, 1, 2, 9], dtype=np.int16),
         predicted=np.array([0, 1, 3, 9], dtype=np.int16),
         probability=np.array([0.5, 0.25, 0.125, 1.0], dtype=np.float32),
+        top_classes=np.array([[0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [3, 2, 1, 0, 4], [9, 0, 1, 2, 3]], dtype=np.int16),
+        top_probabilities=np.array(
+            [[0.5, 0.2, 0.1, 0.1, 0.1], [0.25] * 4 + [0], [0.125] * 5, [1, 0, 0, 0, 0]], np.float32
+        ),
     )
     record = record.model_copy(update={"checkpoint": f"checkpoints/{record.run_id}.safetensors"})
     return Result(record, epochs, predictions, b"a checkpoint")

@@ -56,7 +56,14 @@ def test_a_checkpoint_has_the_accuracy_of_its_record(results: Results, tmp_path:
     ran = command("bench.evaluate", "--weights", results.checkpoint, "--csv", "said.csv", cwd=tmp_path)
     assert ran.code == 0, ran
     assert accuracy_line(ran.out) == expected(results)
-    for words in ("cnn on the test images of mnist-5k", "95 % interval", "calibration error", "latency", "confusion"):
+    for words in (
+        "cnn on the test images of mnist-5k",
+        "top-5 accuracy",
+        "95 % interval",
+        "calibration error",
+        "latency",
+        "confusion",
+    ):
         assert words in ran.out
     with (tmp_path / "said.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -19,7 +19,7 @@ from bench.learning.data.streaming import Streamed
 from bench.learning.models.architecture import ModelSpec
 from bench.learning.precision import arithmetic
 from bench.learning.process import synchronise
-from bench.spec import Predictions
+from bench.spec import TOP, Predictions
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def evaluate(
         answer, inputs = model.get_submodule(spec.head or ""), features.to(device)
         prepare = _unchanged
     losses = torch.zeros(images, device=device)
-    predicted = torch.zeros(images, dtype=torch.int64, device=device)
-    probability = torch.zeros(images, device=device)
+    classes = torch.full((images, TOP), -1, device=device)
+    shares = torch.zeros(images, TOP, device=device)
     synchronise(device)
     start = time.perf_counter()
     parts = parts_of(images, batch_of(spec.input))[rank::world_size]
@@ -84,16 +84,26 @@ def evaluate(
         with arithmetic(device, precision):
             logits = answer(prepare(batch)).float()
         losses[part] = F.cross_entropy(logits, data.labels[part], reduction="none")
-        probability[part], predicted[part] = logits.softmax(1).max(1)
-    if world_size > 1:  # each image is non-zero on one worker only, so a sum gathers them
-        for values in (losses, predicted, probability):
+        remaining = logits.softmax(1)
+        for place in range(min(TOP, remaining.shape[1])):  # topk leaves open which of equals comes first, max does not
+            shares[part, place], best = remaining.max(1)
+            classes[part, place] = best
+            remaining.scatter_(1, best[:, None], -1.0)
+    if world_size > 1:  # the others have 0 for an image's loss and probabilities, and -1 for its classes
+        for values in (losses, shares):
             torch.distributed.all_reduce(values)
+        torch.distributed.all_reduce(classes, op=torch.distributed.ReduceOp.MAX)
     synchronise(device)
     seconds = time.perf_counter() - start
+    ranks = slice(int((classes >= 0).any(0).sum()))  # fewer than TOP where there are fewer classes
+    top_classes = classes[:, ranks].cpu().numpy().astype(np.int16)
+    top_probabilities = shares[:, ranks].cpu().numpy()
     predictions = Predictions(
         labels=data.labels.cpu().numpy().astype(np.int16),
-        predicted=predicted.cpu().numpy().astype(np.int16),
-        probability=probability.cpu().numpy(),
+        predicted=top_classes[:, 0].copy(),
+        probability=top_probabilities[:, 0].copy(),
+        top_classes=top_classes,
+        top_probabilities=top_probabilities,
     )
     return Evaluation(predictions, float(losses.double().mean()), seconds)
 

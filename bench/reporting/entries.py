@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.reporting.groups import grouped
+from bench.reporting.scores import Pair
 from bench.reporting.speed import Speed, Speeds, speeds_of
 from bench.spec import DISTINGUISHING, Deployment, Record, Status, describe_choice
 
@@ -54,11 +55,25 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Confused:
+    """The classes that a job confuses most often."""
+
+    label: str
+    """The label of the job."""
+    whose: str
+    """Whose predictions were counted, as a sentence."""
+    pairs: list[Pair]
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The jobs on one data set, which may be compared with each other."""
 
     title: str
     entries: list[Entry]
+    confused: list[Confused] = field(default_factory=list)
+    """What the best jobs confuse, of a data set with too many classes for a confusion matrix."""
 
 
 def tested(records: Iterable[Record]) -> list[Record]:

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 
 from bench.reporting.formats import MISSING, count, counted, per_second, percent
+from bench.reporting.scores import CALIBRATION_BINS, MOST_CLASSES, UNEVEN, Pair
 from bench.reporting.stats import Interval
-
-MOST_CLASSES = 30
-"""The most classes of a confusion matrix that is printed."""
+from bench.spec import Scores
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,10 @@ class Assessment:
     """The 95 % interval of the accuracy on each class, in shares."""
     loss: float
     """Mean cross-entropy, nats."""
-    calibration_error: float
-    """The expected calibration error, a share."""
+    scores: Scores
+    """The other figures that follow from the predictions."""
+    confused: list[Pair]
+    """The pairs of classes most often confused."""
     mean_confidence: float
     """The mean probability of the predicted class."""
     images_per_second: float
@@ -48,14 +49,15 @@ def assessment_text(figures: Assessment) -> str:
     images, correct = int(table.sum()), int(np.trace(table))
     accuracy = correct / images
     direction = "sure" if figures.mean_confidence > accuracy else "unsure"
-    calibration = f"ECE, 15 bins; mean confidence {percent(figures.mean_confidence)}: too {direction}"
+    calibration = f"ECE, {CALIBRATION_BINS} bins; mean confidence {percent(figures.mean_confidence)}: too {direction}"
     p50, p95 = figures.latency_p50_ms, figures.latency_p95_ms
     throughput = f"{per_second(figures.images_per_second)} in batches, on the CPU"
     rows = [
         ["accuracy", f"{percent(accuracy)}  ({correct:,} of {images:,})"],
         ["95 % interval", f"{_range(figures.interval)}  (Wilson)"],
+        *_further(figures.scores),
         ["cross-entropy", f"{figures.loss:.4f} nats"],
-        ["calibration error", f"{percent(figures.calibration_error)}  ({calibration})"],
+        ["calibration error", f"{percent(figures.scores.test_calibration_error or 0.0)}  ({calibration})"],
         ["latency", f"{p50:.2f} ms for one image (median; 95th percentile {p95:.2f} ms)"],
         ["throughput", f"{throughput} with {counted(figures.threads, 'thread')}"],
     ]
@@ -63,9 +65,20 @@ def assessment_text(figures: Assessment) -> str:
     if figures.blank:
         parts.append(f"no ink was found in {figures.blank:,} of the images: they were shown to the model as black")
     parts.append(_per_class(figures))
-    if len(table) <= MOST_CLASSES:
-        parts.append(_matrix(figures))
+    parts.append(_matrix(figures) if len(table) <= MOST_CLASSES else _confused(figures))
     return "\n\n".join(parts)
+
+
+def _further(scores: Scores) -> list[list[str]]:
+    """Return the rows of the figures that depend on the number of classes, and on how many images each has."""
+    rows = []
+    if scores.test_top5_accuracy is not None:
+        rows.append(["top-5 accuracy", percent(scores.test_top5_accuracy)])
+    if (scores.test_imbalance or 1.0) > UNEVEN:
+        note = "mean over the classes that have images"
+        rows.append(["balanced accuracy", f"{percent(scores.test_balanced_accuracy or 0.0)}  ({note})"])
+        rows.append(["macro-F1", f"{percent(scores.test_macro_f1 or 0.0)}  ({note})"])
+    return rows
 
 
 def _range(interval: Interval) -> str:
@@ -94,6 +107,18 @@ def _matrix(figures: Assessment) -> str:
     ]
     table = tabulate(rows, ["", *names], disable_numparse=True, colalign=["left", *["right"] * len(names)])
     return f"confusion matrix: rows are what it is, columns what the model said\n\n{table}"
+
+
+def _confused(figures: Assessment) -> str:
+    names = figures.class_names
+    rows = [
+        [names[pair.true], names[pair.predicted], count(pair.count), percent(pair.share)] for pair in figures.confused
+    ]
+    if not rows:
+        return "every image was classified right"
+    headers = ["class", "taken for", "images", "share of the class"]
+    table = tabulate(rows, headers, disable_numparse=True, colalign=["left", "left", "right", "right"])
+    return f"the classes most often confused\n\n{table}"
 
 
 def answers_table(title: str, rows: Sequence[Sequence[object]], blank: int) -> str:

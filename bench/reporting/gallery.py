@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,10 +18,12 @@ from bench.reporting.entries import Comparison, DataKey, Entry, comparisons, dat
 from bench.reporting.files import disk_errors, write_whole
 from bench.reporting.groups import grouped
 from bench.reporting.images import KeptImages
+from bench.reporting.mistakes import MOST_SEEDS, Answered, answered, best_jobs, class_names, ranked
+from bench.reporting.scores import MOST_CLASSES
 from bench.reporting.store import Store
 from bench.reporting.style import Look
 from bench.reporting.sweeps import Swept, read_swept
-from bench.spec import Predictions, Recipe, Record, slug
+from bench.spec import Recipe, Record, slug
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,10 +32,6 @@ MOST_JOBS = 12
 """The most jobs in one plot."""
 MOST_CURVES = 6
 """The most jobs among the learning curves."""
-MOST_MATRICES = 4
-"""The most confusion matrices."""
-MOST_SEEDS = 10
-"""The most seeds of a job whose epochs and predictions are read."""
 MOST_IMAGES = 30
 """The most images in a grid of wrong answers."""
 OURS = re.compile(
@@ -112,20 +109,6 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def best_jobs(entries: Iterable[Entry], most: int) -> list[Entry]:
-    """Return at most ``most`` jobs: first the best of each model, then the others, both from the most accurate down."""
-    ranked = _ranked(entries)
-    firsts: dict[str, Entry] = {}
-    for entry in ranked:
-        firsts.setdefault(entry.records[0].model, entry)
-    return sorted(ranked, key=lambda entry: firsts[entry.records[0].model] is not entry)[:most]
-
-
-def _ranked(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the jobs from the most accurate down."""
-    return sorted(entries, key=lambda entry: (-statistics.fmean(entry.accuracies.values() or [-1.0]), entry.label))
-
-
 def _figures(
     store: Store,
     dataset: str,
@@ -141,7 +124,7 @@ def _figures(
         shown = sorted(best_jobs(entries, MOST_JOBS), key=entries.index)
         if len(shown) < len(entries):
             notes.append(f"Of {len(entries):,} jobs the plots show {len(shown)}: each model's best, then the next.")
-        yield "accuracy", plots.accuracy_over_seeds(_ranked(shown), looks, dataset=dataset)
+        yield "accuracy", plots.accuracy_over_seeds(ranked(shown), looks, dataset=dataset)
         if any(entry.records[0].total_parameters is not None for entry in shown):
             yield "accuracy-parameters", plots.accuracy_against_parameters(shown, looks, dataset=dataset)
         yield from _latency(shown, looks, notes)
@@ -217,36 +200,21 @@ def _sweeps(dataset: str, swept: Sequence[Swept], looks: Mapping[str, Look]) -> 
 
 
 def _mistakes(store: Store, entries: Sequence[Entry], notes: list[str]) -> Iterator[tuple[str, Figure]]:
-    """Yield confusion matrices of the best jobs, then grids of what only one of two gets wrong."""
-    best = best_jobs(entries, MOST_MATRICES)
-    models = {entry.records[0].model for entry in best}
-    if len(models) > 1:  # one job of each model, rather than several of one
-        best = best[: len(models)]
-    predictions: dict[str, list[tuple[Record, Predictions]]] = {}
-    for entry in best:
-        read = [(record, store.predictions(record.run_id)) for record in entry.records[:MOST_SEEDS]]
-        predictions[entry.label] = [(record, answers) for record, answers in read if answers is not None]
-    best = [entry for entry in best if predictions[entry.label]]
+    """Yield confusion matrices of the best jobs, unless there are too many classes; then what only one gets wrong."""
+    best = answered(store, entries)
     if not best:
         notes.append("There are no confusion matrices: no predictions are stored.")
         return
-    first = best[0].records[0]
-    kept = images.load(store.root, first.dataset_sha256)
-    names = kept.class_names if kept is not None else tuple(str(number) for number in range(first.classes))
-    for entry in best:
-        answers = [prediction for _, prediction in predictions[entry.label]]
-        yield (
-            f"confusion-{_file_name(entry)}",
-            plots.confusion_matrix(
-                np.concatenate([prediction.labels for prediction in answers]),
-                np.concatenate([prediction.predicted for prediction in answers]),
-                names,
-                title=f"Confusion matrix of {entry.label} on {first.dataset}",
-                note=_whose(answers, entry),
-            ),
-        )
+    first = best[0].entry.records[0]
+    if first.classes <= MOST_CLASSES:
+        names = class_names(store, first)
+        for job in best:
+            title = f"Confusion matrix of {job.entry.label} on {first.dataset}"
+            figure = plots.confusion_matrix(job.labels, job.predicted, names, title=title, note=job.whose)
+            yield f"confusion-{_file_name(job.entry)}", figure
     if len(best) < 2:
         return
+    kept = images.load(store.root, first.dataset_sha256)
     if kept is None:
         notes.append(
             "What one model gets wrong and the other gets right is not shown: the test images are not in images/. "
@@ -254,42 +222,28 @@ def _mistakes(store: Store, entries: Sequence[Entry], notes: list[str]) -> Itera
         )
         return
     for other in best[1:3]:
-        yield from _only_wrong(best[0], other, predictions, kept, notes)
+        yield from _only_wrong(best[0], other, kept, notes)
 
 
 def _file_name(entry: Entry) -> str:
     return f"{slug(entry.records[0].model)}-{entry.records[0].job_id}"
 
 
-def _whose(answers: Sequence[Predictions], entry: Entry) -> str:
-    total = sum(len(prediction.labels) for prediction in answers)
-    if len(answers) == 1:
-        return f"{total:,} test images."
-    of = f" of {len(entry.records)}" if len(entry.records) > len(answers) else ""
-    return f"{len(answers)}{of} seeds together, {total:,} answers."
-
-
-def _only_wrong(
-    first: Entry,
-    second: Entry,
-    predictions: Mapping[str, Sequence[tuple[Record, Predictions]]],
-    kept: KeptImages,
-    notes: list[str],
-) -> Iterator[tuple[str, Figure]]:
+def _only_wrong(first: Answered, second: Answered, kept: KeptImages, notes: list[str]) -> Iterator[tuple[str, Figure]]:
     """Yield grids of what only ``first`` and what only ``second`` gets wrong, of the same seed if they share one."""
-    by_seed = [{record.seed: answers for record, answers in predictions[entry.label]} for entry in (first, second)]
+    by_seed = [{record.seed: answers for record, answers in job.runs} for job in (first, second)]
     shared = by_seed[0].keys() & by_seed[1].keys()
     seeds = [min(shared or answers) for answers in by_seed]
     pair = [answers[seed] for answers, seed in zip(by_seed, seeds, strict=True)]
     if not all(np.array_equal(answers.labels, kept.labels) for answers in pair):
         notes.append(
-            f"What only one of {first.label} and {second.label} gets wrong is not shown: "
+            f"What only one of {first.entry.label} and {second.entry.label} gets wrong is not shown: "
             "their predictions are not of the images that are stored."
         )
         return
     for wrong, right, (answers, others), (seed, other_seed) in (
-        (first, second, pair, seeds),
-        (second, first, pair[::-1], seeds[::-1]),
+        (first.entry, second.entry, pair, seeds),
+        (second.entry, first.entry, pair[::-1], seeds[::-1]),
     ):
         positions = plots.only_wrong(answers, others)
         title = f"{wrong.label} wrong, {right.label} right: {len(positions):,} of {len(kept.labels):,} test images"

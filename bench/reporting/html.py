@@ -23,6 +23,8 @@ from bench.reporting.tables import (
     backend_notes,
     backends_table,
     comparison_table,
+    confused_notes,
+    confused_table,
     environment_table,
     footnotes,
     runs_table,
@@ -163,6 +165,9 @@ def _data(section_id: str, key: DataKey, comparison: Comparison | None, gallery:
         if (backends := backends_table(comparison)) is not None:
             section.tables.append(Shown(f"Back ends on {section.title}", backends))
             section.notes.extend(backend_notes(comparison))
+        if (pairs := confused_table(comparison)) is not None:
+            section.tables.append(Shown(f"Classes most often confused on {section.title}", pairs))
+            section.notes.extend(confused_notes(comparison))
     section.notes.extend(gallery.notes)
     for number, plot in enumerate(gallery.plots):
         inset = style.inline(plot.svg, name=f"{section_id}-{number}", title=escape(style.plain(plot.title)))

@@ -9,10 +9,10 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from bench.reporting.files import disk_errors, write_whole
 from bench.spec import slug
 
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""The errors that reading a damaged file raises."""
 _LEAST_PIXELS = 24
 _CHUNK = 256
 MOST_MB = 100
@@ -66,8 +68,7 @@ def save(
     Args:
         root: the results folder, which exists.
         sha256: digest of the data set.
-        images: uint8 [images, channels, height, width]; of large ones every second row and column is kept, or every
-            third, and so on, until they are no more than ``MOST_MB``.
+        images: uint8 [images, channels, height, width]; shrunk if they take more than ``MOST_MB``.
         labels: [images], the true classes.
         class_names: one for each class.
         dataset: the data set's name, with which the file's name begins.
@@ -81,10 +82,11 @@ def save(
     existing = _file(root, sha256)
     if existing is not None and _read(existing, sha256) is not None:
         return existing
-    step = math.ceil(math.sqrt(images.nbytes / (MOST_MB * 1e6)))
-    if step > 1 and min(images.shape[2:]) // step < _LEAST_PIXELS:
+    share = math.sqrt(MOST_MB * 1e6 / max(images.nbytes, 1))
+    longest = max(images.shape[2:]) if share >= 1 else int(share * max(images.shape[2:]))
+    if share < 1 and int(share * min(images.shape[2:])) < _LEAST_PIXELS:
         return None
-    parts = [images[first : first + _CHUNK][:, :, ::step, ::step] for first in range(0, len(labels), _CHUNK)]
+    parts = [shrunk(images[first : first + _CHUNK], longest) for first in range(0, len(labels), _CHUNK)]
     content = io.BytesIO()
     names = np.array(list(class_names), dtype=np.str_)
     arrays = {
@@ -105,10 +107,46 @@ def save(
     return file
 
 
+def shrunk(images: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
+    """Return images whose longer side has ``most`` pixels, smoothly resized; smaller ones are returned unchanged.
+
+    Args:
+        images: uint8 [images, channels, height, width] with 1 or 3 channels.
+        most: the largest height and width, in pixels.
+    """
+    height, width = images.shape[2:]
+    if max(height, width) <= most:
+        return images
+    from PIL import Image
+
+    share = most / max(height, width)
+    size = max(1, round(share * width)), max(1, round(share * height))
+    small = np.empty((*images.shape[:2], size[1], size[0]), dtype=np.uint8)
+    for place in np.ndindex(*images.shape[:2]):
+        small[place] = Image.fromarray(images[place]).resize(size, Image.Resampling.LANCZOS)
+    return small
+
+
 def load(root: Path, sha256: str) -> KeptImages | None:
     """Return the test images of the data set with this digest; None if ``root`` keeps none, or they are damaged."""
     file = _file(root, sha256)
     return None if file is None else _read(file, sha256)
+
+
+def class_names(root: Path, sha256: str) -> tuple[str, ...] | None:
+    """Return the names of the classes of the data set with this digest; None if they are not kept, or damaged."""
+    file = _file(root, sha256)
+    if file is None:
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return _names(stored) if str(stored["sha256"]) == sha256 else None
+    except _DAMAGED:
+        return None
+
+
+def _names(stored: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
+    return tuple(str(name) for name in stored["class_names"])
 
 
 def _file(root: Path, sha256: str) -> Path | None:
@@ -120,8 +158,8 @@ def _read(file: Path, sha256: str) -> KeptImages | None:
         with np.load(file, allow_pickle=False) as stored:
             if str(stored["sha256"]) != sha256:
                 return None
-            kept = KeptImages(stored["images"], stored["labels"], tuple(str(name) for name in stored["class_names"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            kept = KeptImages(stored["images"], stored["labels"], _names(stored))
+    except _DAMAGED:
         return None
     whole = kept.images.ndim == 4 and kept.images.dtype == np.uint8 and len(kept.images) == len(kept.labels)
     return kept if whole else None

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from bench.reporting.entries import Entry
 from bench.reporting.formats import counted
 from bench.reporting.groups import grouped
+from bench.reporting.images import shrunk
+from bench.reporting.scores import confusion
 from bench.reporting.speed import EAGER
-from bench.reporting.stats import confusion, mean_interval
+from bench.reporting.stats import mean_interval
 from bench.reporting.style import (
     WIDTH,
     Look,
@@ -27,7 +29,7 @@ from bench.reporting.style import (
     log_axis,
     look_of,
     note_below,
-    plain,
+    shortened,
     styled,
     wrapped,
 )
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 MOST_DOTS = 100
 """The most seeds of a job that are drawn one by one."""
 IMAGES_IN_A_ROW = 6
+MOST_PIXELS = 96
+"""The largest height and width of an image in a grid, pixels: each is shown less than an inch wide."""
 
 
 def _accuracies(records: Iterable[Record]) -> list[float]:
@@ -232,7 +236,7 @@ def confusion_matrix(
     Args:
         labels: int16 [predictions]: the true classes; of several seeds, one after the other.
         predicted: int16 [predictions]: the classes predicted.
-        class_names: one for each class.
+        class_names: one for each class; at most :data:`~.scores.MOST_CLASSES`, so that they are legible.
         title: the title of the figure.
         note: whose predictions these are.
     """
@@ -249,16 +253,16 @@ def confusion_matrix(
     edges = np.arange(classes + 1) - 0.5
     hidden = np.ma.masked_equal(shares, 0)
     shown = axis.pcolormesh(
-        edges, edges, hidden, cmap=shades, norm=norm, rasterized=classes > 50, edgecolors="face", linewidth=0.2
+        edges, edges, hidden, cmap=shades, norm=norm, rasterized=classes > 20, edgecolors="face", linewidth=0.2
     )
     axis.set(xlabel="predicted class", ylabel="true class", aspect="equal", anchor="N")
     axis.invert_yaxis()
     axis.grid(visible=False)
+    names = shortened(class_names, 12)
+    axis.set_xticks(range(classes), names, rotation=90 if max(map(len, names)) > 2 else 0)
+    axis.set_yticks(range(classes), names)
+    axis.tick_params(length=0, labelsize=10 if classes <= 20 else 7)
     if classes <= 20:
-        names = [plain(name, 12) for name in class_names]
-        axis.set_xticks(range(classes), names, rotation=90 if max(map(len, names)) > 2 else 0)
-        axis.set_yticks(range(classes), names)
-        axis.tick_params(length=0)
         size = 8 if table.max() < 10_000 and classes <= 10 else 6
         for (row, column), number in np.ndenumerate(table):
             if number:
@@ -294,10 +298,7 @@ def wrong_answers(
     """
     columns = IMAGES_IN_A_ROW
     rows = -(-len(images) // columns)
-    pixels = np.repeat(images, 3, axis=1) if images.shape[1] == 1 else images[:, :3]
-    pixels = pixels.transpose(0, 2, 3, 1)
-    step = max(1, pixels.shape[1] // 64)  # large pictures thinned out: each is half an inch wide
-    pixels = pixels[:, ::step, ::step]
+    pixels = shrunk(images, MOST_PIXELS).transpose(0, 2, 3, 1)  # a grey one is broadcast to three channels
     height, width = pixels.shape[1:3]
     gap, below = max(1, width // 10), round(0.52 * width)
     sheet = np.zeros((rows * (height + below), columns * (width + gap) - gap, 4), dtype=np.uint8)
@@ -305,11 +306,14 @@ def wrong_answers(
     size_of_text = 7.5 if max(map(len, (*truth, *answers))) <= 8 else 6.3
     figure = figure_of(title, rows * size * (height + below) / (width + gap) + 0.75)
     axis = figure.subplots()
-    for number, (picture, true, answer) in enumerate(zip(pixels, truth, answers, strict=True)):
+    names = shortened([*truth, *answers], 12)
+    for number, (picture, true, answer) in enumerate(
+        zip(pixels, names[: len(truth)], names[len(truth) :], strict=True)
+    ):
         y, x = (number // columns) * (height + below), (number % columns) * (width + gap)
         sheet[y : y + height, x : x + width, :3] = picture
         sheet[y : y + height, x : x + width, 3] = 255
-        caption = f"true {plain(true, 12)}\nsaid {plain(answer, 12)}"
+        caption = f"true {true}\nsaid {answer}"
         axis.text(x + width / 2, y + height + 0.05 * width, caption, ha="center", va="top", fontsize=size_of_text)
     axis.imshow(sheet, interpolation="none", aspect="equal")
     axis.axis("off")

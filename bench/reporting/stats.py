@@ -15,8 +15,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.spec import Predictions
-
 CONFIDENCE = 0.95
 """The confidence level of every interval."""
 ALPHA = 1 - CONFIDENCE
@@ -25,8 +23,6 @@ POWER = 0.8
 """The statistical power that :class:`Needed` is computed for: the chance to see a difference of the observed size."""
 FEWEST_SEEDS = 3
 """The fewest seeds from which a recipe's spread is estimated."""
-CALIBRATION_BINS = 15
-"""The number of bins of the calibration error, as in Guo et al., 2017."""
 FEWEST_FOR_P99 = 100
 """The fewest samples of which the 99th percentile is given."""
 _MOST_NEEDED = 10_000_000
@@ -98,26 +94,6 @@ def wilson(right: int, images: int) -> Interval:
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = proportion_confint(np.int64(right), np.int64(images), alpha=ALPHA, method="wilson")
     return Interval(float(low), float(high))
-
-
-def confusion(labels: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
-    """Count how often each class was taken for each: int64 [true class, predicted class]."""
-    table = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(table, (labels.astype(np.int64), predicted.astype(np.int64)), 1)
-    return table
-
-
-def calibration_error(predictions: Predictions, bins: int = CALIBRATION_BINS) -> float:
-    """Return the expected calibration error (ECE), a share: the mean distance of confidence and accuracy.
-
-    The images are put into ``bins`` of equal width by confidence, where an edge belongs to the bin below; the mean over
-    the bins is weighted by images. Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
-    """
-    confidence = predictions.probability.astype(np.float64)
-    right = predictions.labels == predictions.predicted
-    number = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    gap = np.bincount(number, weights=right - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(right))
 
 
 def percentiles(seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, float | None]:

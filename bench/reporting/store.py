@@ -28,13 +28,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import UserError
 from bench.reporting.files import disk_errors, write_whole
+from bench.reporting.predictions import from_table, to_table
 from bench.spec import (
     BEFORE_BACKENDS,
     SCHEMA_VERSION,
@@ -76,18 +76,6 @@ RUNS_SCHEMA = schema_of(Record)
 EPOCHS_SCHEMA = schema_of(EpochRecord)
 TIMINGS_SCHEMA = schema_of(Timing)
 DEPLOYMENTS_SCHEMA = schema_of(Deployment)
-PREDICTIONS_SCHEMA = pa.schema(
-    [
-        pa.field("image", pa.int32(), nullable=False, metadata={"description": "position in the test split"}),
-        pa.field("label", pa.int16(), nullable=False, metadata={"description": "true class"}),
-        pa.field("predicted", pa.int16(), nullable=False, metadata={"description": "predicted class"}),
-        pa.field(
-            "probability", pa.float32(), nullable=False, metadata={"description": "softmax of the predicted class"}
-        ),
-    ],
-    metadata={"schema_version": str(SCHEMA_VERSION)},
-)
-
 _INDEX = ".index.jsonl"
 _WORTH_AN_INDEX = 100
 """The fewest files that must have been read to write an index; a small folder is left as it is."""
@@ -146,10 +134,7 @@ class Store:
             if result.epochs:
                 self._write_rows("epochs", record.run_id, result.epochs, EPOCHS_SCHEMA)
             if result.predictions is not None:
-                answers = result.predictions
-                columns = (np.arange(len(answers.labels)), answers.labels, answers.predicted, answers.probability)
-                table = pa.table(dict(zip(PREDICTIONS_SCHEMA.names, columns, strict=True)), PREDICTIONS_SCHEMA)
-                self._write_table(self._file("predictions", record.run_id), table)
+                self._write_table(self._file("predictions", record.run_id), to_table(result.predictions))
             if result.checkpoint is not None:
                 write_whole(self._file("checkpoints", record.run_id, "safetensors"), result.checkpoint)
             written = self._write_rows("runs", record.run_id, [record], RUNS_SCHEMA)
@@ -293,13 +278,9 @@ class Store:
     def predictions(self, run_id: str) -> Predictions | None:
         """Return a run's predictions for the test images; None if they are not stored, or the file is damaged."""
         try:
-            table = _read_table(self._file("predictions", run_id)).select(PREDICTIONS_SCHEMA.names)
-            columns = table.cast(PREDICTIONS_SCHEMA).sort_by("image").columns[1:]
-            # not to_numpy(), which imports pandas
-            arrays: list[Any] = [np.from_dlpack(column.combine_chunks()) for column in columns]
+            return from_table(_read_table(self._file("predictions", run_id)))
         except (OSError, pa.ArrowException, ValueError, KeyError):
             return None
-        return Predictions(*arrays)
 
     def save_state(self, run_id: str, state: bytes) -> None:
         """Keep the training state that an interrupted run goes on from.

@@ -209,6 +209,15 @@ def plain(text: str, most: int = 200) -> str:
     return kept if len(kept) <= most else f"{kept[: most - 3]}..."
 
 
+def shortened(names: Sequence[str], most: int) -> list[str]:
+    """Return names cut to ``most`` letters: at the end or, if two of them would then be the same, at the beginning."""
+    whole = [plain(name) for name in names]
+    cut = [plain(name, most) for name in whole]
+    if len(set(cut)) == len(set(whole)):
+        return cut
+    return [name if len(name) <= most else f"...{name[3 - most :]}" for name in whole]
+
+
 def wrapped(text: str, width: int) -> str:
     """Return plain text in lines of at most ``width`` letters."""
     return "\n".join(textwrap.wrap(plain(text), width)) or "-"

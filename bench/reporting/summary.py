@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from bench.reporting.backends import backend_sentences
 from bench.reporting.entries import Comparison, comparisons, tested
 from bench.reporting.formats import count, one_line
+from bench.reporting.mistakes import confused
 from bench.reporting.store import Store
 from bench.reporting.table import as_markdown
 from bench.reporting.tables import (
     backend_notes,
     backends_table,
     comparison_to_read,
+    confused_notes,
+    confused_table,
     environment_table,
     footnotes,
     runs_table,
@@ -69,7 +72,9 @@ def look(store: Store, records: Sequence[Record] | None = None) -> Overview:
     """
     if records is None:
         records, _ = store.records(set_aside=True)
-    compared = comparisons(records, store)
+    compared = [
+        replace(comparison, confused=confused(store, comparison.entries)) for comparison in comparisons(records, store)
+    ]
     verdicts = [[*sentences(findings(store, comparison)), *backend_sentences(comparison)] for comparison in compared]
     return Overview(list(records), compared, verdicts, store.set_aside())
 
@@ -94,12 +99,7 @@ def render(overview: Overview, sections: Sequence[str] = ()) -> str:
     records, finished, failed = overview.tested, overview.finished, overview.failed
     trials = len(overview.records) - len(records)
     for comparison, verdicts in zip(overview.comparisons, overview.verdicts, strict=True):
-        parts += [f"## {comparison.title}", as_markdown(comparison_to_read(comparison))]
-        parts += footnotes(comparison)
-        if (backends := backends_table(comparison)) is not None:
-            parts += [f"### Back ends on {comparison.title}", as_markdown(backends), *backend_notes(comparison)]
-        if verdicts:
-            parts.append("\n".join(f"- {one_line(sentence)}" for sentence in verdicts))
+        parts += _compared(comparison, verdicts)
     if not finished:
         parts.append("No run has finished yet. `python -m bench.run` trains the default models.")
     parts += sections
@@ -130,3 +130,17 @@ def render(overview: Overview, sections: Sequence[str] = ()) -> str:
     if overview.set_aside:
         parts += ["## Set aside", SET_ASIDE, "\n".join(f"- `{one_line(name)}`" for name in overview.set_aside)]
     return "\n\n".join(parts) + "\n"
+
+
+def _compared(comparison: Comparison, verdicts: Sequence[str]) -> list[str]:
+    """Return the part of the page on one data set."""
+    parts = [f"## {comparison.title}", as_markdown(comparison_to_read(comparison))]
+    parts += footnotes(comparison)
+    if (backends := backends_table(comparison)) is not None:
+        parts += [f"### Back ends on {comparison.title}", as_markdown(backends), *backend_notes(comparison)]
+    if (pairs := confused_table(comparison)) is not None:
+        title = f"### Classes most often confused on {comparison.title}"
+        parts += [title, as_markdown(pairs), *confused_notes(comparison)]
+    if verdicts:
+        parts.append("\n".join(f"- {one_line(sentence)}" for sentence in verdicts))
+    return parts

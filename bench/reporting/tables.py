@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from bench.reporting import circumstances, stats
-from bench.reporting.entries import Comparison, Entry, natural
+from bench.reporting.entries import Comparison, Confused, Entry, natural
 from bench.reporting.formats import (
     MISSING,
     brackets,
@@ -21,9 +21,10 @@ from bench.reporting.formats import (
     per_second,
     percent,
 )
+from bench.reporting.scores import UNEVEN, Pair
 from bench.reporting.speed import EAGER, Answers, Speed, Speeds
 from bench.reporting.table import Cell, Column, Table, cell_of, number_column, table_of, text_column
-from bench.spec import BEFORE_BACKENDS, Deployment, Record
+from bench.spec import BEFORE_BACKENDS, Deployment, Record, Scores
 
 MOST_COLUMNS = 6
 """The most jobs that are columns of the comparison; with more, jobs are its rows and metrics its columns."""
@@ -42,6 +43,10 @@ def accuracy(values: Sequence[float]) -> str:
 
 METRICS: list[tuple[str, str, Callable[[float], str]]] = [
     ("Test accuracy", "test_accuracy", percent),
+    ("Top-5 accuracy", "test_top5_accuracy", percent),
+    ("Balanced accuracy", "test_balanced_accuracy", percent),
+    ("Macro-F1", "test_macro_f1", percent),
+    ("Calibration error (ECE)", "test_calibration_error", percent),
     ("Trainable parameters", "trainable_parameters", count),
     ("Total parameters", "total_parameters", count),
     ("Training time", "train_seconds", duration),
@@ -50,8 +55,12 @@ METRICS: list[tuple[str, str, Callable[[float], str]]] = [
     ("Peak memory of a worker", "peak_memory_mb", megabytes),
     ("MACs per image", "macs", count),
 ]
+OF_UNEVEN_CLASSES = ("test_balanced_accuracy", "test_macro_f1")
+"""Metrics that say little more than the accuracy, unless some classes have many more test images than others."""
 SHARED_MACHINE = ("train_seconds", "train_images_per_second", "test_images_per_second")
 """Metrics that other runs on the same machine disturb."""
+ACCURACIES = ("test_accuracy", "test_top5_accuracy", "test_balanced_accuracy", "test_macro_f1")
+"""Metrics that are shown with an interval over the seeds."""
 THROUGHPUT = ("train_images_per_second", "test_images_per_second")
 """Metrics that are left out if they were also timed after the training, one model at a time."""
 TRAINING_TIME = ("train_seconds", "train_images_per_second")
@@ -171,6 +180,8 @@ def _metrics(comparison: Comparison) -> list[Column[Entry]]:
         Column(header, _metric_cell(key, show))
         for header, key, show in METRICS
         if not (all_timed and key in THROUGHPUT)  # the exclusive timings measure it better
+        and not (key in Scores.model_fields and all(getattr(record, key) is None for record in records))
+        and not (key in OF_UNEVEN_CLASSES and not _uneven(records))
     ]
     columns += [
         Column(header, _speed_cell(which, show))
@@ -187,12 +198,16 @@ def _metrics(comparison: Comparison) -> list[Column[Entry]]:
     return columns
 
 
+def _uneven(records: Sequence[Record]) -> bool:
+    return any(record.test_imbalance is not None and record.test_imbalance > UNEVEN for record in records)
+
+
 def _metric_cell(key: str, show: Callable[[float], str]) -> Callable[[Entry], Cell]:
     def read(entry: Entry) -> Cell:
         values = [value for record in entry.records if (value := getattr(record, key)) is not None]
         if not values:
             return Cell(MISSING)
-        text = accuracy(values) if key == "test_accuracy" else mean_and_range(values, show)
+        text = accuracy(values) if key in ACCURACIES else mean_and_range(values, show)
         if key in SHARED_MACHINE and any(record.contended for record in entry.records):
             text += " *"
         if key in TRAINING_TIME and any(record.features_cached for record in entry.records):
@@ -260,6 +275,12 @@ def footnotes(comparison: Comparison) -> list[str]:
         )
     if 2 in seeds:
         notes.append("Two seeds give no interval; three are the fewest that do.")
+    if _uneven(records):
+        notes.append(
+            "The classes are uneven: the largest has more than "
+            f"{UNEVEN:g} times as many test images as the smallest. Balanced accuracy and macro-F1 are means over the "
+            "classes that have test images, each counting the same."
+        )
     for entry in entries:
         sources = {record.lr_source for record in entry.records if record.lr_source is not None}
         notes += [f"{entry.label}: its learning rate came from {one_line(source)}." for source in sorted(sources)]
@@ -268,6 +289,29 @@ def footnotes(comparison: Comparison) -> list[str]:
     if len(entries) > MOST_JOBS:
         notes.append(f"The {MOST_JOBS} most accurate of {len(entries):,} jobs.")
     return notes
+
+
+# --- the classes most often confused --------------------------------------------------------------------------------
+
+
+CONFUSED_COLUMNS: list[Column[tuple[Confused, Pair]]] = [
+    text_column("Model", lambda row: row[0].label),
+    text_column("True class", lambda row: row[0].class_names[row[1].true]),
+    text_column("Predicted class", lambda row: row[0].class_names[row[1].predicted]),
+    number_column("Count", lambda row: row[1].count, count),
+    number_column("Share of the true class", lambda row: row[1].share, percent),
+]
+
+
+def confused_table(comparison: Comparison) -> Table | None:
+    """Return a row for each pair of classes that a job often confuses; None if there are none to list."""
+    rows = [(job, pair) for job in comparison.confused for pair in job.pairs]
+    return table_of(CONFUSED_COLUMNS, rows) if rows else None
+
+
+def confused_notes(comparison: Comparison) -> list[str]:
+    """Return whose predictions the table of confused classes counts, as Markdown."""
+    return [f"Confused classes, {job.label}: {job.whose}" for job in comparison.confused if job.pairs]
 
 
 # --- one row per run -----------------------------------------------------------------------------------------------

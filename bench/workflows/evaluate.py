@@ -24,11 +24,14 @@ from bench.learning.user_code import UserCode
 from bench.reporting import stats
 from bench.reporting.evaluation import Assessment, answers_table, assessment_text
 from bench.reporting.files import write_whole
+from bench.reporting.scores import confusion, most_confused, scores_of
 
 if TYPE_CHECKING:
     from bench.learning.checkpoint import Trained
 
 
+_SHOWN = 1000
+"""The most pictures that are looked at to see whether they are light."""
 _DARK, _LIGHT = 0.25, 0.5
 """Mean brightness below which training images are mostly dark, and above which pictures are mostly light."""
 
@@ -107,7 +110,7 @@ def _from_folder(folder: Pictures, trained: Trained, redraw: Redraw | None) -> _
         notes.append(pictures.describe_passed_over([file.name for file in folder.passed_over]))
     if redraw is None:
         pixels = pictures.read_pictures(listed, resized=form.resized)
-        if form.channels == 1 and form.mean[0] < _DARK and pixels.mean() > 255 * _LIGHT:
+        if form.channels == 1 and form.mean[0] < _DARK and pixels[:_SHOWN].mean() > 255 * _LIGHT:
             notes.append(
                 "these pictures are mostly light, but the model was trained on dark ones; if they show drawn digits, "
                 "--as-drawing redraws them as MNIST's"
@@ -138,7 +141,7 @@ def _measured(trained: Trained, images: _Images, labels: NDArray[np.int64]) -> t
     settle_allocator()
     result = evaluate(trained.module, trained.spec, DeviceSplit.of(Split(images.pixels, labels), "cpu"))
     predictions = result.predictions
-    table = stats.confusion(predictions.labels, predictions.predicted, len(trained.class_names))
+    table = confusion(predictions.labels, predictions.predicted, len(trained.class_names))
     seconds, threads = time_one_image(trained, images.pixels[:1][0])
     p50, p95 = np.percentile(seconds, [50, 95])
     per_class = [(int(table[k, k]), int(table[k].sum())) for k in range(len(table))]
@@ -149,7 +152,8 @@ def _measured(trained: Trained, images: _Images, labels: NDArray[np.int64]) -> t
         interval=stats.wilson(result.correct, len(predictions.labels)),
         class_intervals=[stats.wilson(correct, count) for correct, count in per_class],
         loss=result.loss,
-        calibration_error=stats.calibration_error(predictions),
+        scores=scores_of(predictions, len(trained.class_names)),
+        confused=most_confused(predictions.labels, predictions.predicted),
         mean_confidence=float(predictions.probability.mean()),
         images_per_second=len(predictions.labels) / result.seconds,
         latency_p50_ms=1000 * float(p50),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from bench.spec import Outcome, Record, Result, Run
+from bench.reporting.scores import scores_of
+from bench.spec import Outcome, Record, Result, Run, Scores
 
 
 def assemble(
@@ -20,6 +21,8 @@ def assemble(
         contended: whether other runs shared the machine meanwhile; None is unknown.
         git_commit: the commit of this program, from :func:`git_commit`.
     """
+    predictions = outcome.predictions
+    scores = Scores() if predictions is None else scores_of(predictions, run.dataset.classes)
     record = Record(
         run_id=run.id,
         job_id=run.job_id,
@@ -30,12 +33,13 @@ def assemble(
         **run.recipe.model_dump(),
         **run.input.columns(),
         **outcome.measured.model_dump(),
+        **scores.model_dump(),
         attempts=attempts,
         contended=contended,
         checkpoint=None if outcome.checkpoint is None else f"checkpoints/{run.id}.safetensors",
         git_commit=git_commit,
     )
-    return Result(record, outcome.epochs, outcome.predictions, outcome.checkpoint)
+    return Result(record, outcome.epochs, predictions, outcome.checkpoint)
 
 
 def git_commit() -> str | None:

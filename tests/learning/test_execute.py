@@ -109,6 +109,8 @@ def test_accuracy_is_that_of_the_predictions(twice: list[Outcome], tiny: Dataset
     assert record.test_accuracy == record.test_correct / 100
     assert record.predictions_sha256 == hashlib.sha256(said.predicted.tobytes()).hexdigest()
     assert (said.labels.dtype, said.predicted.dtype, said.probability.dtype) == (np.int16, np.int16, np.float32)
+    assert said.top_classes is not None
+    assert said.top_classes.shape == (100, 5)
     assert said.probability.min() >= 0.1
     assert said.probability.max() <= 1
 

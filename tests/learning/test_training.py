@@ -215,6 +215,8 @@ def test_the_plain_model_answers_in_evaluation(spec: ModelSpec, backbone: Weight
         logits = model(Preprocessor(spec.input, "cpu")(data.images))
     assert np.array_equal(evaluation.predictions.predicted, logits.argmax(1).numpy())
     assert np.array_equal(evaluation.predictions.probability, logits.softmax(1).amax(1).numpy())
+    assert np.array_equal(evaluation.predictions.top_classes, logits.topk(5).indices.numpy())
+    assert np.array_equal(evaluation.predictions.top_probabilities, logits.softmax(1).topk(5).values.numpy())
     assert evaluation.loss == pytest.approx(float(F.cross_entropy(logits, data.labels)), rel=1e-6)
     assert_same(weights_after(model), before)
 
@@ -471,6 +473,42 @@ def test_data_that_may_not_be_written_is_read_without_a_copy_or_a_warning(
 # --- evaluation ---------------------------------------------------------------------------------------------------
 
 
+class Says(nn.Module):
+    """A model that gives every image the same logits."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits.repeat(len(images), 1)
+
+
+@pytest.mark.parametrize(
+    ("logits", "ranked"),
+    [
+        ([0.0, 2.0, 1.0, 2.0, 1.0, 1.0, 0.0], [1, 3, 2, 4, 5]),
+        ([0.0] * 40, [0, 1, 2, 3, 4]),
+        ([0.0, 1.0, 1.0], [1, 2, 0]),
+        ([1.0, 1.0], [0, 1]),
+    ],
+)
+def test_of_equally_probable_classes_the_first_comes_first(
+    logits: list[float], ranked: list[int], tiny: Dataset
+) -> None:
+    labels = torch.zeros(100, dtype=torch.int64)
+
+    said = evaluate(Says(logits), SPEC, DeviceSplit(torch.from_numpy(tiny.test.images), labels)).predictions
+
+    assert said.top_classes is not None
+    assert said.top_probabilities is not None
+    assert said.top_classes.tolist() == [ranked] * 100
+    assert (said.top_classes.dtype, said.top_probabilities.dtype) == (np.int16, np.float32)
+    assert said.top_probabilities[0] == pytest.approx(torch.tensor(logits).softmax(0)[ranked].tolist())
+    assert np.array_equal(said.predicted, said.top_classes[:, 0])
+    assert np.array_equal(said.probability, said.top_probabilities[:, 0])
+
+
 @pytest.mark.parametrize("batch", [1, 7, 32, 100, 1000])
 def test_evaluation_counts_every_image_once(batch: int, tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "batch_of", lambda form: batch)
@@ -591,7 +629,9 @@ def two_workers_do(rank: int, folder: str, tiny: Dataset) -> None:
         )  # several batches for each worker, and a smaller one at the end
         tested = evaluate(model, SPEC, DeviceSplit.of(tiny.test, "cpu"), rank=rank, world_size=2)
     found["dropped"] = dropped_units(Worker(rank), tiny)
-    found["evaluation"] = (tested.predictions.predicted, tested.predictions.probability, tested.loss, tested.correct)
+    found["evaluation"] = tested
+    few = DeviceSplit(torch.from_numpy(tiny.test.images[:20]), torch.zeros(20, dtype=torch.int64))
+    found["one batch"] = evaluate(Says([0.0, 1.0, 1.0]), SPEC, few, rank=rank, world_size=2).predictions.top_classes
 
     first = Worker(rank)
     whole = build(SPEC, 10, None, seed=0)
@@ -673,10 +713,17 @@ def test_workers_evaluate_every_image_once_with_the_same_result(
     alone = evaluate(model, SPEC, DeviceSplit.of(tiny.test, "cpu"))
 
     for found in two_workers:
-        predicted, probability, loss, correct = found["evaluation"]
-        assert np.array_equal(predicted, alone.predictions.predicted)
-        np.testing.assert_allclose(probability, alone.predictions.probability, rtol=1e-5)
-        assert (correct, loss) == (alone.correct, pytest.approx(alone.loss, rel=1e-5))
+        shared = found["evaluation"]
+        assert np.array_equal(shared.predictions.predicted, alone.predictions.predicted)
+        np.testing.assert_allclose(shared.predictions.probability, alone.predictions.probability, rtol=1e-5)
+        assert np.array_equal(shared.predictions.top_classes, alone.predictions.top_classes)
+        np.testing.assert_allclose(shared.predictions.top_probabilities, alone.predictions.top_probabilities, rtol=1e-5)
+        assert (shared.correct, shared.loss) == (alone.correct, pytest.approx(alone.loss, rel=1e-5))
+
+
+def test_a_worker_without_a_batch_has_the_whole_result_too(two_workers: list[dict[Any, Any]]) -> None:
+    for found in two_workers:
+        assert found["one batch"].tolist() == [[1, 2, 0]] * 20
 
 
 def test_two_workers_that_were_interrupted_go_on_to_the_same_bits(two_workers: list[dict[Any, Any]]) -> None:

@@ -10,14 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import recorded, stored_in
+from PIL import Image
 
 from bench.config.space import Range, Space
-from bench.reporting import gallery, images, style
+from bench.learning.data import datasets
+from bench.reporting import gallery, images, mistakes, plots, style
 from bench.reporting.entries import Entry, comparisons
-from bench.reporting.gallery import Gallery, best_jobs, data_key, draw
+from bench.reporting.gallery import Gallery, data_key, draw
+from bench.reporting.html import write_report
+from bench.reporting.mistakes import best_jobs
 from bench.reporting.store import Store
+from bench.reporting.summary import look, write_summary
 from bench.reporting.sweeps import Sweep, write_sweep
-from bench.spec import EpochRecord, Job, Predictions, Recipe, Record, Result, Status, Timing
+from bench.reporting.tables import confused_table
+from bench.spec import DatasetInfo, EpochRecord, Job, Predictions, Recipe, Record, Result, Status, Timing
 
 Make = Callable[..., Record]
 START = datetime(2026, 1, 2, tzinfo=UTC)
@@ -229,6 +235,101 @@ def test_confusion_and_what_only_one_gets_wrong(store: Store, make_record: Make)
     assert not found.notes
 
 
+MANY = DatasetInfo(name="birds", sha256="e" * 64, train_images=4000, test_images=1000, classes=50)
+
+
+def of_many(wrong: slice) -> Predictions:
+    """Right but for some images, of fifty classes with twenty images each."""
+    labels = (np.arange(1000) // 20).astype(np.int16)
+    predicted = labels.copy()
+    predicted[wrong] = (predicted[wrong] + 1) % 50
+    return Predictions(labels, predicted, np.full(1000, 0.5, dtype=np.float32))
+
+
+def test_of_many_classes_the_pairs_most_often_confused_are_listed_and_no_matrix_is_drawn(
+    store: Store, make_record: Make
+) -> None:
+    cnn = make_record("cnn", dataset=MANY, test_accuracy=0.9)
+    keep(store, cnn, of_many(slice(35, 120)))  # five of class 1, all of 2 to 5
+    keep(store, make_record("mobilenet", dataset=MANY, test_accuracy=0.8), of_many(slice(0, 3)))
+    names_of_birds = [f"bird|{number}" for number in range(50)]
+    labels = of_many(slice(0, 0)).labels
+    images.save(store.root, MANY.sha256, np.zeros((1000, 3, 8, 8), np.uint8), labels, names_of_birds)
+
+    overview = look(store)
+    table = confused_table(overview.comparisons[0])
+    assert table is not None
+    rows = [[cell.text for cell in row] for row in table.rows]
+    assert rows == [
+        ["cnn", "bird|2", "bird|3", "20", "100.00 %"],
+        ["cnn", "bird|3", "bird|4", "20", "100.00 %"],
+        ["cnn", "bird|4", "bird|5", "20", "100.00 %"],
+        ["cnn", "bird|5", "bird|6", "20", "100.00 %"],
+        ["cnn", "bird|1", "bird|2", "5", "25.00 %"],
+        ["mobilenet", "bird|0", "bird|1", "3", "15.00 %"],
+    ]
+    page = write_summary(store, overview).read_text()
+    assert "### Classes most often confused on birds" in page
+    assert "bird\\|5" in page
+    assert "Confused classes, cnn: 1,000 test images." in page
+    html_page = write_report(store, overview).read_text()
+    assert "Classes most often confused on birds" in html_page
+    assert "bird|5" in html_page
+    assert not any("confusion" in file.name for file in (store.root / "plots").iterdir())
+    assert any("wrong" in file.name for file in (store.root / "plots").iterdir())
+
+
+def test_of_thirty_classes_a_matrix_is_drawn_and_nothing_is_listed(store: Store, make_record: Make) -> None:
+    thirty = MANY.model_copy(update={"classes": 30})
+    labels = (np.arange(1000) % 30).astype(np.int16)
+    said = Predictions(labels, labels[::-1].copy(), np.full(1000, 0.5, dtype=np.float32))
+    keep(store, make_record("cnn", dataset=thirty), said)
+
+    overview = look(store)
+
+    assert confused_table(overview.comparisons[0]) is None
+    assert any("confusion-cnn" in plot.name for plot in drawn(store).plots)
+
+
+def test_photos_of_mixed_sizes_that_models_disagree_on_are_shown(
+    store: Store, make_record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for channel, name in ((0, "red"), (2, "blue")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(0, 40, (96 + 6 * number, 224 - 6 * number, 3), dtype=np.uint8)
+            pixels[..., channel] += 200
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.jpg", quality=95)
+    data = datasets.load(f"folder:{tmp_path / 'photos'}")
+    labels = data.test.labels.astype(np.int16)
+    images.save(store.root, data.sha256, data.test.images, labels, data.class_names, dataset=data.name)
+    sure = np.linspace(0.6, 0.9, len(labels), dtype=np.float32)
+    for model, answer in (("cnn", 0), ("mobilenet", 1)):  # each always gives one answer
+        said = Predictions(labels, np.full_like(labels, answer), sure)
+        keep(store, make_record(model, dataset=data.info, test_accuracy=0.5), said)
+    sheets: list[np.ndarray[Any, Any]] = []
+    draw_sheet = plots.wrong_answers
+
+    def spy(pixels: np.ndarray[Any, Any], *texts: Any, **more: Any) -> Any:
+        sheets.append(pixels)
+        return draw_sheet(pixels, *texts, **more)
+
+    monkeypatch.setattr(plots, "wrong_answers", spy)
+
+    found = drawn(store)
+
+    assert [plot.title for plot in found.plots if "wrong" in plot.name] == [
+        "cnn wrong, mobilenet right: 4 of 8 test images",
+        "mobilenet wrong, cnn right: 4 of 8 test images",
+    ]
+    assert not found.notes
+    assert [sheet.shape[:2] for sheet in sheets] == [(4, 3), (4, 3)]
+    red, blue = sheets  # blue is class 0: cnn says it of all, and is wrong where a photo is red
+    assert (red.mean(axis=(0, 2, 3)).round(-2) == [200, 0, 0]).all()
+    assert (blue.mean(axis=(0, 2, 3)).round(-2) == [0, 0, 200]).all()
+
+
 def test_predictions_of_other_images_are_not_shown_beside_these(store: Store, make_record: Make) -> None:
     cnn = make_record("cnn", test_accuracy=0.98)
     keep(store, cnn, answers(slice(0, 20)))
@@ -268,7 +369,7 @@ def test_however_many_jobs_there_are_only_a_few_are_read(
 
     (found,) = draw(store, records, comparisons(records, store)).values()
 
-    assert len(set(read)) <= 3 * (gallery.MOST_CURVES + gallery.MOST_MATRICES)
+    assert len(set(read)) <= 3 * (gallery.MOST_CURVES + mistakes.MOST_JOBS)
     assert any("Of 80 jobs the plots show 12" in note for note in found.notes)
     assert sum(len(plot.svg) for plot in found.plots) < 200_000
 

@@ -59,15 +59,39 @@ def test_another_data_set_with_the_same_beginning_is_not_taken_for_it(tmp_path: 
     assert load(tmp_path, SHA[:12] + "0" * 52) is None
 
 
-def test_of_large_images_every_second_row_and_column_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_shrunk_smoothly_until_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MOST_MB", 0.02)
-    large = np.random.default_rng(0).integers(0, 256, size=(5, 3, 64, 64), dtype=np.uint8)  # 0.06 MB
+    large = np.zeros((5, 3, 64, 64), dtype=np.uint8)  # 0.06 MB
+    large[:, :, ::2] = 200  # stripes: taking single rows would make all of it white or black
 
     save(tmp_path, SHA, large, np.zeros(5, np.int64), NAMES)
 
     kept = load(tmp_path, SHA)
     assert kept is not None
-    assert np.array_equal(kept.images, large[:, :, ::2, ::2])
+    assert kept.images.shape == (5, 3, 36, 36)
+    assert kept.images.nbytes <= 20_000
+    assert abs(kept.images[:, :, 4:-4, 4:-4].astype(float) - 100).max() < 30
+
+
+@pytest.mark.parametrize(("height", "width", "small"), [(200, 100, (50, 25)), (30, 120, (12, 50)), (50, 50, (50, 50))])
+def test_images_are_shrunk_in_proportion(height: int, width: int, small: tuple[int, int]) -> None:
+    picture = np.linspace(0, 255, width, dtype=np.uint8)
+    large = np.broadcast_to(picture, (2, 3, height, width))
+
+    found = images.shrunk(large, 50)
+
+    assert found.shape == (2, 3, *small)
+    assert (np.diff(found.astype(int), axis=3) >= 0).all()
+
+
+def test_the_names_of_the_classes_are_read_alone(tmp_path: Path) -> None:
+    file = save(tmp_path, SHA, PIXELS, LABELS, NAMES)
+    assert file is not None
+
+    assert images.class_names(tmp_path, SHA) == NAMES
+    assert images.class_names(tmp_path, "b" * 64) is None
+    file.write_bytes(b"no archive")
+    assert images.class_names(tmp_path, SHA) is None
 
 
 def test_large_images_of_few_pixels_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

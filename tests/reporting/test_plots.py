@@ -334,14 +334,47 @@ def test_a_confusion_matrix_counts_and_shades_by_true_class() -> None:
     assert {"nought", "one", "a title"} <= set(texts(figure).splitlines())
 
 
-def test_many_classes_have_no_numbers_but_a_scale() -> None:
-    labels = np.arange(100, dtype=np.int16)
+def test_many_classes_have_no_numbers_but_names_and_a_scale() -> None:
+    labels = np.arange(30, dtype=np.int16)
 
-    figure = plots.confusion_matrix(labels, labels, [str(i) for i in range(100)], title="a title")
+    figure = plots.confusion_matrix(labels, labels, [f"class {i}" for i in range(30)], title="a title")
 
+    assert {f"class {i}" for i in range(30)} <= set(texts(figure).splitlines())
     assert not figure.axes[0].texts
     assert "share of the true class" in texts(figure)
     assert len(svg(figure)) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["cat", "a long-haired cat"], ["cat", "a long-h..."]),
+        (["bird of prey 01", "bird of prey 02", "cat"], ["... prey 01", "... prey 02", "cat"]),
+        (["cat", "cat"], ["cat", "cat"]),
+    ],
+)
+def test_names_are_cut_so_that_they_stay_apart(names: list[str], short: list[str]) -> None:
+    assert style.shortened(names, 11) == short
+
+
+@pytest.mark.parametrize("size", [96, 224])
+def test_photos_keep_their_colours_and_are_drawn_small_and_smooth(size: int) -> None:
+    photos = np.zeros((2, 3, size, size), dtype=np.uint8)
+    photos[0, 0] = 255  # red
+    photos[1, 2, :, ::2] = 255  # blue and black stripes
+
+    figure = plots.wrong_answers(photos, ["red", "blue"], ["blue", "red"], title="a title", note="two")
+
+    sheet = np.asarray(figure.axes[0].images[0].get_array())
+    assert sheet.shape[1] < 6 * 96 + 6 * 10
+    shown = sheet[:96, :96], sheet[:96, 105 : 105 + 96]
+    assert (shown[0] == [255, 0, 0, 255]).all()
+    assert (shown[1][..., :2] == 0).all()
+    if size > 96:  # neither all blue nor all black
+        assert 60 < shown[1][4:-4, 4:-4, 2].mean() < 195
+    else:
+        assert np.array_equal(shown[1][..., :3], photos[1].transpose(1, 2, 0))
+    assert len(style.png(figure)) < 100_000
 
 
 @given(st.integers(0, 10_000))

@@ -15,9 +15,7 @@ from bench.reporting.stats import (
     ALPHA,
     Difference,
     Seeds,
-    calibration_error,
     checkpoints_difference,
-    confusion,
     discordant,
     holm,
     mcnemar,
@@ -27,7 +25,6 @@ from bench.reporting.stats import (
     wilson,
 )
 from bench.reporting.timing_stats import timings_difference
-from bench.spec import Predictions
 
 shares = st.floats(0, 1)
 
@@ -342,33 +339,3 @@ def test_the_interval_of_an_accuracy_follows_wilsons_formula(correct: int, image
 def test_without_images_an_accuracy_has_no_interval() -> None:
     assert math.isnan(wilson(0, 0).low)
     assert math.isnan(wilson(0, 0).high)
-
-
-def test_the_confusion_matrix_counts_each_pair_of_classes() -> None:
-    random = np.random.default_rng(0)
-    labels, predicted = random.integers(0, 7, (2, 500)).astype(np.int16)
-    table = confusion(labels, predicted, 7)
-    for true in range(7):
-        for said in range(7):
-            assert table[true, said] == ((labels == true) & (predicted == said)).sum()
-
-
-def predictions(right: list[bool], probability: list[float]) -> Predictions:
-    labels = np.zeros(len(right), np.int16)
-    return Predictions(labels, np.array([0 if ok else 1 for ok in right], np.int16), np.array(probability, np.float32))
-
-
-def test_calibration_error_by_hand() -> None:
-    # bins of a tenth: (0.5, 0.6] holds two, one right: |1/2 - 0.55|; (0.9, 1] holds two, both right: |1 - 0.96|
-    said = predictions([True, False, True, True], [0.52, 0.58, 0.95, 0.97])
-    assert calibration_error(said, bins=10) == pytest.approx((2 * 0.05 + 2 * 0.04) / 4, abs=1e-6)
-    # a border belongs to the bin below it
-    assert calibration_error(predictions([True, False], [0.5, 0.41]), bins=2) == pytest.approx(0.045, abs=1e-6)
-    assert calibration_error(predictions([True], [1.0])) == 0
-
-
-def test_a_calibrated_model_has_next_to_no_error() -> None:
-    random = np.random.default_rng(0)
-    probability = random.uniform(0.1, 1, 100_000)
-    right = random.uniform(size=100_000) < probability
-    assert calibration_error(predictions(list(right), list(probability))) < 0.01

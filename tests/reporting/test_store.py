@@ -27,7 +27,7 @@ from bench.errors import UserError
 from bench.reporting import store as store_module
 from bench.reporting.files import write_whole
 from bench.reporting.store import Store
-from bench.spec import SCHEMA_VERSION, Deployment, Record, Result, Status, Timing
+from bench.spec import SCHEMA_VERSION, Deployment, Predictions, Record, Result, Status, Timing
 
 EVERYTHING_ELSE: dict[str, Any] = {
     "lr_source": "a sweep of 12 trials",
@@ -46,6 +46,11 @@ EVERYTHING_ELSE: dict[str, Any] = {
     "best_epoch": 3,
     "target_seconds": 1.25,
     "validation_seconds": 0.125,
+    "test_top5_accuracy": 0.999,
+    "test_balanced_accuracy": 0.97,
+    "test_macro_f1": 0.96,
+    "test_calibration_error": 0.01,
+    "test_imbalance": 1.25,
 }
 """Columns that an ordinary run leaves null."""
 
@@ -111,7 +116,9 @@ def test_epochs_predictions_and_checkpoint_are_beside_the_record(
     assert np.array_equal(said["label"], outcome.predictions.labels)
     assert np.array_equal(said["predicted"], outcome.predictions.predicted)
     assert np.array_equal(said["probability"], outcome.predictions.probability)
-    assert [str(kind) for kind in said.dtypes] == ["int32", "int16", "int16", "float32"]
+    assert [str(kind) for kind in said.dtypes[:4]] == ["int32", "int16", "int16", "float32"]
+    assert np.array_equal(np.stack(said["top_classes"]), outcome.predictions.top_classes)
+    assert np.array_equal(np.stack(said["top_probabilities"]), outcome.predictions.top_probabilities)
 
 
 def test_a_failed_run_is_a_record_and_nothing_else(filled: tuple[Store, list[Record]]) -> None:
@@ -234,7 +241,45 @@ def test_predictions_are_read_back_in_the_order_of_the_images(
         assert np.array_equal(said.predicted, outcome.predictions.predicted)
         assert np.array_equal(said.probability, outcome.predictions.probability)
         assert (said.labels.dtype, said.probability.dtype) == (np.int16, np.float32)
+        assert np.array_equal(said.top_classes, outcome.predictions.top_classes)
+        assert np.array_equal(said.top_probabilities, outcome.predictions.top_probabilities)
+        assert (said.top_classes.dtype, said.top_probabilities.dtype) == (np.int16, np.float32)
         pq.write_table(pq.read_table(file).sort_by([("image", "descending")]), file)
+
+
+def test_predictions_of_an_earlier_version_have_no_top_five(
+    store: Store, make_record: Callable[..., Record], make_result: Callable[[Record], Result]
+) -> None:
+    outcome = make_result(make_record())
+    run_id = stored_in(store, outcome).run_id
+    file = store.root / "predictions" / f"{run_id}.parquet"
+    pq.write_table(pq.read_table(file).select(["image", "label", "predicted", "probability"]), file)
+
+    said = store.predictions(run_id)
+
+    assert said is not None
+    assert outcome.predictions is not None
+    assert (said.top_classes, said.top_probabilities) == (None, None)
+    assert np.array_equal(said.predicted, outcome.predictions.predicted)
+    store.write(Result(outcome.record, predictions=said))
+    again = store.predictions(run_id)
+    assert again is not None
+    assert again.top_classes is None
+    assert np.array_equal(again.probability, said.probability)
+
+
+def test_predictions_of_few_and_many_classes_are_one_table(store: Store, make_record: Callable[..., Record]) -> None:
+    for seed, classes in enumerate((2, 5)):
+        top = np.tile(np.arange(classes, dtype=np.int16), (3, 1))
+        shares = np.full(top.shape, 1 / classes, dtype=np.float32)
+        said = Predictions(np.zeros(3, np.int16), np.zeros(3, np.int16), shares[:, 0].copy(), top, shares)
+        record = stored_in(store, Result(make_record(seed=seed), predictions=said))
+        again = store.predictions(record.run_id)
+        assert again is not None
+        assert np.array_equal(again.top_classes, top)
+
+    assert sorted(set(pd.read_parquet(store.root / "predictions")["top_classes"].map(len))) == [2, 5]
+    assert len(pa.dataset.dataset(store.root / "predictions").to_table()) == 6
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 and nothing else"])

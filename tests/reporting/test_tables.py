@@ -259,6 +259,45 @@ def test_with_many_jobs_the_jobs_are_rows(make_record: Make, monkeypatch: pytest
     assert "The 7 most accurate of 8 jobs." in footnotes(comparison)
 
 
+# --- scores of the predictions ---------------------------------------------------------------------------------------
+
+
+SCORES = {
+    "test_top5_accuracy": 0.999,
+    "test_balanced_accuracy": 0.75,
+    "test_macro_f1": 0.7,
+    "test_calibration_error": 0.0123,
+}
+
+
+def test_balanced_accuracy_and_f1_are_shown_where_classes_are_uneven(make_record: Make) -> None:
+    rows = {}
+    for imbalance in (1.5, 1.6):
+        comparison = only([make_record(**SCORES, test_imbalance=imbalance), make_record("old")])
+        rows[imbalance] = cells(comparison_to_read(comparison))
+
+    assert rows[1.5]["Top-5 accuracy"] == rows[1.6]["Top-5 accuracy"] == ["99.90 %", "-"]
+    assert rows[1.5]["Calibration error (ECE)"] == ["1.23 %", "-"]
+    assert not {"Balanced accuracy", "Macro-F1"} & set(rows[1.5])
+    assert (rows[1.6]["Balanced accuracy"], rows[1.6]["Macro-F1"]) == (["75.00 %", "-"], ["70.00 %", "-"])
+    uneven = only([make_record(**SCORES, test_imbalance=1.6)])
+    assert any("more than 1.5 times as many test images" in note for note in footnotes(uneven))
+
+
+def test_scores_over_seeds_have_an_interval(make_record: Make) -> None:
+    values = (0.7, 0.75, 0.8)
+    records = [make_record(seed=n, test_imbalance=2.0, test_macro_f1=value) for n, value in enumerate(values)]
+
+    assert cells(comparison_to_read(only(records)))["Macro-F1"] == [accuracy(values)]
+    assert "n = 3" in accuracy(values)
+
+
+def test_records_of_an_earlier_version_have_no_rows_of_scores(make_record: Make) -> None:
+    rows = cells(comparison_to_read(only([make_record(), make_record("mobilenet")])))
+
+    assert not {"Top-5 accuracy", "Balanced accuracy", "Macro-F1", "Calibration error (ECE)"} & set(rows)
+
+
 # --- what was timed alone -------------------------------------------------------------------------------------------
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from bench.spec import DatasetInfo, Job, Measured, Outcome, Recipe, Record, Run, Status
+from bench.reporting.scores import scores_of
+from bench.reporting.store import Store
+from bench.spec import DatasetInfo, Job, Measured, Outcome, Predictions, Recipe, Record, Run, Status
 from bench.workflows.record import assemble
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -51,6 +55,26 @@ def test_a_record_says_what_was_run_and_measured() -> None:
     assert (record.attempts, record.contended, record.git_commit) == (3, True, "c")
     assert record.checkpoint == f"checkpoints/{run.id}.safetensors"
     assert result.checkpoint == b"x"
+
+
+def test_the_scores_are_those_of_the_predictions_that_are_stored(tmp_path: Path) -> None:
+    run = run_of()
+    measured = Measured(status=Status.OK, started_at=NOW, ended_at=NOW, test_accuracy=0.5)
+    top = np.array([[0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [0, 5, 6, 7, 8], [9, 1, 2, 3, 0]], dtype=np.int16)
+    shares = np.tile(np.array([0.5, 0.2, 0.1, 0.1, 0.05], dtype=np.float32), (4, 1))
+    labels = np.array([0, 0, 5, 5], dtype=np.int16)
+    said = Predictions(labels, top[:, 0].copy(), shares[:, 0].copy(), top, shares)
+    store = Store(tmp_path)
+    store.prepare()
+
+    result = assemble(run, Outcome(run.id, measured, predictions=said))
+    store.write(result)
+
+    stored, (record,) = store.predictions(run.id), store.records()[0]
+    assert stored is not None
+    again = scores_of(stored, record.classes).model_dump()
+    assert {name: getattr(record, name) for name in again} == again
+    assert (record.test_top5_accuracy, record.test_balanced_accuracy, record.test_imbalance) == (0.75, 0.25, 1.0)
 
 
 def test_a_measurement_without_a_column_is_refused() -> None:

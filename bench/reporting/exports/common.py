@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from bench.reporting.entries import Entry
 from bench.reporting.plots import confusion_matrix, learning_curves
+from bench.reporting.scores import MOST_CLASSES
 from bench.reporting.store import Store
 from bench.reporting.style import looks, png
 from bench.spec import PARAMETERS, RecipeFields, Record
@@ -52,7 +53,7 @@ def plots(store: Store, record: Record) -> Iterator[tuple[str, bytes]]:
         )
         yield "training", png(drawn)
     predictions = store.predictions(record.run_id)
-    if predictions is not None:
+    if predictions is not None and record.classes <= MOST_CLASSES:
         drawn = confusion_matrix(
             predictions.labels,
             predictions.predicted,
