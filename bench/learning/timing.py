@@ -49,8 +49,8 @@ MOST_CALIBRATION_IMAGES = 512
 TRAINING_BATCHES = 8
 """The largest number of different batches that are trained on in turns."""
 ROUNDS, FEWEST_ROUNDS = 40, 6
-LONGEST_SECONDS = 60
-"""The time after which no further round begins, if there were FEWEST_ROUNDS."""
+LONGEST_SECONDS = 20
+"""The time for each model after which no further round begins, if there were FEWEST_ROUNDS."""
 BLOCK_SECONDS = 0.03
 """The shortest duration of a block."""
 WARM_UP_SECONDS = 0.1
@@ -146,7 +146,7 @@ def _timed(calls: Sequence[_Call], threads: int, rounds: int | None = None) -> I
     names = {device: str(cost.machine(device, threads)["device"]) for device in references}
     counts = [0] * len(calls)
     retries = MOST_RETRIES
-    end = time.perf_counter() + LONGEST_SECONDS
+    end = time.perf_counter() + LONGEST_SECONDS * len({call.run_id for call in calls})
     for number in range(rounds or ROUNDS):
         if number >= FEWEST_ROUNDS and time.perf_counter() > end:
             break
