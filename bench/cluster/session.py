@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.cluster.placement import Node
+from bench.config.home import expanded_path
 from bench.errors import UserError, first_line
+from bench.learning.cpus import usable_cpus
 
 # Ray reads these when it is imported or starts processes, so they are set before.
 _SETTINGS = {
@@ -136,9 +138,7 @@ def _start(**options: Any) -> None:
     """Start Ray; try twice, as it waits only 30 s for its daemons, and a loaded machine may take longer."""
     import ray
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    if usable != os.cpu_count():  # as under taskset; otherwise Ray counts, which knows a container's limits
-        options["num_cpus"] = usable
+    options["num_cpus"] = usable_cpus()  # Ray counts no CPU where a container has half of one, and ignores taskset
     for last in (False, True):
         try:
             # "local": without it ray.init would join a cluster that somebody else started on this machine
@@ -167,7 +167,7 @@ def _use_token(address: str) -> None:
     driver that shows one; so a separate process tries to connect with the token.
     """
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    has_token = named or (Path.home() / ".ray" / "auth_token").exists()
+    has_token = named or expanded_path("~/.ray/auth_token").exists()
     if "RAY_AUTH_MODE" in os.environ or not has_token or address == "auto":
         return
     tried = subprocess.run(

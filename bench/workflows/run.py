@@ -150,7 +150,7 @@ class Benchmark:
         lines = [
             f"training {models} on {info.name} ({info.train_images:,} training and {info.test_images:,} test images): "
             f"{counted(sum(len(group.runs) for group in groups), 'run')}{before}, {at_once} at a time, "
-            f"on {cpus:g} CPUs and {gpus:g} GPUs"
+            f"on {counted(int(cpus), 'CPU')} and {counted(int(gpus), 'GPU')}"
         ]
         used = at_once * groups[0].need.workers * groups[0].need.cpus if groups else cpus
         if gpus == 0 and cpus - used >= 1:
