@@ -341,7 +341,7 @@ def test_only_the_page_itself_reaches_its_server(tmp_path: Path) -> None:
         ours = {"content_type": "application/json", "origin": address}
         theirs = {**ours, "origin": "http://evil.example"}
         assert status("/gradio_api/component_server", body=b"{}", **theirs) == 403
-        assert status("/gradio_api/component_server", body=b"{}", **ours) == 422  # reaches Gradio, which misses fields
+        assert status("/gradio_api/component_server", body=b"{}", **ours) in (400, 422)  # Gradio misses fields
         head = f"POST /gradio_api/component_server HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json"
         for length in ("Content-Length: 20000000", "Transfer-Encoding: chunked"):
             with socket.create_connection(("127.0.0.1", int(port)), timeout=20) as raw:
