@@ -373,6 +373,8 @@ def test_a_revision_that_is_not_clear_is_refused_with_what_to_name(
     ("arguments", "words"),
     [
         (["cnm", "mobilenet"], "did you mean 'cnn'?"),
+        (["cnn", "cnnn"], "cnnn is neither a model in"),
+        (["mobilenett", "mobilenet"], "mobilenett is neither a model in"),
         (["cnn", "cnn"], "cnn and cnn are the same"),
         (["cnn"], "the following arguments are required: NEW"),
         (["cnn", "mobilenet", "third"], "'third' belongs to no option"),

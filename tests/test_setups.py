@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -85,6 +86,18 @@ def test_a_run_in_a_command_of_its_own_gives_the_same_as_beside_others(
     assert one.threads == other.threads == max(1, min(4, (os.cpu_count() or 1) // 2))
     assert one.model_sha256 == other.model_sha256
     assert one.predictions_sha256 == other.predictions_sha256
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None or os.geteuid() != 0, reason="root has no limit on its threads")
+def test_a_limit_on_threads_that_ray_cannot_start_with_is_named_at_once(tmp_path: Path) -> None:
+    limited = [*stranger(), "bash", "-c", 'ulimit -u 60; exec "$@"', "-"]
+    words = [*limited, sys.executable, "-m", "bench.run", "--models", "cnn", "--dataset", "synthetic"]
+    start = time.monotonic()
+    done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+
+    assert done.returncode == 3, done.stderr
+    assert re.fullmatch(r"error: only \d+ more threads can be started here, .*ulimit -u.*\n", done.stderr)
+    assert time.monotonic() - start < 15  # 2 s on an idle machine; Ray itself waits for 60
 
 
 def stranger() -> list[str]:

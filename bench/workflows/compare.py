@@ -138,7 +138,10 @@ def compare(first: str, second: str, results: Path, limits: Sequence[Limit] = ()
     with ExitStack() as stack:
         result = _models(first, second, results)
         if result is None:
-            result = _versions(first, second, [_store(name, results, stack) for name in (first, second)])
+            models = _model_names(results)
+            ordered = sorted((first, second), key=lambda name: name in models)  # what is no model is refused first
+            stores = {name: _store(name, results, stack) for name in ordered}
+            result = _versions(first, second, [stores[first], stores[second]])
     checked = check(result.pairs, limits)
     if limits:  # a model that no longer finishes is no success
         checked.useless.extend(f"nothing can be checked for {name}, which only OLD has" for name in result.lost)
@@ -193,13 +196,18 @@ def _store(name: str, results: Path, stack: ExitStack) -> Store:
     revision, _, part = name.partition(":")
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if commit is None:
-        records = Store(results).records()[0] if (results / "runs").is_dir() else []
-        models = sorted({record.model for record in tested(records) if record.status is Status.OK})
+        models = _model_names(results)
         those = (
             f"a model in {results} ({', '.join(models)})" if models else f"a model ({results} holds no finished runs)"
         )
         raise UserError(f"{name} is neither {those}, nor a results folder, nor a git revision{nearest(name, models)}")
     return Store(_checked_out(commit.decode().strip(), name, part, stack))
+
+
+def _model_names(results: Path) -> list[str]:
+    """Return the names of the models with finished runs in a results folder, sorted."""
+    records = Store(results).records()[0] if (results / "runs").is_dir() else []
+    return sorted({record.model for record in tested(records) if record.status is Status.OK})
 
 
 def _folders_in(folder: Path) -> list[str]:
