@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from bench.reporting.formats import count, one_line
 from bench.reporting.summary import MOST_FAILED, Overview
 from bench.reporting.table import as_text
 from bench.reporting.tables import backend_notes, backends_table, comparison_to_read, footnotes
 
 
-def print_results(overview: Overview) -> None:
-    """Print the tables, the findings, and the runs that did not finish."""
+def print_results(overview: Overview, told: Collection[str] = ()) -> None:
+    """Print the tables, the findings, and the runs that did not finish, except ``told``, the ids of some of them."""
     for comparison, verdicts in zip(overview.comparisons, overview.verdicts, strict=True):
         print(f"\n{comparison.title}\n\n{as_text(comparison_to_read(comparison))}\n")
         for note in footnotes(comparison):
@@ -22,8 +24,9 @@ def print_results(overview: Overview) -> None:
             print()
         for sentence in verdicts:
             print(f"- {one_line(sentence)}")
-    if len(overview.failed) > MOST_FAILED:
-        print(f"{count(len(overview.failed))} runs did not finish; the last of them:")
-    for record in overview.failed[-MOST_FAILED:]:
+    failed = [record for record in overview.failed if record.run_id not in told]
+    if len(failed) > MOST_FAILED:
+        print(f"{count(len(failed))} runs did not finish; the last of them:")
+    for record in failed[-MOST_FAILED:]:
         print(f"{record.run_id}: {record.status}: {one_line(record.reason or '')}")
     print()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from bench.config.report import ReportOptions
@@ -31,13 +31,16 @@ def report(options: ReportOptions) -> None:
     write_pages(store, records)
 
 
-def write_pages(store: Store, records: Sequence[Record] | None = None, *, show: bool = True) -> None:
+def write_pages(
+    store: Store, records: Sequence[Record] | None = None, *, show: bool = True, told: Collection[str] = ()
+) -> None:
     """Make summary.md, report.html with its plots, and tuning.md where there is a sweep.
 
     Args:
         store: the results folder.
         records: its records, if they were read already.
         show: print the comparison before the slower pages are made, and the paths of all pages.
+        told: the ids of runs that the user was told of, which are then not printed.
 
     Raises:
         UserError: a page cannot be written.
@@ -46,7 +49,7 @@ def write_pages(store: Store, records: Sequence[Record] | None = None, *, show: 
     swept = read_swept(store, findings.records)
     pages: list[Path | None] = [write_summary(store, findings, sections(swept))]
     if show:
-        print_results(findings)
+        print_results(findings, told)
         sys.stdout.flush()
     from bench.reporting.html import write_report
 

@@ -99,7 +99,7 @@ class Benchmark:
         if options.dry_run:
             return 0
         self.phases.enter("reporting")
-        write_pages(self.store)
+        write_pages(self.store, told=[key for key, run in self.ended.items() if run.status is Status.INTERRUPTED])
         self.phases.enter("ending")
         if code == INTERRUPTED:
             return code

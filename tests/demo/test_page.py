@@ -400,6 +400,12 @@ def test_bad_input_is_one_message(arguments: list[str], words: list[str], capsys
         assert word in err
 
 
+def test_a_file_is_no_results_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs.parquet").write_bytes(b"")
+    assert main(["--results", str(tmp_path / "runs.parquet"), "--no-browser"]) == 2
+    assert "runs.parquet is a file; name a results folder" in capsys.readouterr().err
+
+
 def test_a_port_that_is_taken_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("gradio")
     with socket.socket() as taken:
