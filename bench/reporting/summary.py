@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.reporting.backends import backend_sentences
 from bench.reporting.entries import Comparison, comparisons, tested
-from bench.reporting.formats import count, one_line
+from bench.reporting.formats import count, one_line, without_html
 from bench.reporting.mistakes import confused
 from bench.reporting.store import Store
 from bench.reporting.table import as_markdown
@@ -129,7 +129,7 @@ def render(overview: Overview, sections: Sequence[str] = ()) -> str:
         )
     if overview.set_aside:
         parts += ["## Set aside", SET_ASIDE, "\n".join(f"- `{one_line(name)}`" for name in overview.set_aside)]
-    return "\n\n".join(parts) + "\n"
+    return without_html("\n\n".join(parts) + "\n")
 
 
 def _compared(comparison: Comparison, verdicts: Sequence[str]) -> list[str]:
