@@ -129,16 +129,22 @@ def _figures(
             yield "accuracy-parameters", plots.accuracy_against_parameters(shown, looks, dataset=dataset)
         yield from _latency(shown, looks, notes)
         yield from _train_sizes(entries, looks)
-        yield from _learning(store, sorted(best_jobs(shown, MOST_CURVES), key=entries.index), looks)
+        yield from _learning(store, sorted(best_jobs(shown, MOST_CURVES), key=entries.index), looks, notes)
     yield from _sweeps(dataset, swept, looks)
     if entries:
         yield from _mistakes(store, entries, notes)
 
 
-def _learning(store: Store, entries: Sequence[Entry], looks: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
+def _learning(
+    store: Store, entries: Sequence[Entry], looks: Mapping[str, Look], notes: list[str]
+) -> Iterator[tuple[str, Figure]]:
+    """Yield the learning curves, of jobs with at least two epochs: of one epoch a curve is a dot."""
     epochs = {record.run_id: store.epochs(record.run_id) for entry in entries for record in entry.records[:MOST_SEEDS]}
     there = [entry for entry in entries if any(epochs.get(record.run_id) for record in entry.records)]
-    if there:
+    longer = [entry for entry in there if any(len(epochs[record.run_id]) > 1 for record in entry.records[:MOST_SEEDS])]
+    if there and not longer:
+        notes.append("Every run has one epoch, so there are no learning curves.")
+    elif there:
         dataset = entries[0].records[0].dataset
         yield "learning-curves", plots.learning_curves(there, epochs, looks, dataset=dataset)
 
