@@ -111,6 +111,7 @@ def test_each_model_was_timed_alone_after_the_training(main_job: tuple[Ran, Path
     runs = records(results)
 
     assert "timing cnn, mobilenet, one at a time" in ran.out
+    assert re.search(r"timing: [5-9]\.\d s so far", ran.out)  # the process that times takes 5 s even to start
     assert set(timings["run_id"]) == set(runs["run_id"])
     assert set(zip(timings["kind"], timings["batch_size"], strict=True)) == {
         ("training", 64),  # of cnn

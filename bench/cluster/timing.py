@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ WAIT_SECONDS = 600
 """Seconds to wait for a free machine and for the figures of eager mode."""
 PREPARE_SECONDS = 300
 """Further seconds to wait for each model and back end, to be prepared and to answer all test images."""
+FIRST_SIGN_SECONDS = 5.0
+"""Seconds to the first sign of life; the next ones follow after twice the time, up to a minute later."""
 _IMAGES, _BATCHES = 512, 8
 """The least number of training images, and of batches, to time with and to calibrate a quantised model on."""
 
@@ -37,6 +40,7 @@ def time_alone(
     *,
     inputs: Mapping[str, Inputs],
     backends: Sequence[str],
+    waiting: Callable[[float], None] = lambda seconds: None,
 ) -> Measured:
     """Time trained models in turns; nothing else of this session may be running.
 
@@ -45,6 +49,7 @@ def time_alone(
         trained: runs with their checkpoints (safetensors files).
         inputs: what the runs read, by :attr:`bench.spec.Run.inputs_key`.
         backends: names of back ends to time besides eager, which is always timed.
+        waiting: called now and then until there are figures, with the seconds that it took so far.
 
     Raises:
         NotTimedError: there are no figures; the message says why.
@@ -59,8 +64,12 @@ def time_alone(
     task = ray.remote(num_cpus=threads, num_gpus=1 if largest.gpus >= 1 else 0, max_retries=0)(_time_models)
     answer = task.remote(list(trained), parts, tuple(backends), threads)
     seconds = WAIT_SECONDS + PREPARE_SECONDS * len(trained) * len(backends)
+    start, pause = time.monotonic(), FIRST_SIGN_SECONDS
     try:
-        measured: Measured = ray.get(answer, timeout=seconds)
+        while not ray.wait([answer], timeout=pause)[0] and (passed := time.monotonic() - start) < seconds:
+            waiting(passed)
+            pause = min(passed, 60.0, seconds - passed)
+        measured: Measured = ray.get(answer, timeout=0)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(answer, force=True)
         raise NotTimedError(

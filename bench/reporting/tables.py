@@ -262,6 +262,12 @@ def footnotes(comparison: Comparison) -> list[str]:
             "Training throughput: images of all epochs per second; of a frozen backbone, extracting its features once "
             "and training the head on them in every epoch, as if nothing was cached."
         )
+    singles = [entry.speeds.single for entry in entries if entry.speeds.single is not None]
+    if len({single.latency["p99"] is None for single in singles}) > 1:
+        notes.append(
+            f"Latency p99 needs {stats.FEWEST_FOR_P99} samples; where it is missing, the model is too slow for so many "
+            "in the time that each is timed for."
+        )
     if any(speed.backend == BEFORE_BACKENDS for speed in speeds):
         notes.append(
             f"Some timings are of an earlier version, which ran {BEFORE_BACKENDS}; the same command times them again."

@@ -17,7 +17,7 @@ from bench.config.run import Options
 from bench.learning.backends import BACKENDS, check_installed
 from bench.reporting import images, stats
 from bench.reporting.entries import labels_of
-from bench.reporting.formats import counted, seed_list
+from bench.reporting.formats import counted, duration, seed_list
 from bench.reporting.store import Store
 from bench.spec import Begun, Ended, Event, Job, Recipe, Record, Run, Saved, Status
 from bench.workflows.interrupts import INTERRUPTED, interruptible
@@ -300,6 +300,7 @@ class Benchmark:
                 trained,
                 inputs=self.plan.inputs,
                 backends=backends,
+                waiting=lambda seconds: print(f"timing: {duration(seconds)} so far", flush=True),
             )
         except NotTimedError as error:
             print(f"warning: not timed: {error}", file=sys.stderr)

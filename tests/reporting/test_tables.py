@@ -335,6 +335,19 @@ def test_what_was_timed_alone_is_shown(timed: Callable[..., dict[str, list[str]]
     assert rows["Latency of one image, p99"] == ["100 ms", "-"]
     assert "Training throughput" in rows  # of mobilenet there is no other
     assert any("CPU, 2 threads" in note for note in rows["notes"])
+    assert not any("p99" in note for note in rows["notes"]), "mobilenet was not timed at all"
+
+
+def test_a_missing_p99_has_its_reason(make_record: Make, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    records = [make_record(), make_record("mobilenet")]
+    for record, samples in zip(records, (100, 99), strict=True):
+        store.write_timings(record.run_id, timings(record.run_id, "inference", 1, [0.001] * samples))
+    (comparison,) = comparisons(records, store)
+
+    assert cells(comparison_to_read(comparison))["Latency of one image, p99"] == ["1.00 ms", "-"]
+    assert [note for note in footnotes(comparison) if note.startswith("Latency p99 needs 100 samples; where it is")]
 
 
 def test_what_was_timed_while_others_ran_is_marked(timed: Callable[..., dict[str, list[str]]]) -> None:
