@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.reporting import images, plots, style
-from bench.reporting.entries import Comparison, DataKey, Entry, comparisons, data_key
+from bench.reporting.entries import Comparison, DataKey, Entry, data_key
 from bench.reporting.files import disk_errors, write_whole
 from bench.reporting.groups import grouped
 from bench.reporting.images import KeptImages
@@ -23,7 +23,8 @@ from bench.reporting.scores import MOST_CLASSES
 from bench.reporting.store import Store
 from bench.reporting.style import Look
 from bench.reporting.sweeps import Swept, read_swept
-from bench.spec import Recipe, Record, slug
+from bench.reporting.train_sizes import curves
+from bench.spec import Record, slug
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -155,36 +156,13 @@ def _latency(entries: Sequence[Entry], looks: Mapping[str, Look], notes: list[st
 
 
 def _train_sizes(entries: Sequence[Entry], looks: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
-    """Yield plots with a line for each group of runs that differ only in seed and number of training images.
-
-    Epochs and batch size may also differ along a line, if all runs on one number of images have the same.
-    """
-    records = [record for entry in entries for record in entry.records]
-    if len({record.train_size for record in records}) < 2:
-        return
-    groups: dict[str, list[Record]] = {}
-    for group_id, group in _by(records, other_than=("train_size", "epochs", "batch_size")).items():
-        jobs = {(plots.trained_on(record), record.job_id) for record in group}
-        if len(jobs) == len({size for size, _ in jobs}):
-            groups[group_id] = group
-        else:
-            groups |= _by(group, other_than=("train_size",))
-    curves = []
-    for group_id, group in groups.items():
-        if len({plots.trained_on(record) for record in group}) > 1:  # without a size, so that no label names it
-            curves += [record.model_copy(update={"job_id": group_id, "train_size": None}) for record in group]
-    for comparison in comparisons(curves):
-        dataset = records[0].dataset
-        shown = sorted(best_jobs(comparison.entries, MOST_JOBS), key=comparison.entries.index)
-        with_lines = style.with_jobs(looks, comparison.entries)
+    """Yield the plot with a line for each group of runs that differ only in seed and number of training images."""
+    lines = curves(entries)
+    if lines:
+        shown = sorted(best_jobs(lines, MOST_JOBS), key=lines.index)
+        dataset = lines[0].records[0].dataset
+        with_lines = style.with_jobs(looks, lines)
         yield "accuracy-train-size", plots.accuracy_against_train_size(shown, with_lines, dataset=dataset)
-
-
-def _by(records: Sequence[Record], *, other_than: Sequence[str]) -> dict[str, list[Record]]:
-    """Return groups of records that agree in all that makes a job except these fields, by a digest of the rest."""
-    same = [name for name in Recipe.model_fields if name not in other_than]
-    same += ["model", "workers", "weights_sha256", "plugin_sha256"]
-    return grouped(records, lambda record: _digest(repr([getattr(record, name) for name in same])))
 
 
 def _sweeps(dataset: str, swept: Sequence[Swept], looks: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:

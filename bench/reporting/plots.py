@@ -33,6 +33,7 @@ from bench.reporting.style import (
     styled,
     wrapped,
 )
+from bench.reporting.train_sizes import trained_on
 from bench.spec import EpochRecord, Predictions, Record, Status
 
 if TYPE_CHECKING:
@@ -365,12 +366,6 @@ def _lr(trial: Trial) -> float:
 
 def _scores(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
     return [_lr(trial) for trial in trials], [100 * (trial.score or 0) for trial in trials]
-
-
-def trained_on(record: Record) -> int:
-    """Return how many images the run was trained on in an epoch."""
-    available = record.train_images - record.validation_size
-    return record.images_per_epoch or (available if record.train_size is None else min(available, record.train_size))
 
 
 @styled

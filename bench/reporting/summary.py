@@ -23,6 +23,7 @@ from bench.reporting.tables import (
     footnotes,
     runs_table,
 )
+from bench.reporting.train_sizes import crossing_sentences
 from bench.reporting.verdicts import findings, sentences
 from bench.spec import Record, Status
 
@@ -75,7 +76,10 @@ def look(store: Store, records: Sequence[Record] | None = None) -> Overview:
     compared = [
         replace(comparison, confused=confused(store, comparison.entries)) for comparison in comparisons(records, store)
     ]
-    verdicts = [[*sentences(findings(store, comparison)), *backend_sentences(comparison)] for comparison in compared]
+    verdicts = [
+        [*sentences(findings(store, comparison)), *backend_sentences(comparison), *crossing_sentences(comparison)]
+        for comparison in compared
+    ]
     return Overview(list(records), compared, verdicts, store.set_aside())
 
 
