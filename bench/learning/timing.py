@@ -212,7 +212,7 @@ def _calls(
     trained = Trained(copy.deepcopy(model).eval(), spec, data.class_names, {})  # training changes the model
     precision = precision_on(device, recipe.precision)
     yield from _training(run, model, spec, data.train, device, precision)
-    batch = batch_of(spec.input)
+    batch = batch_of(spec.input, device)
     request = Request(
         trained=trained,
         checkpoint_bytes=len(subject.checkpoint),
@@ -251,7 +251,7 @@ def _training(
         yield _Call(run.id, "training", recipe.batch_size, _step(trainee, run, precision), precision, device)
         return
     backbone, prepare = fold(embedding, spec), Preprocessor(spec.input, device)
-    several = as_tensor(train.images[: batch_of(spec.input)]).to(device)
+    several = as_tensor(train.images[: batch_of(spec.input, device)]).to(device)
 
     def extract(pixels: Tensor) -> Tensor:
         with torch.no_grad(), arithmetic(device, precision):
