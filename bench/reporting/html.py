@@ -109,7 +109,7 @@ def render(overview: Overview, galleries: Mapping[DataKey, Gallery], swept: Sequ
         script=script,
         script_sha256=base64.b64encode(digest).decode(),
         lead=_lead(overview.records),
-        findings=[pair for pair in zip(titles, overview.verdicts, strict=True) if pair[1]],
+        findings=list(zip(titles, overview.answers, overview.verdicts, strict=True)),
         sections=list(_sections(overview, galleries, swept)),
     )
     return page

@@ -10,8 +10,11 @@ from bench.reporting.tables import backend_notes, backends_table, comparison_to_
 
 def print_results(overview: Overview) -> None:
     """Print the tables, the findings, and the runs that did not finish."""
-    for comparison, verdicts in zip(overview.comparisons, overview.verdicts, strict=True):
-        print(f"\n{comparison.title}\n\n{as_text(comparison_to_read(comparison))}\n")
+    for comparison, verdicts, answer in zip(overview.comparisons, overview.verdicts, overview.answers, strict=True):
+        print(f"\n{comparison.title}\n")
+        for sentence in answer.sentences:
+            print(one_line(sentence))
+        print(f"\n{as_text(comparison_to_read(comparison))}\n")
         for note in footnotes(comparison):
             print(note.replace("\\", ""))
         if (backends := backends_table(comparison)) is not None:

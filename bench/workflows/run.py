@@ -25,7 +25,7 @@ from bench.workflows.phases import Phases
 from bench.workflows.plan import Plan, make_plan
 from bench.workflows.progress import ProgressView
 from bench.workflows.record import assemble, git_commit
-from bench.workflows.report import write_pages
+from bench.workflows.report import choice_of, write_pages
 from bench.workflows.tuned import note_sources
 
 RUNS = "runs"
@@ -53,6 +53,7 @@ def prepare(options: Options) -> tuple[Store, Plan]:
         UserError: wrong usage, or results that cannot be written.
     """
     check_installed(() if options.no_timing else options.backends)
+    choice_of(options)
     store = Store(options.results)
     if not options.dry_run:
         store.prepare()
@@ -97,7 +98,7 @@ class Benchmark:
         if options.dry_run:
             return 0
         self.phases.enter("reporting")
-        write_pages(self.store)
+        write_pages(self.store, choice=choice_of(self.options))
         self.phases.enter("ending")
         if code == INTERRUPTED:
             return code
