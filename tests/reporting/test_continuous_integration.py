@@ -15,9 +15,7 @@ from bench.reporting.verdicts import INFERENCE, LATENCY_P50, MEMORY, RECIPES, TR
 
 def verdict(metric: Metric, first: float, second: float, p: float) -> Verdict:
     value = second - first if metric.in_points else second / first - 1
-    difference = Difference(
-        value, Interval(value - 0.01, value + 0.01), p, "a test over the seeds with a long name"
-    )
+    difference = Difference(value, Interval(value - 0.01, value + 0.01), p, "a test over the seeds with a long name")
     return Verdict(metric, "OLD", "NEW", first, second, difference)
 
 
