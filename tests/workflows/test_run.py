@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from factories import DIGITS, job_of, record_of, result_of, stored_in
 
+import bench.run
 from bench.config.run import Options
 from bench.errors import UserError
 from bench.learning.data import datasets
@@ -121,3 +123,20 @@ def test_seeds_end_at_the_most_allowed(tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "--max-seeds" in said
     assert "4 seeds" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines", "first"),
+    [([], 4, "No arguments: this compares"), (["--epochs", "1"], 1, "finding data and weights for cnn, mobilenet")],
+)
+def test_on_a_terminal_a_command_says_at_once_what_it_does(
+    arguments: list[str], lines: int, first: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.workflows.run.run_benchmark", lambda options: 0)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+    assert bench.run.main(arguments) == 0
+
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == lines
+    assert printed[0].startswith(first)
