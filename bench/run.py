@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 _EXAMPLE = """No arguments: this compares the two example models, a small CNN and a pretrained MobileNetV2, on digits.
-Both are trained at the same time, then timed one after the other: on two CPUs 1 to 2 minutes with 5,000 digits,
-about 5 with all of MNIST. The answer comes on the screen and in {results}/summary.md. Ctrl-C stops; the same command goes on."""
+Training both at once and timing them takes 1 to 2 minutes on two CPUs with 5,000 digits, about 5 with all of MNIST.
+The answer comes on the screen and in {results}/summary.md. Ctrl-C stops it, and the same command goes on."""
 
 
 def _act(options: Options) -> int:
