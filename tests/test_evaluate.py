@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import pickle
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 from checkpoints import Results, mnist_folder, trained
@@ -77,6 +79,65 @@ def test_the_same_images_as_a_folder_of_pictures_give_the_same_accuracy(
     folder = as_pictures(results.data.test.images, results.data.test.labels, tmp_path)
     assert main(["--weights", str(results.checkpoint), "--images", str(folder)]) == 0
     assert accuracy_line(capsys.readouterr().out) == expected(results)
+
+
+def renamed(checkpoint: Path, names: list[str], file: Path) -> Path:
+    """A checkpoint whose classes have other names."""
+    with safetensors.safe_open(checkpoint, "pt") as stored:
+        about = {**stored.metadata(), "class_names": json.dumps(names)}
+    safetensors.torch.save_file(safetensors.torch.load_file(checkpoint), file, about)
+    return file
+
+
+@pytest.mark.parametrize(
+    "names", ["०१२३४५६७८९", "アイウエオカキクケコ", "абвгдежзик", ["C", "C#", *"Aa+-÷×bB"]], ids="".join
+)
+def test_folders_named_in_any_script_are_the_classes_that_the_checkpoint_names(
+    names: list[str] | str, results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = results.data.test.images[::20], results.data.test.labels[::20]
+    plain = as_pictures(images, labels, tmp_path / "plain")
+    named = as_pictures(images, np.array(list(names))[labels], tmp_path / "named")
+    checkpoint = renamed(results.checkpoint, list(names), tmp_path / "named.safetensors")
+
+    right = []
+    for weights, folder in ((results.checkpoint, plain), (checkpoint, named)):
+        assert main(["--weights", str(weights), "--images", str(folder)]) == 0
+        right.append(accuracy_line(capsys.readouterr().out))
+
+    assert right[0] == right[1]
+
+
+@pytest.mark.parametrize("names", [tuple("०१२३४५६७८९"), ("zero", "one", "two")], ids=["devanagari", "words"])
+def test_folders_that_the_checkpoint_does_not_name_are_refused_in_one_sentence(
+    names: tuple[str, ...], results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = len(names)
+    folder = as_pictures(results.data.test.images[:few], np.array(names), tmp_path / "pictures")
+    torch.save(safetensors.torch.load_file(results.checkpoint), tmp_path / "bare.pth")
+    for given, words in (
+        (["--weights", str(results.checkpoint)], ["of this model; the classes are 0, 1"]),
+        (["--weights", str(tmp_path / "bare.pth"), "--model", "cnn"], ["the weights do not name its classes"]),
+    ):
+        code = main([*given, "--images", str(folder)])
+        refused(Ran(code, *capsys.readouterr()), repr(sorted(names)[0]), *words)
+
+
+def test_a_data_set_with_other_classes_is_refused_and_with_others_in_order_is_said(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = list("ABCDEFGHIJ")
+    checkpoint = renamed(results.checkpoint, names, tmp_path / "letters.safetensors")
+    code = main(["--weights", str(checkpoint), "--dataset", "mnist-5k"])
+    refused(Ran(code, *capsys.readouterr()), "mnist-5k: the classes '0', '1', '2' and 7 more are no classes")
+    few = slice(None, None, 20)
+    folder = as_pictures(
+        results.data.test.images[few], np.array(names)[results.data.test.labels[few]], tmp_path / "ten"
+    )
+    torch.save(safetensors.torch.load_file(results.checkpoint), tmp_path / "bare.pth")
+    given = ["--model", "cnn", "--weights", str(tmp_path / "bare.pth"), "--dataset", f"folder:{folder}"]
+    assert main(given) == 0
+    assert "assumed those of folder:ten in its order, A to J" in capsys.readouterr().out
 
 
 def test_the_same_images_in_12_of_16_bits_give_the_same_answers(

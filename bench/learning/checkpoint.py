@@ -31,6 +31,8 @@ class Trained:
     class_names: tuple[str, ...]
     about: dict[str, str]
     """The checkpoint's metadata; empty for a bare state dict."""
+    names_classes: bool = True
+    """False if the file does not name its classes; ``class_names`` are then their numbers."""
 
 
 def to_safetensors(model: nn.Module, spec: ModelSpec, class_names: tuple[str, ...], **about: str) -> bytes:
@@ -108,7 +110,9 @@ def load_trained(weights: Weights, model: str | None = None) -> Trained:
     if strange:
         raise UserError(f"{weights.path} is of another model than {spec.name}: it also holds {strange[0]}")
     module.eval()
-    return Trained(module.to(memory_format=torch.channels_last), spec, names, about)
+    numbers = tuple(str(number) for number in range(classes))
+    module.to(memory_format=torch.channels_last)
+    return Trained(module, spec, names or numbers, about, names_classes=names is not None)
 
 
 def _last_part(name: str) -> str:
@@ -154,11 +158,12 @@ def _classes(state: dict[str, Tensor], spec: ModelSpec, weights: Weights) -> int
     raise UserError(f"{weights.path} does not hold the last layer of {spec.name}: it is no trained model")
 
 
-def _names(about: dict[str, str], classes: int) -> tuple[str, ...]:
+def _names(about: dict[str, str], classes: int) -> tuple[str, ...] | None:
+    """Return the names of the classes in a checkpoint's metadata; None if there is no name for each class."""
     try:
         named: Any = json.loads(about.get("class_names", "null"))
     except ValueError:
         named = None
     if isinstance(named, list) and len(named) == classes:
         return tuple(str(name) for name in named)
-    return tuple(str(number) for number in range(classes))
+    return None
