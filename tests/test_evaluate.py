@@ -233,6 +233,38 @@ def test_a_published_state_dict_is_evaluated(
     assert accuracy_line(capsys.readouterr().out) == expected(results)
 
 
+def figures(text: str) -> list[str]:
+    found = re.findall(r"^(?:accuracy|cross-entropy|calibration error) .*$", text, re.MULTILINE)
+    assert len(found) == 3, text
+    return found
+
+
+def test_a_state_dict_of_another_normalisation_is_evaluated_with_it_and_what_is_assumed_is_said(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluated(*more: str) -> str:
+        assert main([*more, "--dataset", "mnist-5k"]) == 0
+        return capsys.readouterr().out
+
+    state = safetensors.torch.load_file(results.checkpoint)
+    spread, middle = 0.5 / 0.3081, (0.5 - 0.1307) / 0.3081  # (x - 0.5) / 0.5, as the network was trained to see it
+    state["conv1.bias"] = state["conv1.bias"] + middle * state["conv1.weight"].sum((1, 2, 3))
+    state["conv1.weight"] = spread * state["conv1.weight"]
+    torch.save(state, tmp_path / "published.pth")
+    bare = ("--model", "cnn", "--weights", str(tmp_path / "published.pth"))
+
+    expected = evaluated("--weights", str(results.checkpoint))
+    given = evaluated(*bare, "--mean", "0.5", "--std", "0.5", "--image-size", "28")
+    assumed = evaluated(*bare)
+
+    assert figures(given) == figures(expected)
+    assert "assumed" not in given + expected
+    assert figures(assumed) != figures(expected)
+    assert "note: the weights do not say how pictures were prepared in training: assumed 28 px, grey, " in assumed
+    assert "mean 0.1307, std 0.3081" in assumed
+    assert "give --image-size and --mean and --std" in assumed
+
+
 @pytest.mark.usefixtures("registries")
 def test_a_users_model_is_evaluated_from_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN)
@@ -304,6 +336,16 @@ def test_wrong_shapes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--weights", "FILE", "--model", "nowhere.py:net"], ["--model: cannot read", "nowhere.py"]),
         (["--weigths", "FILE"], ["unknown option '--weigths'", "did you mean '--weights'"]),
         (["--weights", "README.md"], [".safetensors file"]),
+        (["--weights", "FILE", "--mean", "0.5"], ["--mean and --std belong together"]),
+        (["--weights", "FILE", "--mean", "0.5", "--std", "0"], ["--std finite numbers above 0"]),
+        (["--weights", "FILE", "--mean", "0.5", "--std", "nan"], ["--std finite numbers above 0"]),
+        (["--weights", "FILE", "--mean", "1", "1", "--std", "1", "1"], ["one number, or three"]),
+        (["--weights", "FILE", "--mean", "127.5", "--std", "127.5"], ["pixels from 0 to 1", "by 255"]),
+        (["--weights", "FILE", "--image-size", "0"], ["--image-size"]),
+        (
+            ["--weights", "FILE", "--mean", "0.5", "--std", "0.5"],
+            ["says that it was trained on 28 px, grey, mean 0.1307, std 0.3081; leave out --mean and --std"],
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -66,7 +66,7 @@ def evaluate_file(options: EvaluateOptions, redraw: Redraw | None = None) -> str
     folder = pictures.find_pictures(options.images) if options.images is not None else None
     from bench.learning.checkpoint import load_trained  # imports torch
 
-    trained = load_trained(loaded, options.model)
+    trained = load_trained(loaded, options.model, options.form)
     if folder is not None:
         images = _from_folder(folder, trained, redraw)
     else:
@@ -80,7 +80,8 @@ def evaluate_file(options: EvaluateOptions, redraw: Redraw | None = None) -> str
         text, rows = _measured(trained, images, images.labels)
     if options.csv is not None:
         _write_csv(options.csv, rows)
-    notes = "".join(f"\n\nnote: {note}" for note in images.notes)
+    assumed = () if trained.names_input else (_assumed_input(trained, options),)
+    notes = "".join(f"\n\nnote: {note}" for note in (*assumed, *images.notes))
     return text + notes + (f"\n\nwritten: {options.csv}" if options.csv else "")
 
 
@@ -96,6 +97,22 @@ def _check(options: EvaluateOptions) -> None:
         raise UserError(f"--weights: there is no file {options.weights}")
     if options.csv is not None and not options.csv.absolute().parent.is_dir():
         raise UserError(f"--csv {options.csv}: there is no folder {options.csv.absolute().parent}")
+
+
+def _assumed_input(trained: Trained, options: EvaluateOptions) -> str:
+    """Return a line on the preprocessing of pictures for weights that do not say it."""
+    assumed = [
+        flag
+        for flag, name in (("--image-size", "image_size"), ("--mean and --std", "mean"))
+        if name not in options.form
+    ]
+    form = trained.spec.input.describe()
+    if not assumed:
+        return f"the pictures were prepared as given: {form}"
+    return (
+        f"the weights do not say how pictures were prepared in training: assumed {form}; if that is not so, loss, "
+        f"calibration and accuracy are wrong: give {' and '.join(assumed)}"
+    )
 
 
 def _from_folder(folder: Pictures, trained: Trained, redraw: Redraw | None) -> _Images:
