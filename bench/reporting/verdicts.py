@@ -79,7 +79,7 @@ class Side:
     def answers(self, record: Record) -> Predictions | None:
         """Return a run's predictions for the test images, read once; None if they are not stored."""
         if record.run_id not in self._answers:
-            self._answers[record.run_id] = self._store.predictions(record.run_id)
+            self._answers[record.run_id] = self._store.predictions(record)
         return self._answers[record.run_id]
 
     @functools.cached_property

@@ -37,7 +37,8 @@ QUIETLY = {
 
 
 def export_mlflow(store: Store, records: Sequence[Record], uri: str) -> str:
-    """Write runs to ``uri``, except those that are there unchanged; return a line that says what was done.
+    """Write runs to ``uri``, except those that are there unchanged; return a line that says what was done, and one
+    for each run whose predictions cannot be used.
 
     Raises:
         UserError: the URI is malformed or nothing answers there, and nothing was changed; or MLflow failed midway, and
@@ -55,6 +56,7 @@ def export_mlflow(store: Store, records: Sequence[Record], uri: str) -> str:
         from mlflow.exceptions import MlflowException
 
         added = replaced = 0
+        problems: list[str] = []
         try:
             for record in records:
                 experiment = _experiment(client, record, uri)
@@ -63,7 +65,7 @@ def export_mlflow(store: Store, records: Sequence[Record], uri: str) -> str:
                 same = [run for run in there if run.data.tags.get(DIGEST_TAG) == current]
                 stale = [run for run in there if run not in same[:1]]
                 if not same:
-                    _write(client, experiment, store, record)
+                    _write(client, experiment, store, record, problems)
                     added += not stale
                     replaced += bool(stale)
                 for run in stale:  # after the new one is whole, so that an interruption loses nothing
@@ -73,7 +75,8 @@ def export_mlflow(store: Store, records: Sequence[Record], uri: str) -> str:
                 f"--mlflow {_without_password(uri)}: {_short(error)}; the same command again completes the export"
             ) from None
     unchanged = len(records) - added - replaced
-    return f"{_without_password(uri)}: {added} added, {replaced} replaced, {unchanged} there already"
+    line = f"{_without_password(uri)}: {added} added, {replaced} replaced, {unchanged} there already"
+    return "\n".join([line, *problems])
 
 
 def _client(uri: str) -> MlflowClient:
@@ -130,7 +133,7 @@ def _experiment(client: MlflowClient, record: Record, uri: str) -> str:
     return str(client.create_experiment(name, artifact_location=artifacts))
 
 
-def _write(client: MlflowClient, experiment: str, store: Store, record: Record) -> None:
+def _write(client: MlflowClient, experiment: str, store: Store, record: Record, problems: list[str]) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     started, ended = (int(time.timestamp() * 1000) for time in (record.started_at, record.ended_at))
@@ -151,7 +154,7 @@ def _write(client: MlflowClient, experiment: str, store: Store, record: Record) 
     for first in range(1000, len(metrics), 1000):  # MLflow's limit for one request
         client.log_batch(run_id, metrics=metrics[first : first + 1000])
     with tempfile.TemporaryDirectory() as folder:
-        for name, png in plots(store, record):
+        for name, png in plots(store, record, problems):
             file = Path(folder, f"{name}.png")
             file.write_bytes(png)
             client.log_artifact(run_id, str(file), "plots")
