@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,6 +10,11 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "load_results"]
 __version__ = "0.1.0"
+
+if sys.argv[:1] == ["-m"]:  # as long as Python looks for the module to execute: `python -m bench.run`
+    from bench.uncaught import explain
+
+    sys.excepthook = explain
 
 
 def __getattr__(name: str) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
 _MOST_LISTED = 40
+_LONGEST_LINE = 400
 
 
 class UserError(Exception):
@@ -45,11 +47,18 @@ def unknown(kind: str, name: str, valid: Iterable[str], forms: Sequence[str] = (
 
 
 def first_line(error: BaseException) -> str:
-    """Return the most telling line of an error's message: the last of a remote traceback, else the first."""
+    """Return the most telling line of an error's message: the last of a remote traceback, else the first.
+
+    A first line that ends in a colon announces the others, which then follow on the same line.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    return lines[-1] if "Traceback (most recent call last)" in str(error) else lines[0]
+    if "Traceback (most recent call last)" in str(error):
+        return lines[-1]
+    if not lines[0].endswith(":"):
+        return lines[0]
+    return textwrap.shorten(", ".join(lines).replace(":,", ":"), _LONGEST_LINE, placeholder=" ...")
 
 
 def exit_code_of(command: Callable[[], int]) -> int:

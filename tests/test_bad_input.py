@@ -5,7 +5,9 @@ Most tests call the command's ``main()`` in this process; a few start the comman
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
+import hashlib
 import pickle
 import shutil
 import time
@@ -19,6 +21,7 @@ import torch
 from running import Ran, command
 
 from bench import report, run
+from bench.learning.data import mnist
 
 SYNTHETIC = ("--dataset", "synthetic")
 
@@ -177,6 +180,31 @@ def test_a_truncated_idx_file_is_called_damaged(idx_folder: Path, bench_run: Cal
     file = idx_folder / "train-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:-20])
     refused(bench_run("--dataset", "mnist", "--data-dir", idx_folder), "train-images-idx3-ubyte.gz", "damaged")
+
+
+def test_a_whole_idx_file_is_called_what_it_is_and_not_to_be_deleted(
+    idx_folder: Path, bench_run: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, kmnist = idx_folder / "train-images-idx3-ubyte.gz", gzip.compress(idx(np.ones((20, 28, 28))), mtime=1)
+    integers = bytes([0, 0, 0x0C, 3]) + np.array([5, 28, 28], ">u4").tobytes() + bytes(4 * 5 * 28 * 28)
+    fashion = dataclasses.replace(mnist.FASHION_MNIST, sha256=(hashlib.sha256(idx(np.ones(7))).hexdigest(),) * 4)
+    monkeypatch.setattr(mnist, "FASHION_MNIST", fashion)
+    monkeypatch.setattr(mnist, "_KMNIST_MD5", [hashlib.md5(kmnist, usedforsecurity=False).hexdigest()])
+    for content, words in (
+        (integers, "is not mnist's file or is damaged; it is a whole IDX file of int32 numbers, 5 x 28 x 28 ("),
+        (
+            idx(np.zeros((3, 28, 28))),
+            "is not mnist's file or is damaged; it is a whole IDX file of uint8 numbers, 3 x 28 x 28 (",
+        ),
+        (idx(np.ones(7)), "is fashion-mnist's file, not mnist's; --dataset fashion-mnist reads it"),
+        (kmnist, "is torchvision/KMNIST's file, not mnist's; --dataset torchvision/KMNIST reads it"),
+        (integers[:-1], "is not mnist's file or is damaged; get it again"),
+        (b"\x00\x00\x0c", "is not mnist's file or is damaged; get it again"),
+    ):
+        file.write_bytes(content)
+        ran = bench_run("--dataset", "mnist", "--data-dir", idx_folder)
+        refused(ran, f"{file} {words}", "SHA-256")
+        assert "delete" not in ran.err
 
 
 def test_a_missing_idx_file_is_named(idx_folder: Path, bench_run: Call) -> None:

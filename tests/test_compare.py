@@ -82,7 +82,7 @@ def fill(make_record: Make) -> Fill:
         random = np.random.default_rng(len(str(folder)))
         for model, seeds in models.items():
             for seed, missed in enumerate(seeds):
-                predicted = np.where(np.arange(IMAGES) < missed, LABELS + 1, LABELS).astype(np.int16)
+                predicted = np.where(np.arange(IMAGES) < missed, (LABELS + 1) % 10, LABELS).astype(np.int16)
                 answers = Predictions(LABELS, predicted, np.full(IMAGES, 0.5, dtype=np.float32))
                 accuracy = 1 - missed / IMAGES
                 record = make_record(model, seed=seed, dataset=DATA, test_accuracy=accuracy, **fields)
@@ -373,6 +373,8 @@ def test_a_revision_that_is_not_clear_is_refused_with_what_to_name(
     ("arguments", "words"),
     [
         (["cnm", "mobilenet"], "did you mean 'cnn'?"),
+        (["cnn", "cnnn"], "cnnn is neither a model in"),
+        (["mobilenett", "mobilenet"], "mobilenett is neither a model in"),
         (["cnn", "cnn"], "cnn and cnn are the same"),
         (["cnn"], "the following arguments are required: NEW"),
         (["cnn", "mobilenet", "third"], "'third' belongs to no option"),

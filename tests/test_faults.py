@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pyarrow.parquet
 import pytest
 import torch
@@ -81,6 +82,12 @@ def hungry(images):
         torch.zeros(4 * 10**9)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+@model
+def glutton(images):
+    import time, torch
+    kept = torch.ones(15 * 10**8)
+    time.sleep(20)
 
 @model
 def halving(images):
@@ -299,6 +306,18 @@ def test_a_hang_and_a_lack_of_memory_become_records_and_spoil_no_other_run(folde
     data = given.dataset.info
     (alone,) = Job(model="cnn", dataset=data, recipe=Recipe(epochs=2)).runs()
     assert execute(alone, given, LocalContext()).measured.predictions_sha256 == found.predictions_sha256["cnn"]
+
+
+@pytest.mark.slow
+def test_ray_ends_the_run_that_fills_the_memory_and_not_the_command(folder: Path) -> None:
+    memory = psutil.virtual_memory()
+    threshold = (memory.total - memory.available + 4e9) / memory.total
+    settings = {"RAY_memory_usage_threshold": f"{threshold:.3f}", "RAY_memory_monitor_refresh_ms": "100"}
+    ran = command("bench.run", *arguments("glutton"), cwd=folder, **settings)
+    assert ran.code == 1, ran
+    found = records(folder).iloc[0]
+    assert (found.status, found.reason) == ("oom", "ended by Ray because the machine ran out of memory")
+    assert "Ray was lost" not in ran.out + ran.err
 
 
 @pytest.mark.slow

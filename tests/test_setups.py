@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -87,11 +88,40 @@ def test_a_run_in_a_command_of_its_own_gives_the_same_as_beside_others(
     assert one.predictions_sha256 == other.predictions_sha256
 
 
-@pytest.mark.skipif(shutil.which("taskset") is None, reason="needs util-linux's taskset")
-def test_on_one_cpu_a_run_computes_with_one_thread(tmp_path: Path) -> None:
-    words = ["taskset", "-c", "0", sys.executable, "-m", "bench.run"]
-    started_by([*words, "--models", "cnn", "--dataset", "synthetic", "--epochs", "1", "--no-timing"], tmp_path)
+@pytest.mark.skipif(shutil.which("setpriv") is None or os.geteuid() != 0, reason="root has no limit on its threads")
+def test_a_limit_on_threads_that_ray_cannot_start_with_is_named_at_once(tmp_path: Path) -> None:
+    limited = [*stranger(), "bash", "-c", 'ulimit -u 60; exec "$@"', "-"]
+    words = [*limited, sys.executable, "-m", "bench.run", "--models", "cnn", "--dataset", "synthetic"]
+    start = time.monotonic()
+    done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
 
-    found = records(tmp_path)
-    assert list(found.status) == ["ok"]
-    assert list(found.threads) == [1]
+    assert done.returncode == 3, done.stderr
+    assert re.fullmatch(r"error: only \d+ more threads can be started here, .*ulimit -u.*\n", done.stderr)
+    assert time.monotonic() - start < 15  # 2 s on an idle machine; Ray itself waits for 60
+
+
+def stranger() -> list[str]:
+    """Words that start a command as a user who is a number only, without a name and a home folder, as in a container.
+
+    What root may read and write, this user may too: the folders of Python and of the tests.
+    """
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        return ["env", "-u", "HOME"]
+    rights = ("--inh-caps=+dac_override", "--ambient-caps=+dac_override")
+    user = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", *rights)
+    return [*user, "env", "-u", "HOME", "-u", "USER", "-u", "LOGNAME"]
+
+
+@pytest.mark.skipif(shutil.which("taskset") is None, reason="needs util-linux's taskset")
+def test_a_user_without_a_name_and_a_home_trains_on_one_cpu_with_one_thread(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder #1"
+    folder.mkdir()
+    words = [*stranger(), "taskset", "-c", "0", sys.executable, "-m", "bench.run"]
+    options = ["--models", "cnn", "mobilenet", "--dataset", "synthetic", "--epochs", "1", "--no-timing"]
+    out = started_by([*words, *options], folder, BENCH_CACHE=str(tmp_path / "cache"))
+
+    assert "on 1 CPU and 0 GPUs" in out
+    found = records(folder)
+    assert list(found.status) == ["ok", "ok"]
+    assert list(found.threads) == [1, 1]
+    assert {path.name for path in folder.iterdir()} == {"results"}, "no folder called ~"

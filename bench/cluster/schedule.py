@@ -87,6 +87,10 @@ class Driver:
         except KeyboardInterrupt:
             self._interrupt("interrupted from the keyboard")
             raise
+        except ray.exceptions.OutOfMemoryError as error:  # on a cluster whose settings let the coordinator be killed
+            blamed = Status.OOM if len(self._active()) == 1 else Status.INTERRUPTED
+            self._fail(OUT_OF_MEMORY, blamed)
+            raise ClusterLostError(first_line(error)) from None
         except ray.exceptions.RayError as error:
             self._fail("Ray was lost")
             raise ClusterLostError(first_line(error)) from None
@@ -97,11 +101,11 @@ class Driver:
         self._coordinator.close.remote()
         self._fail(reason)
 
-    def _fail(self, reason: str) -> None:
-        """End the runs under way as interrupted, without the coordinator."""
+    def _fail(self, reason: str, status: Status = Status.INTERRUPTED) -> None:
+        """End the runs under way, without the coordinator."""
         for run in self._active():
             started_at, now = self._begun[run.id].at, datetime.now(UTC)
-            measured = Measured(status=Status.INTERRUPTED, started_at=started_at, ended_at=now, reason=reason)
+            measured = Measured(status=status, started_at=started_at, ended_at=now, reason=reason)
             self._finish(Outcome(run.id, measured))
 
     def _wait(self) -> None:

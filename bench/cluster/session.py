@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.cluster.placement import Node
-from bench.errors import UserError, first_line
+from bench.config.home import expanded_path
+from bench.errors import DoesNotFitError, UserError, first_line
+from bench.learning.cpus import usable_cpus
 
 # Ray reads these when it is imported or starts processes, so they are set before.
 _SETTINGS = {
@@ -29,6 +32,8 @@ _SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # for workers that train together; 2 s by default
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # a loaded machine takes long to import torch
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # A run's process is killed when memory runs out; by default also the coordinator's, as it does not start anew.
+    "RAY_worker_killing_policy_by_group": "true",
     "RAY_task_oom_retries": "0",  # by default a run that fills the memory is started again without end
     "RAY_health_check_period_ms": "1000",  # a killed raylet is noticed after five periods; 3 s each by default
     "RAY_idle_worker_killing_time_threshold_ms": "30000",  # by default 1 s: they would end just before they are used
@@ -42,6 +47,8 @@ _QUIET = {
 }
 
 
+_LEAST_THREADS = 200
+"""The least number of threads that Ray can train with: on two CPUs its processes have 257."""
 _LONGEST_FOLDER = 20
 """The most characters of the folder for temporary files: the path of a socket has 83 more, and may have 107."""
 
@@ -73,9 +80,11 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
     for name, value in (_SETTINGS if verbose else _SETTINGS | _QUIET).items():
         os.environ.setdefault(name, value)
     if address is None:
+        _check_threads()
         ask_for_own_token()
     else:
         _check_address(address)
+        _check_folder(address)
         _use_token(address)
     import ray
 
@@ -110,7 +119,14 @@ def _own_folder() -> Iterator[None]:
     """Make a Ray that is started in this context keep its sockets and logs where no other user can read them."""
     short = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108
     before = os.environ.get("RAY_TMPDIR")
-    with tempfile.TemporaryDirectory(prefix="ray-", dir=short, ignore_cleanup_errors=True) as folder:
+    try:
+        own = tempfile.TemporaryDirectory(prefix="ray-", dir=short, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"Ray needs a folder with a short path, and {short} cannot be written ({error.strerror}); set TMPDIR to a "
+            f"folder whose path has at most {_LONGEST_FOLDER} characters"
+        ) from None
+    with own as folder:
         os.environ["RAY_TMPDIR"] = folder
         try:
             yield
@@ -125,7 +141,7 @@ def _join(address: str, **options: Any) -> None:
     package = str(Path(__file__).parents[1])
     try:
         ray.init(address=address, runtime_env={"py_modules": [package]}, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--address {address}: no Ray cluster to connect to ({first_line(error)}); if it asks for a token, "
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
@@ -136,9 +152,7 @@ def _start(**options: Any) -> None:
     """Start Ray; try twice, as it waits only 30 s for its daemons, and a loaded machine may take longer."""
     import ray
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    if usable != os.cpu_count():  # as under taskset; otherwise Ray counts, which knows a container's limits
-        options["num_cpus"] = usable
+    options["num_cpus"] = usable_cpus()  # Ray counts no CPU where a container has half of one, and ignores taskset
     for last in (False, True):
         try:
             # "local": without it ray.init would join a cluster that somebody else started on this machine
@@ -167,7 +181,7 @@ def _use_token(address: str) -> None:
     driver that shows one; so a separate process tries to connect with the token.
     """
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    has_token = named or (Path.home() / ".ray" / "auth_token").exists()
+    has_token = named or expanded_path("~/.ray/auth_token").exists()
     if "RAY_AUTH_MODE" in os.environ or not has_token or address == "auto":
         return
     tried = subprocess.run(
@@ -178,6 +192,40 @@ def _use_token(address: str) -> None:
     )
     if tried.returncode == 0:
         os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def _check_threads() -> None:
+    """Refuse a limit on threads that Ray cannot start with; it would wait a minute for daemons that cannot start.
+
+    Raises:
+        DoesNotFitError: fewer can be started.
+    """
+    done, started = threading.Event(), []
+    try:
+        for _ in range(_LEAST_THREADS):
+            started.append(threading.Thread(target=done.wait, daemon=True))
+            started[-1].start()
+    except RuntimeError:
+        raise DoesNotFitError(
+            f"only {len(started) - 1} more threads can be started here, and Ray needs about 250; raise the limit "
+            "(ulimit -u, or the container's limit on processes)"
+        ) from None
+    finally:
+        done.set()
+
+
+def _check_folder(address: str) -> None:
+    """Refuse a cluster on this machine that another user started: Ray would abort this process.
+
+    Raises:
+        UserError: Ray's folder cannot be used.
+    """
+    folder = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray")  # noqa: S108 - Ray's own default
+    if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise UserError(
+            f"--address {address}: {folder}, where Ray keeps its sockets and logs, is of another user and cannot be "
+            "written; start the cluster and this command as one user, or both with RAY_TMPDIR=DIR, a folder of theirs"
+        )
 
 
 def _check_address(address: str) -> None:

@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
+from bench.config.home import ensure_home, expanded
 from bench.errors import UserError, exit_code_of, nearest
 
 T = TypeVar("T", bound=BaseModel)
@@ -153,6 +154,7 @@ def run_command(
     """Read the options of a command, act on them, and return the exit code; an error is one line on stderr."""
 
     def command() -> int:
+        ensure_home()
         return act(parse(build_parser(schema, prog, description, epilog, presets=presets), schema, arguments))
 
     return exit_code_of(command)
@@ -171,7 +173,7 @@ def parse(parser: argparse.ArgumentParser, schema: type[T], arguments: Sequence[
             flags = re.findall(r"--[a-z][a-z0-9-]*", parser.format_usage())
             raise UserError(f"unknown option {first.split('=')[0]!r}{nearest(first, flags)}; see {parser.prog} --help")
         raise UserError(f"argument {first!r} belongs to no option; see {parser.prog} --help")
-    given = vars(namespace)
+    given = expanded(vars(namespace))
     preset_file: Path | None = given.pop("experiment", None)
     preset = read_preset(preset_file, schema) if preset_file else {}
     return validate(schema, {**preset, **given}, given_as_flags=set(given), preset_file=preset_file)
@@ -200,7 +202,7 @@ def read_preset(file: Path, schema: type[BaseModel]) -> dict[str, Any]:
     content = read_yaml(file, "--experiment")
     if not isinstance(content, dict):
         raise UserError(f"--experiment: {file} must hold 'option: value' lines, as in 'epochs: 5'")
-    preset = {str(key).replace("-", "_"): value for key, value in content.items()}
+    preset = {str(key).replace("-", "_"): expanded(value) for key, value in content.items()}
     valid = sorted(schema.model_fields)
     for key in preset:
         if key not in schema.model_fields:

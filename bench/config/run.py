@@ -67,6 +67,9 @@ class Options(ChoiceFields, RecipeFields, _Candidates):
         metavar="N",
         min_length=1,
     )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = option(
+        None, "one seed, exactly this, instead of --seeds", group="training", metavar="N"
+    )
 
     until_ci: float | None = option(
         None,
@@ -169,7 +172,10 @@ class Options(ChoiceFields, RecipeFields, _Candidates):
         if len(seeds) > 1 or seeds[0] == 0:
             return seeds
         if seeds[0] > _MOST_SEEDS:
-            raise ValueError(f"one number is the number of seeds, which is at most {_MOST_SEEDS:,}")
+            raise ValueError(
+                f"one number is the number of seeds, which is at most {_MOST_SEEDS:,}; for the seed {seeds[0]} write "
+                f"--seed {seeds[0]}"
+            )
         return tuple(range(seeds[0]))
 
     @field_validator("models", "seeds", "backends")
@@ -191,6 +197,17 @@ class Options(ChoiceFields, RecipeFields, _Candidates):
         if gpus is not None and gpus > 1:
             raise ValueError(f"--gpus-per-worker {gpus:g}: a worker uses one GPU at the most; add workers instead")
         return self
+
+    @model_validator(mode="after")
+    def _one_way_to_name_seeds(self) -> Self:
+        if self.seed is not None and "seeds" in self.model_fields_set:
+            raise ValueError(f"--seed {self.seed} is one seed, and --seeds names others; give one of the two")
+        return self
+
+    @property
+    def chosen_seeds(self) -> tuple[int, ...]:
+        """Return the seeds to train with."""
+        return self.seeds if self.seed is None else (self.seed,)
 
     @model_validator(mode="after")
     def _a_warm_up_that_fits(self) -> Self:

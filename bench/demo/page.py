@@ -6,19 +6,20 @@ import base64
 import binascii
 import contextlib
 import io
-import os
 import socket
-import sys
 import threading
 from pathlib import Path
 
 import gradio as gr
 import torch
 from PIL import Image, UnidentifiedImageError
+from starlette.middleware import Middleware
 
 from bench.demo import digits, html
 from bench.demo.answers import Shelf
+from bench.demo.guard import Guard
 from bench.errors import UserError
+from bench.learning.data.pixels import quiet
 from bench.workflows.interrupts import interruptible
 
 HOST = "127.0.0.1"
@@ -27,6 +28,10 @@ PORTS = range(7860, 7960)
 """The ports that are tried without --port."""
 LARGEST_PICTURE = 12_000_000
 """The most characters of a canvas that is read: the page sends at most 1000 x 1000 pixels, as PNG in base 64."""
+LARGEST_SIDE = 1000
+"""The most pixels of a side of a canvas, as in board.js."""
+LARGEST_REQUEST = LARGEST_PICTURE + 10_000
+"""The most bytes of a request: a canvas, and the names of what is called with it."""
 DATA_URL = "data:image/png;base64,"
 TITLE = "Which digit is this?"
 
@@ -63,15 +68,18 @@ def read_canvas(text: str) -> Image.Image | None:
         return None
     try:
         content = base64.b64decode(text.removeprefix(DATA_URL), validate=True)
-        picture = Image.open(io.BytesIO(content), formats=["PNG"])
+        with quiet():
+            picture = Image.open(io.BytesIO(content), formats=["PNG"])
+        if max(picture.size) > LARGEST_SIDE:  # a few kilobytes can hold gigabytes of pixels
+            return None
         picture.load()
     except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     return picture
 
 
-def serve(results: Path, *, port: int | None, browser: bool) -> None:
-    """Show the page until Ctrl-C. The server's threads go on until the process ends.
+def start(results: Path, *, port: int | None) -> str:
+    """Serve the page and return its address. The server's threads go on until the process ends.
 
     Raises:
         UserError: the port is taken.
@@ -83,18 +91,24 @@ def serve(results: Path, *, port: int | None, browser: bool) -> None:
         server_name=HOST,
         server_port=chosen,
         share=False,
-        inbrowser=browser and _has_desktop(),
+        inbrowser=False,
         quiet=True,
         footer_links=[],
         ssr_mode=False,
         enable_monitoring=False,
         prevent_thread_lock=True,
+        app_kwargs={"middleware": [Middleware(Guard, port=chosen, largest=LARGEST_REQUEST)]},
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=html.CSS,
     )
+    return f"http://{HOST}:{chosen}"
+
+
+def wait(address: str) -> None:
+    """Print the page's address and wait for Ctrl-C."""
     # a shell starts background processes with Ctrl-C ignored
     with contextlib.suppress(KeyboardInterrupt), interruptible():
-        print(f"the page is at http://{HOST}:{chosen} (Ctrl-C ends it)", flush=True)
+        print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()
 
 
@@ -110,7 +124,3 @@ def _free_port(wanted: int | None) -> int:
     if wanted is None:
         raise UserError(f"ports {PORTS[0]} to {PORTS[-1]} are all taken; name a free one with --port")
     raise UserError(f"--port {wanted} is taken or not allowed; name another, or leave it out")
-
-
-def _has_desktop() -> bool:
-    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -17,6 +17,8 @@ from pathlib import Path
 import filelock
 import platformdirs
 
+from bench.config.home import expanded_path
+
 PROBE_SECONDS = 3.0
 """The time that a host has to answer before it counts as unreachable."""
 
@@ -24,7 +26,7 @@ PROBE_SECONDS = 3.0
 def cache_dir() -> Path:
     """Return the cache folder: ``BENCH_CACHE``, or the operating system's folder for caches."""
     chosen = os.environ.get("BENCH_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("image-classifier-bench"))
+    return expanded_path(chosen) if chosen else Path(platformdirs.user_cache_dir("image-classifier-bench"))
 
 
 def reachable(url: str) -> bool:

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 
 from bench.reporting.stats import Interval
 
+_MOST_LISTED = 10
+"""The most seeds that are listed one by one."""
+
 MISSING = "-"
 """The text of a cell whose value is not known."""
 
@@ -55,6 +58,12 @@ def milliseconds(seconds: float) -> str:
 def counted(number: int, what: str) -> str:
     """Return a number with its noun: '1 trial', '2 trials'."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def seed_list(seeds: Sequence[int]) -> str:
+    """Return seeds in words: '0 1 7'; of many only the number, the first and the last: '3,407, from 0 to 3406'."""
+    few = " ".join(map(str, seeds))
+    return few if len(seeds) <= _MOST_LISTED else f"{len(seeds):,}, from {seeds[0]} to {seeds[-1]}"
 
 
 def points(share: float) -> str:

@@ -15,7 +15,7 @@ from bench.reporting.entries import Comparison, Entry, comparisons, data_key
 from bench.reporting.store import Store
 from bench.reporting.verdicts import Metric, Side, Verdict, Word, with_holm
 from bench.spec import Recipe
-from bench.workflows.versions import store_of
+from bench.workflows.versions import model_names, store_of
 
 _EACH = (
     verdicts.TRAINING,
@@ -131,7 +131,10 @@ def compare(first: str, second: str, results: Path, limits: Sequence[Limit] = ()
     with ExitStack() as stack:
         result = _models(first, second, results)
         if result is None:
-            result = _versions(first, second, [store_of(name, results, stack) for name in (first, second)])
+            models = model_names(results)
+            ordered = sorted((first, second), key=lambda name: name in models)  # what is no model is refused first
+            stores = {name: store_of(name, results, stack) for name in ordered}
+            result = _versions(first, second, [stores[first], stores[second]])
     checked = check(result.pairs, limits)
     if limits:  # a model that no longer finishes is no success
         checked.useless.extend(f"nothing can be checked for {name}, which only OLD has" for name in result.lost)

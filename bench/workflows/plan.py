@@ -19,6 +19,10 @@ from bench.learning.user_code import UserCode
 from bench.spec import Job, ModelInput, Recipe
 from bench.workflows.tuned import with_tuned_values
 
+_MOST_USUAL_SEEDS = 20
+"""A larger number of seeds is noted, as it may be meant as a seed."""
+_MANY_SEEDS = "{0:,} seeds of each; --seeds {0} is a count; for the seed {0} write --seed {0}"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -74,11 +78,12 @@ def make_plan(options: Options) -> Plan:
                 weights_sha256=chosen.sha256 if chosen else None,
                 workers=options.workers_per_job,
                 plugin_sha256=code.sha256 if code else None,
-                seeds=variant.seeds,
+                seeds=variant.chosen_seeds,
             )
             check_sizes(job, candidate.architecture)
             jobs.append(job)
             inputs[job.inputs_key] = Inputs(view, chosen, code)
+    notes += [_MANY_SEEDS.format(count) for count in _large_counts(variants)]
     stored = [view.storage_note for view in {id(view): view for view in views.values()}.values()]
     notes += [note for note in stored if note is not None]
     jobs = _checked(jobs, candidates)
@@ -88,6 +93,12 @@ def make_plan(options: Options) -> Plan:
         for job in jobs:
             check_sizes(job, candidates[job.model].architecture)
     return Plan(jobs, dataset, inputs, notes)
+
+
+def _large_counts(variants: Sequence[Options]) -> list[int]:
+    """Return the numbers of seeds that are so large that a single seed may have been meant."""
+    counts = {len(variant.seeds) for variant in variants if variant.seeds == tuple(range(len(variant.seeds)))}
+    return sorted(count for count in counts if count > _MOST_USUAL_SEEDS)
 
 
 def _candidate(name: str, options: Options, names: Sequence[str], notes: list[str]) -> _Candidate:

@@ -17,7 +17,7 @@ from bench.config.run import Options
 from bench.learning.backends import BACKENDS, check_installed
 from bench.reporting import images, stats
 from bench.reporting.entries import labels_of
-from bench.reporting.formats import counted
+from bench.reporting.formats import counted, seed_list
 from bench.reporting.store import Store
 from bench.spec import Begun, Ended, Event, Job, Recipe, Record, Run, Saved, Status
 from bench.workflows.interrupts import INTERRUPTED, interruptible
@@ -28,6 +28,8 @@ from bench.workflows.record import assemble, git_commit
 from bench.workflows.report import choice_of, write_pages
 from bench.workflows.tuned import note_sources
 
+_MOST_ROWS = 50
+"""The most rows of a dry run's table."""
 RUNS = "runs"
 """The phase from the beginning of the first run to the end of the last."""
 
@@ -151,7 +153,7 @@ class Benchmark:
         lines = [
             f"training {models} on {info.name} ({info.train_images:,} training and {info.test_images:,} test images): "
             f"{counted(sum(len(group.runs) for group in groups), 'run')}{before}, {at_once} at a time, "
-            f"on {cpus:g} CPUs and {gpus:g} GPUs"
+            f"on {counted(int(cpus), 'CPU')} and {counted(int(gpus), 'GPU')}"
         ]
         used = at_once * groups[0].need.workers * groups[0].need.cpus if groups else cpus
         if gpus == 0 and cpus - used >= 1:
@@ -160,19 +162,20 @@ class Benchmark:
             rows = [
                 [
                     self.labels[group.runs[0].job_id],
-                    " ".join(str(run.seed) for run in group.runs),
+                    seed_list([run.seed for run in group.runs]),
                     group.need.workers,
                     group.need.cpus,
                     f"{group.need.gpus:g}",
                     "at once" if number < at_once else "when there is room",
                     group.runs[0].weights,
                 ]
-                for number, group in enumerate(groups)
+                for number, group in enumerate(groups[:_MOST_ROWS])
             ]
             headers = ["model", "seeds", "workers", "CPUs each", "GPUs each", "starts", "initial weights"]
             lines += [
                 "",
                 tabulate(rows, headers, disable_numparse=True),
+                *([f"... and {counted(len(groups) - _MOST_ROWS, 'more row')}"] if len(groups) > _MOST_ROWS else []),
                 "",
                 f"recipe: {_recipe(self.plan)}",
                 "dry run: nothing was trained",

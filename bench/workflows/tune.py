@@ -20,7 +20,7 @@ from bench.config.tune import TuneOptions
 from bench.errors import UserError
 from bench.learning.inputs import inputs_of
 from bench.learning.models.registry import find
-from bench.reporting.formats import counted
+from bench.reporting.formats import counted, seed_list
 from bench.reporting.store import Store
 from bench.reporting.sweeps import (
     Sweep,
@@ -87,7 +87,7 @@ class Search:
             "recipe": job.recipe.model_copy(update=defaults),
             "judged_on": "validation",
             "workers": 1,
-            "seeds": options.seeds,
+            "seeds": options.chosen_seeds,
         }
         base = job.model_copy(update=changes)
         names = ("search_seed", "scheduler", "grace_period", "reduction_factor")
@@ -204,12 +204,12 @@ class Search:
 
     def _dry(self) -> str:
         rows = [
-            [model, stored.sweep.sweep_id, describe_values(stored.values_of(job)), " ".join(map(str, job.seeds))]
+            [model, stored.sweep.sweep_id, describe_values(stored.values_of(job)), seed_list(job.seeds)]
             for model, stored in self.sweeps.items()
             for job in self._waiting(stored)
         ]
         rows += [
-            [model, stored.sweep.sweep_id, f"{number} that Optuna proposes", " ".join(map(str, stored.sweep.seeds))]
+            [model, stored.sweep.sweep_id, f"{number} that Optuna proposes", seed_list(stored.sweep.seeds)]
             for model, stored in self.sweeps.items()
             if (number := self._to_propose(stored))
         ]

@@ -37,13 +37,18 @@ def store_of(name: str, results: Path, stack: ExitStack) -> Store:
     revision, _, part = name.partition(":")
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if commit is None:
-        records = Store(results).records()[0] if (results / "runs").is_dir() else []
-        models = sorted({record.model for record in tested(records) if record.status is Status.OK})
+        models = model_names(results)
         those = (
             f"a model in {results} ({', '.join(models)})" if models else f"a model ({results} holds no finished runs)"
         )
         raise UserError(f"{name} is neither {those}, nor a results folder, nor a git revision{nearest(name, models)}")
     return Store(_checked_out(commit.decode().strip(), name, part, stack))
+
+
+def model_names(results: Path) -> list[str]:
+    """Return the names of the models with finished runs in a results folder, sorted."""
+    records = Store(results).records()[0] if (results / "runs").is_dir() else []
+    return sorted({record.model for record in tested(records) if record.status is Status.OK})
 
 
 def _folders_in(folder: Path) -> list[str]:

@@ -57,6 +57,16 @@ def test_one_number_of_seeds_is_a_count_and_several_are_the_seeds(
     assert options("--experiment", preset(tmp_path, f"seeds: [{', '.join(asked)}]")).seeds == seeds
 
 
+def test_one_seed_can_be_named(tmp_path: Path) -> None:
+    assert options("--seed", "3407").chosen_seeds == (3407,)
+    assert options("--experiment", preset(tmp_path, "seed: 7")).chosen_seeds == (7,)
+    assert options("--seeds", "2").chosen_seeds == (0, 1)
+    with pytest.raises(UserError, match="--seed 3 is one seed, and --seeds names others; give one of the two"):
+        options("--seed", "3", "--seeds", "5")
+    with pytest.raises(UserError, match="at most 10,000; for the seed 20260 write --seed 20260"):
+        options("--seeds", "20260")
+
+
 def test_a_preset_may_give_the_count_of_seeds_as_a_plain_number(tmp_path: Path) -> None:
     assert options("--experiment", preset(tmp_path, "seeds: 3")).seeds == (0, 1, 2)
 
@@ -142,7 +152,7 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
 
     assert from_yaml == options(*flags.split())
     unset = {name for name in Options.model_fields if getattr(from_yaml, name) == Options.model_fields[name].default}
-    assert unset == {"question", "variants"}  # every option was tried
+    assert unset == {"question", "variants", "seed"}  # every option was tried; --seed stands for --seeds
 
 
 def test_flags_override_the_preset_and_leave_the_rest_of_it(tmp_path: Path) -> None:
@@ -185,7 +195,7 @@ def test_a_preset_may_say_what_its_question_is_and_flags_may_not(tmp_path: Path)
         ("--epoch", "--epochs"),
         ("--batchsize", "--batch-size"),
         ("--batch_size", "--batch-size"),
-        ("--seed=4", "--seeds"),
+        ("--seedss=4", "--seeds"),
         ("--model", "--models"),
     ],
 )

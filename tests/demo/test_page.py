@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +43,7 @@ def chromium() -> str | None:
 
 
 @contextlib.contextmanager
-def serving(results: Path) -> Iterator[str]:
+def serving(results: Path, **environ: str) -> Iterator[str]:
     """The command, running; gives its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -47,7 +51,7 @@ def serving(results: Path) -> Iterator[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.demo", "--results", str(results), "--port", str(port), "--no-browser"],
         cwd=ROOT,
-        env=environment(),
+        env=environment(**environ),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -303,6 +307,79 @@ def test_without_a_checkpoint_the_page_says_how_to_make_one(browser: Browser, re
 
 
 # --- without a browser -------------------------------------------------------------------------------------------
+
+
+def fetched(address: str, **about: object) -> str:
+    """What the page's server answers, asked without a proxy."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(address, **about)  # type: ignore[arg-type]  # noqa: S310 - our own page
+    with direct.open(request, timeout=20) as answer:
+        return str(answer.read().decode())
+
+
+def test_only_the_page_itself_reaches_its_server(tmp_path: Path) -> None:
+    """A foreign site, a name that points to this machine, uploads, forms, and large or endless bodies are refused."""
+    pytest.importorskip("gradio")
+
+    def status(path: str, *, body: bytes | None = None, **headers: str) -> int:
+        try:
+            fetched(address + path, data=body, headers={name.replace("_", "-"): text for name, text in headers.items()})
+        except urllib.error.HTTPError as error:
+            return error.code
+        return 200
+
+    with serving(tmp_path) as address:
+        port = address.rsplit(":", 1)[1]
+        upload = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nhello\r\n--x--\r\n'
+        form = {"content_type": "multipart/form-data; boundary=x"}
+        assert status("/gradio_api/upload", body=upload, **form) == 403
+        assert status("/gradio_api/component_server", body=upload, **form) == 415
+        assert status("/", host="evil.example") == 421
+        assert status("/", host=f"evil.example:{port}") == 421
+        assert status("/", host=f"localhost:{port}") == 200
+        assert status("/gradio_api/queue/join", body=b"{}", content_type="application/json") == 403
+        ours = {"content_type": "application/json", "origin": address}
+        theirs = {**ours, "origin": "http://evil.example"}
+        assert status("/gradio_api/component_server", body=b"{}", **theirs) == 403
+        assert status("/gradio_api/component_server", body=b"{}", **ours) in (400, 422)  # Gradio misses fields
+        head = f"POST /gradio_api/component_server HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json"
+        for length in ("Content-Length: 20000000", "Transfer-Encoding: chunked"):
+            with socket.create_connection(("127.0.0.1", int(port)), timeout=20) as raw:
+                raw.sendall(f"{head}\r\n{length}\r\n\r\n".encode())
+                assert b" 413 " in raw.recv(100), "refused before it is read"
+
+
+def test_a_small_file_with_very_many_pixels_is_no_canvas() -> None:
+    pytest.importorskip("gradio")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    from bench.demo.page import DATA_URL, read_canvas
+
+    for size, readable in (((1000, 800), True), ((13_300, 13_300), False), ((1, 1001), False)):
+        buffer = io.BytesIO()
+        Image.new("1", size).save(buffer, format="png")
+        assert buffer.tell() < 100_000
+        assert (read_canvas(DATA_URL + base64.b64encode(buffer.getvalue()).decode()) is not None) == readable
+
+
+@pytest.mark.parametrize("proxy", [{"HTTP_PROXY": "http://127.0.0.1:9"}, {"all_proxy": "socks5://127.0.0.1:9"}])
+def test_a_proxy_that_does_not_answer_does_not_matter(proxy: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    with serving(tmp_path, no_proxy="", **proxy) as address:
+        assert "Which digit is this?" in fetched(address)
+
+
+def test_a_gradio_that_cannot_be_imported_is_not_called_missing(tmp_path: Path) -> None:
+    (tmp_path / "gradio").mkdir()
+    (tmp_path / "gradio" / "__init__.py").write_text("raise ImportError('libsomething.so: not found')")
+    words = [sys.executable, "-m", "bench.demo", "--no-browser"]
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: the page needs Gradio, which cannot be imported here: libsomething.so: not found"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ import pytest
 from factories import DIGITS, job_of, record_of, result_of, stored_in
 
 import bench.run
+from bench.config.command_line import build_parser, parse
 from bench.config.run import Options
 from bench.errors import UserError
 from bench.learning.data import datasets
 from bench.reporting.entries import labels_of
+from bench.reporting.formats import seed_list
 from bench.reporting.store import Store
 from bench.spec import Job
 from bench.workflows.plan import Plan, make_plan
@@ -56,6 +58,32 @@ def test_a_target_is_judged_on_a_tenth_unless_another_size_is_asked_for() -> Non
     assert Options().recipe(4000).validation_size == 0
     assert Options(target_accuracy=0.9).recipe(4000).validation_size == 400
     assert Options(target_accuracy=0.9, validation_size=50).recipe(4000).validation_size == 50
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--seeds", "3407"], ["3,407 seeds of each; --seeds 3407 is a count; for the seed 3407 write --seed 3407"]),
+        (["--seeds", "42"], ["42 seeds of each; --seeds 42 is a count; for the seed 42 write --seed 42"]),
+        (["--seeds", "20"], []),
+        (["--seed", "3407"], []),
+        (["--seeds", "1", "3407"], []),
+    ],
+    ids=str,
+)
+def test_a_count_that_may_be_meant_as_a_seed_is_noted(words: list[str], expected: list[str]) -> None:
+    parser = build_parser(Options, "bench.run", "")
+    options = parse(parser, Options, ["--models", "cnn", "--dataset", "synthetic", *words])
+
+    plan = make_plan(options)
+
+    assert list(plan.notes) == expected
+    assert len(plan.jobs[0].seeds) == len(options.chosen_seeds)
+
+
+def test_many_seeds_are_printed_as_a_number() -> None:
+    assert seed_list([3, 1]) == "3 1"
+    assert seed_list(range(3407)) == "3,407, from 0 to 3406"
 
 
 def test_jobs_of_one_model_are_told_apart_while_they_train() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.learning.data.decoding import usable_cpus
+from bench.learning.cpus import usable_cpus
 from bench.learning.data.streaming import Streamed
 from bench.learning.registry import Registry
 from bench.spec import TEST_FRACTION, DatasetInfo, Storage

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.learning import cache
+from bench.learning.cpus import usable_cpus
 from bench.learning.data.depth import Largest, White, is_deep, largest_of, white_of
 from bench.learning.data.pixels import PictureError, is_grey, load, open_picture, orientation, pixels_of, quiet
 
@@ -132,11 +133,6 @@ def _read(chunk: _Chunk) -> list[Seen]:
                 about = Seen("", problem=reason)
             seen.append(about)
     return seen
-
-
-def usable_cpus() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Pool(contextlib.ExitStack):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.config.home import expanded_path
 from bench.errors import UserError
 from bench.learning.data import pictures
 from bench.learning.data.arrays import dataset_of
@@ -49,7 +50,7 @@ def folder(path: str) -> Read:
     """
 
     def load(reading: Reading) -> Dataset:
-        root = Path(path).expanduser()
+        root = expanded_path(path)
         if not root.is_dir():
             raise UserError(f"--dataset folder:{path}: there is no folder {root}")
         where = f"--dataset folder:{path}"
@@ -332,7 +333,7 @@ def csv(path: str) -> Read:
 
 
 def _file(path: str, kind: str) -> Path:
-    file = Path(path).expanduser()
+    file = expanded_path(path)
     if not file.is_file():
         raise UserError(f"--dataset {kind}:{path}: there is no file {file}")
     return file

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import io
+import math
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,17 @@ IDX_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+
+_IDX_TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+"""The type of an IDX file's numbers by the third byte of its header."""
+
+_KMNIST_MD5 = (
+    "bdb82020997e1d708af4cf47b453dcf7",
+    "e144d726b3acfaa3e44228e80efcd344",
+    "5c965bf0a639b31b8f53240b1b52f4d7",
+    "7320c461ea6c1c855c0b718fb2a4b134",
+)
+"""MD5 digests of KMNIST's four .gz files, which have the names of MNIST's."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,7 @@ def _read_bytes(file: Path) -> bytes:
         content = file.read_bytes()
         return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{file} is damaged ({error or 'it ends too early'}); delete it and get it again") from None
+        raise UserError(f"{file} is damaged ({error or 'it ends too early'}); get it again") from None
     except OSError as error:
         raise UserError(f"cannot read {file}: {error}") from None
 
@@ -136,16 +148,42 @@ def parse_idx(content: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
 
 
+def _what_else(file: Path, content: bytes, source: IdxSource) -> str:
+    """Return what a file is that is not the one of ``source``; only a file that is not whole should be got again."""
+    by_sha256 = {sha256: other.name for other in (MNIST, FASHION_MNIST) for sha256 in other.sha256}
+    by_md5 = dict.fromkeys(_KMNIST_MD5, "torchvision/KMNIST")
+    packed = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+    name = by_sha256.get(hashlib.sha256(content).hexdigest()) or by_md5.get(packed)
+    if name == source.name:
+        return f"is another of {source.name}'s files under this name; rename it"
+    if name is not None:
+        return f"is {name}'s file, not {source.name}'s; --dataset {name} reads it"
+    form = idx_form(content)
+    if form is None:
+        return f"is not {source.name}'s file or is damaged; get it again"
+    kind, shape = form
+    whole = f"it is a whole IDX file of {kind} numbers, {' x '.join(map(str, shape))}"
+    return f"is not {source.name}'s file or is damaged; {whole} (data of your own: --dataset npz:FILE)"
+
+
+def idx_form(content: bytes) -> tuple[str, tuple[int, ...]] | None:
+    """Return the (NumPy type, shape) of an IDX file by its header; None if it is none or is not whole."""
+    if len(content) < 4 or content[:2] != b"\x00\x00" or content[2] not in _IDX_TYPES:
+        return None
+    kind, header = np.dtype(_IDX_TYPES[content[2]]), 4 + 4 * content[3]
+    shape = tuple(int(size) for size in np.frombuffer(content[4:header][: 4 * ((len(content) - 4) // 4)], dtype=">u4"))
+    whole = len(shape) == content[3] and len(content) == header + kind.itemsize * math.prod(shape)
+    return (kind.name, shape) if whole else None
+
+
 def _load_idx(files: dict[str, Path], source: IdxSource) -> Dataset:
     arrays = []
     for name, expected in zip(IDX_FILES, source.sha256, strict=True):
         content = _read_bytes(files[name])
         actual = hashlib.sha256(content).hexdigest()
         if actual != expected:
-            raise UserError(
-                f"{files[name]} is not {source.name}'s file or is damaged: the SHA-256 of its contents is "
-                f"{actual[:16]}..., expected {expected[:16]}...; delete it and get it again"
-            )
+            digests = f"the SHA-256 of its contents is {actual[:16]}..., expected {expected[:16]}..."
+            raise UserError(f"{files[name]} {_what_else(files[name], content, source)}: {digests}")
         arrays.append(parse_idx(content))
     return Dataset(
         name=source.name,

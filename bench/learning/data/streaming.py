@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.learning.data.decoding import PictureList, usable_cpus
+from bench.learning.cpus import usable_cpus
+from bench.learning.data.decoding import PictureList
 from bench.learning.data.depth import White
 from bench.learning.data.pixels import PictureError, open_picture, pixels_of
 

@@ -16,6 +16,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from bench.errors import UserError, first_line
 from bench.learning.models.architecture import ModelSpec
+from bench.learning.models.file_kinds import other_kind
 from bench.learning.models.heads import head_of
 from bench.learning.models.weights import Weights
 
@@ -149,12 +150,16 @@ def read_state(weights: Weights) -> State:
             else:
                 loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
+        if (other := other_kind(content, safetensors=False)) is not None:
+            raise UserError(f"{weights.path} is {other}") from None
         raise UserError(
             f"{weights.path} holds more than tensors (or is no PyTorch file), and loading it could execute code; "
             "save the model's state_dict() instead"
         ) from None
     except Exception as error:  # damaged files can raise almost anything
         kind = "safetensors" if weights.path.endswith(".safetensors") else "PyTorch"
+        if (other := other_kind(content, safetensors=kind == "safetensors")) is not None:
+            raise UserError(f"{weights.path} is {other}") from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{weights.path} is not a {kind} file or is damaged ({reason})") from None
     for key in ("state_dict", "model_state_dict", "model"):  # common keys of training checkpoints

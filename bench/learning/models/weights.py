@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.config.home import expanded_path
 from bench.errors import UserError, nearest
 from bench.learning import cache
 
@@ -63,8 +64,9 @@ class HubSource:
 
     def fetch(self) -> Path | None:
         """Return the file in the cache of torch.hub, downloaded if necessary, or None if that fails."""
-        default_home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "torch")
-        folder = Path(os.environ.get("TORCH_HOME", default_home), "hub", "checkpoints")
+        caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        home = expanded_path(os.environ.get("TORCH_HOME") or Path(caches, "torch"))
+        folder = home / "hub" / "checkpoints"
         file = folder / self.url.rsplit("/", 1)[-1]
         if not file.exists() and cache.reachable(self.url):
             try:
