@@ -178,13 +178,13 @@ def _measured(trained: Trained, images: _Images, labels: NDArray[np.int64]) -> t
     from bench.learning.data.preprocessing import DeviceSplit
     from bench.learning.evaluation import evaluate
     from bench.learning.process import settle_allocator
-    from bench.learning.timing import time_one_image
+    from bench.learning.timing import time_inference
 
     settle_allocator()
     result = evaluate(trained.module, trained.spec, DeviceSplit.of(Split(images.pixels, labels), "cpu"))
     predictions = result.predictions
     table = confusion(predictions.labels, predictions.predicted, len(trained.class_names))
-    seconds, threads = time_one_image(trained, images.pixels[:1][0])
+    seconds, threads = time_inference(trained, images.pixels[:1])
     p50, p95 = np.percentile(seconds, [50, 95])
     per_class = [(int(table[k, k]), int(table[k].sum())) for k in range(len(table))]
     figures = Assessment(
