@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from bench.reporting.stats import Interval
 
@@ -55,6 +55,14 @@ def milliseconds(seconds: float) -> str:
 def counted(number: int, what: str) -> str:
     """Return a number with its noun: '1 trial', '2 trials'."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def part_of(sizes: Iterable[int], whole: int) -> str:
+    """Return how many of ``whole`` images are used: '4,000', or '500 of 4,000', or '300 to 1,000 of 4,000'."""
+    used = sorted({*sizes} or {whole})
+    if used == [whole]:
+        return f"{whole:,}"
+    return f"{used[0]:,}{f' to {used[-1]:,}' if len(used) > 1 else ''} of {whole:,}"
 
 
 def points(share: float) -> str:

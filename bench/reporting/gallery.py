@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.errors import first_line
 from bench.reporting import images, plots, style
-from bench.reporting.entries import Comparison, DataKey, Entry, comparisons, data_key
+from bench.reporting.entries import Comparison, DataKey, Entry, comparisons, data_key, trained_on
 from bench.reporting.files import disk_errors, write_whole
 from bench.reporting.groups import grouped
 from bench.reporting.images import KeptImages
@@ -188,14 +188,14 @@ def _train_sizes(entries: Sequence[Entry], looks: Mapping[str, Look]) -> Figures
         return
     groups: dict[str, list[Record]] = {}
     for group_id, group in _by(records, other_than=("train_size", "epochs", "batch_size")).items():
-        jobs = {(plots.trained_on(record), record.job_id) for record in group}
+        jobs = {(trained_on(record), record.job_id) for record in group}
         if len(jobs) == len({size for size, _ in jobs}):
             groups[group_id] = group
         else:
             groups |= _by(group, other_than=("train_size",))
     curves = []
     for group_id, group in groups.items():
-        if len({plots.trained_on(record) for record in group}) > 1:  # without a size, so that no label names it
+        if len({trained_on(record) for record in group}) > 1:  # without a size, so that no label names it
             curves += [record.model_copy(update={"job_id": group_id, "train_size": None}) for record in group]
     for comparison in comparisons(curves):
         dataset = records[0].dataset

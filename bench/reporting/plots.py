@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.reporting.entries import Entry
+from bench.reporting.entries import Entry, trained_on
 from bench.reporting.formats import counted
 from bench.reporting.groups import grouped
 from bench.reporting.images import shrunk
@@ -365,12 +365,6 @@ def _lr(trial: Trial) -> float:
 
 def _scores(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
     return [_lr(trial) for trial in trials], [100 * (trial.score or 0) for trial in trials]
-
-
-def trained_on(record: Record) -> int:
-    """Return how many images the run was trained on in an epoch."""
-    available = record.train_images - record.validation_size
-    return record.images_per_epoch or (available if record.train_size is None else min(available, record.train_size))
 
 
 @styled
