@@ -121,6 +121,23 @@ def test_an_interrupted_export_is_completed(
     assert len(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])) == 4
 
 
+@pytest.mark.parametrize("name", ["what?", "lab #2", "of%20May", "a?b=c#d%2Fe", "plain name", "%", "ü"])
+def test_the_local_store_lies_in_the_results_folder_whatever_that_is_called(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], make_record: Make
+) -> None:
+    store = Store(tmp_path / name / "results")
+    store.prepare()
+    store.write(Result(make_record()))
+
+    for line in ("1 added, 0 replaced, 0 there already", "0 added, 0 replaced, 1 there already"):
+        assert export("--results", store.root, "--mlflow") == 0
+        assert line in capsys.readouterr().out
+
+    assert (store.root / "mlflow.db").is_file()
+    assert [folder.name for folder in tmp_path.iterdir()] == [name]
+    assert [folder.name for folder in (tmp_path / name).iterdir()] == ["results"]
+
+
 def test_a_server_that_cannot_be_reached_changes_nothing(stored: Store, tmp_path: Path) -> None:
     before = sorted(file.relative_to(tmp_path) for file in tmp_path.rglob("*"))
     start = time.monotonic()
@@ -136,7 +153,17 @@ def test_a_server_that_cannot_be_reached_changes_nothing(stored: Store, tmp_path
     assert sorted(file.relative_to(tmp_path) for file in tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////nowhere/at/all.db", "http://[", "ftp://127.0.0.1"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "nonsense://x",
+        "sqlite:////nowhere/at/all.db",
+        "http://[",
+        "ftp://127.0.0.1",
+        "sqlite://",
+        "sqlite:////nowhere/at?/all.db",
+    ],
+)
 def test_an_mlflow_address_that_cannot_be_used_is_one_message(
     uri: str, stored: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

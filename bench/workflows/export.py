@@ -25,12 +25,11 @@ def export(options: ExportOptions) -> None:
         print(f"warning: {problem}", file=sys.stderr)
     if not records:
         raise UserError(f"--results {store.root} holds no runs; python -m bench.run makes some")
-    if options.mlflow is not None:
-        uri = local_store(store.root) if options.mlflow == LOCAL else options.mlflow
-        if _needs("mlflow", "--mlflow"):
-            from bench.reporting.exports.mlflow import export_mlflow
+    if options.mlflow is not None and _needs("mlflow", "--mlflow"):
+        from bench.reporting.exports.mlflow import export_mlflow, uri_of
 
-            print(export_mlflow(store, records, uri))
+        uri = uri_of(store.root / "mlflow.db") if options.mlflow == LOCAL else options.mlflow
+        print(export_mlflow(store, records, uri))
     if options.tensorboard is not None and _needs("tensorboardX", "--tensorboard"):
         from bench.reporting.exports.tensorboard import export_tensorboard
 
@@ -39,11 +38,6 @@ def export(options: ExportOptions) -> None:
         print(export_csv(records, options.csv))
     if options.onnx is not None and _needs("onnx", "--onnx") and _needs("onnxruntime", "--onnx"):
         _export_onnx(store, records, options.onnx, options.data_dir)
-
-
-def local_store(results: Path) -> str:
-    """Return the URI of the SQLite file in the results folder that --mlflow without an address writes."""
-    return f"sqlite:///{(results / 'mlflow.db').absolute()}"
 
 
 def _needs(module: str, flag: str) -> bool:
