@@ -24,11 +24,10 @@ from typing import Literal
 
 from bench.errors import UserError
 from bench.reporting import stats
-from bench.reporting.entries import Comparison, Entry, labels_of
+from bench.reporting.entries import Comparison, Entry, labels_of, trained_on
 from bench.reporting.formats import count, milliseconds, one_line
 from bench.reporting.stats import FEWEST_SEEDS
 from bench.reporting.store import Store
-from bench.reporting.train_sizes import trained_on
 from bench.reporting.verdicts import Side, Verdict, Word, checkpoints, recipes, with_holm
 from bench.spec import Record
 

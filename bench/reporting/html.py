@@ -171,7 +171,7 @@ def _data(section_id: str, key: DataKey, comparison: Comparison | None, gallery:
     """Return the section on one data set."""
     from markupsafe import Markup
 
-    section = Section(section_id, title_of(key))
+    section = Section(section_id, title_of(key) if comparison is None else comparison.title)
     if comparison is not None:
         section.tables.append(Shown(section.title, comparison_table(comparison)))
         section.notes.extend(re.sub(r"\\(?=[*+])", "", note) for note in footnotes(comparison))

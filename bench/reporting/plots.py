@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.reporting import stats
-from bench.reporting.entries import Entry
+from bench.reporting.entries import Entry, trained_on
 from bench.reporting.formats import counted
 from bench.reporting.groups import grouped
 from bench.reporting.images import shrunk
@@ -34,7 +34,6 @@ from bench.reporting.style import (
     styled,
     wrapped,
 )
-from bench.reporting.train_sizes import trained_on
 from bench.spec import EpochRecord, Predictions, Record, Status
 
 if TYPE_CHECKING:

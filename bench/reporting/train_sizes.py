@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from bench.reporting.entries import Comparison, Entry, comparisons
+from bench.reporting.entries import Comparison, Entry, comparisons, trained_on
 from bench.reporting.formats import count
 from bench.reporting.groups import grouped
 from bench.reporting.stats import FEWEST_SEEDS, Interval, mean_interval
@@ -20,12 +20,6 @@ MOST_PAIRS = 6
 
 Curve = Mapping[int, Mapping[int, float]]
 """Test accuracy (a share) by number of training images, then by seed."""
-
-
-def trained_on(record: Record) -> int:
-    """Return how many images the run was trained on in an epoch."""
-    available = record.train_images - record.validation_size
-    return record.images_per_epoch or (available if record.train_size is None else min(available, record.train_size))
 
 
 def curves(entries: Sequence[Entry]) -> list[Entry]:

@@ -17,7 +17,7 @@ from bench.config.run import Options
 from bench.learning.backends import BACKENDS, check_installed
 from bench.reporting import images, stats
 from bench.reporting.entries import labels_of
-from bench.reporting.formats import counted, seed_list
+from bench.reporting.formats import counted, part_of, seed_list
 from bench.reporting.store import Store
 from bench.spec import Begun, Ended, Event, Job, Recipe, Record, Run, Saved, Status
 from bench.workflows.interrupts import INTERRUPTED, interruptible
@@ -150,8 +150,9 @@ class Benchmark:
         at_once = min(len(groups), groups_that_fit(groups[0].need, nodes)) if groups else 0
         cpus, gpus = (sum(getattr(node, kind) for node in nodes) for kind in ("cpus", "gpus"))
         models = ", ".join(dict.fromkeys(group.runs[0].model for group in groups)) or "nothing"
+        used_images = part_of((run.images_per_epoch for job in self.plan.jobs for run in job.runs()), info.train_images)
         lines = [
-            f"training {models} on {info.name} ({info.train_images:,} training and {info.test_images:,} test images): "
+            f"training {models} on {info.name} ({used_images} training and {info.test_images:,} test images): "
             f"{counted(sum(len(group.runs) for group in groups), 'run')}{before}, {at_once} at a time, "
             f"on {counted(int(cpus), 'CPU')} and {counted(int(gpus), 'GPU')}"
         ]

@@ -16,8 +16,9 @@ from bench.learning.data import datasets
 from bench.reporting.entries import labels_of
 from bench.reporting.formats import seed_list
 from bench.reporting.store import Store
-from bench.spec import Job
+from bench.spec import Job, Recipe, Result
 from bench.workflows.plan import Plan, make_plan
+from bench.workflows.report import write_pages
 from bench.workflows.run import Benchmark
 
 
@@ -95,10 +96,10 @@ def test_jobs_of_one_model_are_told_apart_while_they_train() -> None:
     assert list(labels.values()) == ["cnn (lr 0.001)", "cnn (lr 0.5)", "mobilenet"]
 
 
-def benchmark_of(tmp_path: Path, job: Job, **options: object) -> Benchmark:
+def benchmark_of(tmp_path: Path, *jobs: Job, **options: object) -> Benchmark:
     store = Store(tmp_path)
     store.prepare()
-    plan = Plan([job], datasets.load("synthetic"), {"cnn": None}, None)
+    plan = Plan(list(jobs), datasets.load("synthetic"), {"cnn": None}, None)
     return Benchmark(Options(models=("cnn",), **options), plan, store)
 
 
@@ -124,6 +125,31 @@ def test_seeds_are_added_until_the_interval_is_narrow(tmp_path: Path, capsys: py
     finish(benchmark, [0.981 + 0.0001 * (seed % 3) for seed in range(count)])
     assert benchmark._too_wide() == []
     assert f"{count} seeds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("recipes", "words"),
+    [
+        ([Recipe()], "(1,000 training and 200 test images)"),
+        ([Recipe(train_size=500)], "(500 of 1,000 training and 200 test images)"),
+        ([Recipe(validation_size=400)], "(600 of 1,000 training and 200 test images)"),
+        ([Recipe(train_size=500), Recipe()], "(500 to 1,000 of 1,000 training and 200 test images)"),
+    ],
+)
+def test_the_first_line_and_the_report_say_on_how_many_images_is_trained(
+    recipes: list[Recipe], words: str, tmp_path: Path
+) -> None:
+    data = datasets.load("synthetic").info
+    jobs = [job_of(dataset=data, recipe=recipe) for recipe in recipes]
+    benchmark = benchmark_of(tmp_path, *jobs)
+
+    assert f"training nothing on synthetic {words}" in benchmark._describe([], [])
+
+    for recipe in recipes:
+        benchmark.store.write(Result(record_of(dataset=data, recipe=recipe)))
+    write_pages(benchmark.store)
+    for page in ("summary.md", "report.html"):
+        assert f"synthetic: {words[1:-1]}" in (tmp_path / page).read_text()
 
 
 def test_seeds_are_added_to_runs_that_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
