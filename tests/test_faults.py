@@ -276,7 +276,8 @@ def test_control_c_ends_every_process_and_keeps_what_was_trained(folder: Path, s
     assert gone(family, 5) == []
     log = running.log.read_text()
     assert "Traceback" not in log, log
-    assert "interrupted" in log
+    assert "slow seed 0: interrupted from the keyboard" in log
+    assert len([line for line in log.splitlines() if "slow" in line and "interrupted" in line]) == 1, "told once"
     found = records(folder)
     assert found.status[found.model == "slow"].tolist() == ["interrupted"]
     assert (folder / "results" / "summary.md").exists()

@@ -35,6 +35,14 @@ def test_a_file_of_the_users_that_hides_a_module_is_named(file: str, text: str, 
     assert ran.err.strip() == expected
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_names_that_a_terminal_cannot_show_are_printed_as_escapes(encoding: str, tmp_path: Path) -> None:
+    ran = command("bench.run", "--models", "猫", cwd=tmp_path, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+    assert (ran.code, ran.err.partition(";")[0]) == (2, "error: unknown model '\\u732b'"), ran
+    ran = command("bench.report", "--results", "ordner-\N{SNOWMAN}", cwd=tmp_path, PYTHONIOENCODING=encoding)
+    assert "ordner-\\u2603 holds no runs" in ran.err, ran
+
+
 def test_files_that_hide_nothing_needed_are_left_alone(tmp_path: Path) -> None:
     for name in ("test.py", "turtle.py", "helpers.py"):
         (tmp_path / name).write_text("raise RuntimeError")

@@ -9,7 +9,9 @@ optional value, as ``--mlflow``.
 from __future__ import annotations
 
 import argparse
+import io
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -154,10 +156,18 @@ def run_command(
     """Read the options of a command, act on them, and return the exit code; an error is one line on stderr."""
 
     def command() -> int:
+        _print_any_character()
         ensure_home()
         return act(parse(build_parser(schema, prog, description, epilog, presets=presets), schema, arguments))
 
     return exit_code_of(command)
+
+
+def _print_any_character() -> None:
+    """Print characters that the terminal's encoding lacks as escapes, instead of ending with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def parse(parser: argparse.ArgumentParser, schema: type[T], arguments: Sequence[str] | None) -> T:

@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _act(options: DemoOptions) -> int:
+    if options.results.exists() and not options.results.is_dir():
+        raise UserError(f"--results {options.results} is a file; name a results folder")
     for name, value in QUIETLY.items():
         os.environ[name] = value  # read when gradio is imported
     if importlib.util.find_spec("gradio") is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from bench.errors import UserError
 from bench.learning.checkpoint import Trained, load_trained
 from bench.learning.evaluation import probabilities
 from bench.learning.models import weights
+from bench.reporting.entries import labels_of
+from bench.reporting.store import Store
 
 TOP = 3
 """The number of classes that an answer names."""
@@ -27,7 +31,9 @@ class Answer:
     """The answer of one model to a picture."""
 
     model: str
-    """The model's name; the run's id if several checkpoints are of the same model."""
+    """A name that no other answer has: the label, and the seed where several seeds were trained."""
+    label: str
+    """The name of the job, as in the report: the model, and what differs among its jobs."""
     test_accuracy: float | None
     """The share of test images classified right, of the data set trained on; None if the checkpoint does not say."""
     dataset: str | None
@@ -58,6 +64,7 @@ class Shelf:
         self.folder = results / "checkpoints"
         self._loaded: dict[tuple[Path, int], Trained | str] = {}
         """A model, or why it cannot be used, by file and time of change."""
+        self._named: dict[str, tuple[str, str]] = {}
         self._lock = threading.Lock()  # the page answers several visitors at once
 
     def models(self) -> tuple[dict[str, Trained], tuple[str, ...]]:
@@ -80,17 +87,17 @@ class Shelf:
         models, problems = self.models()
         if seen is None:
             return Answers(None, [], preprocessing_ms, problems)
-        names = [trained.spec.name for trained in models.values()]
+        names = self._names(models)
         answers = []
         for run_id, trained in models.items():
-            several = names.count(trained.spec.name) > 1
             start = time.perf_counter()
             shares = probabilities(trained, seen[None, None])[0]
             milliseconds = 1000 * (time.perf_counter() - start)
             best = np.argsort(-shares, kind="stable")[:TOP]
             answers.append(
                 Answer(
-                    model=run_id if several else trained.spec.name,
+                    model=names[run_id][1],
+                    label=names[run_id][0],
                     test_accuracy=_number(trained.about.get("test_accuracy")),
                     dataset=trained.about.get("dataset"),
                     class_names=trained.class_names,
@@ -100,6 +107,24 @@ class Shelf:
             )
         answers.sort(key=lambda answer: -(answer.test_accuracy or 0.0))
         return Answers(seen, answers, preprocessing_ms, problems)
+
+    def _names(self, models: Mapping[str, Trained]) -> dict[str, tuple[str, str]]:
+        """Return (label of the job, name of the run) by run id; a checkpoint without a record is called by its file."""
+        if self._named.keys() != models.keys():
+            records = {record.run_id: record for record in Store(self.folder.parent).records()[0]}
+            there = [records[run_id] for run_id in models if run_id in records]
+            labels = labels_of({record.job_id: vars(record) for record in there})
+            self._named = {}
+            seeds = Counter(record.job_id for record in there)
+            alone = len(models) == 1
+            for run_id, trained in models.items():
+                name = trained.spec.name if alone else run_id
+                self._named[run_id] = name, name
+            for record in there:
+                label = labels[record.job_id]
+                name = f"{label}, seed {record.seed}" if seeds[record.job_id] > 1 else label
+                self._named[record.run_id] = label, name
+        return self._named
 
 
 def _load(file: Path) -> Trained | str:

@@ -27,7 +27,7 @@ footer { display: none !important; }
 #board .right { grid-area: right; }
 #board .clicking { grid-area: clicking; }
 @media (max-width: 760px) {
-  #board .columns { grid-template-columns: minmax(0, 1fr); grid-template-areas: "drawing" "right" "clicking"; }
+  #board .columns { grid-template-columns: minmax(0, 1fr); grid-template-areas: "drawing" "clicking" "right"; }
 }
 #board .paper { display: flex; justify-content: center; align-items: center; width: 100%; aspect-ratio: 1;
   background: var(--background-fill-secondary); border: 2px solid var(--border-color-primary); border-radius: 10px;
@@ -40,7 +40,8 @@ footer { display: none !important; }
   background: var(--background-fill-secondary); color: var(--body-text-color); font-size: .95rem;
   cursor: pointer; }
 #board .buttons button:hover, #board .samples button:hover { border-color: #2563eb; }
-#board .samples { display: grid; grid-template-columns: repeat(8, 1fr); gap: 6px; margin-top: 6px; }
+#board .samples { display: grid; grid-template-columns: repeat(10, 1fr); gap: 6px; margin-top: 6px; }
+@media (max-width: 760px) { #board .samples { grid-template-columns: repeat(5, 1fr); } }
 #board .samples button { padding: 0; margin: 0; border: 1px solid var(--border-color-primary); border-radius: 6px;
   overflow: hidden; cursor: pointer; background: #fff; }
 #board .samples img { display: block; width: 100%; margin: 0 !important; }
@@ -118,7 +119,10 @@ def answered(results: Answers) -> str:
         f"Made in {results.preprocessing_ms:.0f} ms.</div></div>"
     )
     heading = f'<div class="verdict{" apart" if apart else ""}">{escape(words)}</div>'
-    return _page(heading + seen + "".join(_model(answer) for answer in results.answers) + _problems(results.problems))
+    cards: dict[str, list[Answer]] = {}
+    for answer in results.answers:  # the best first, so each card begins with the best of its seeds
+        cards.setdefault(answer.label, []).append(answer)
+    return _page(heading + seen + "".join(map(_card, cards.values())) + _problems(results.problems))
 
 
 def verdict(answers: Sequence[Answer]) -> tuple[bool, str]:
@@ -146,7 +150,9 @@ def verdict(answers: Sequence[Answer]) -> tuple[bool, str]:
     return apart, " ".join(sentences)
 
 
-def _model(answer: Answer) -> str:
+def _card(answers: Sequence[Answer]) -> str:
+    """Return the card of a job: the bars of its best seed, and a line with the answers of its other seeds."""
+    answer, *others = answers
     about = []
     if answer.test_accuracy is not None:
         about.append(f"{100 * answer.test_accuracy:.2f} % right on {escape(answer.dataset or 'its')} test images")
@@ -158,7 +164,14 @@ def _model(answer: Answer) -> str:
         for name, share in answer.top
     )
     name = f'<div class="name"><b>{escape(answer.model)}</b><span class="quiet">{", ".join(about)}</span></div>'
-    return f'<div class="model">{name}{bars}</div>'
+    said = [f"{each.model.removeprefix(each.label + ', ')} says {_first(each)}" for each in others]
+    more = f'<div class="quiet seeds">{escape("; ".join(said))}</div>' if said else ""
+    return f'<div class="model">{name}{bars}{more}</div>'
+
+
+def _first(answer: Answer) -> str:
+    name, share = answer.top[0]
+    return f"{name} ({100 * share:.1f} %)"
 
 
 def _problems(problems: Sequence[str]) -> str:

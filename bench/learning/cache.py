@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import os
 import shutil
+import stat
 import tempfile
 import time
 import urllib.error
@@ -27,6 +28,39 @@ def cache_dir() -> Path:
     """Return the cache folder: ``BENCH_CACHE``, or the operating system's folder for caches."""
     chosen = os.environ.get("BENCH_CACHE")
     return expanded_path(chosen) if chosen else Path(platformdirs.user_cache_dir("image-classifier-bench"))
+
+
+def refusal(folder: Path) -> str | None:
+    """Return why files in ``folder``, which is in the cache, cannot be trusted; None if they can.
+
+    Other users could put files of theirs there, whose contents would be taken for features or pictures. What has a
+    known digest needs no trust.
+    """
+    if not hasattr(os, "geteuid"):
+        return None
+    for place in (cache_dir(), folder):
+        try:
+            about = place.stat()
+        except OSError:  # not there yet, or not readable
+            continue
+        if about.st_uid not in (os.geteuid(), 0):
+            return f"{place} belongs to another user"
+        if about.st_mode & stat.S_IWOTH and not (about.st_mode & stat.S_ISVTX and place != folder):
+            return f"every user can write to {place}"
+    return None
+
+
+def check_trusted(folder: Path, file: Path | None = None) -> None:
+    """Check that no other user can have written to a folder of the cache, or a file in it.
+
+    Raises:
+        PermissionError: another user can.
+    """
+    reason = refusal(folder)
+    if reason is None and file is not None and hasattr(os, "geteuid") and file.exists():
+        reason = None if file.stat().st_uid in (os.geteuid(), 0) else f"{file} belongs to another user"
+    if reason is not None:
+        raise PermissionError(reason)
 
 
 def reachable(url: str) -> bool:

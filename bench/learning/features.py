@@ -117,6 +117,7 @@ def features_of(
     file = folder / f"{key}.npy"
     images = len(split.labels)
     try:
+        cache.check_trusted(folder, file)
         with cache.locked(folder, name=file.stem):  # a second process waits and then reads the file
             kept = _read(file)
             if kept is not None:

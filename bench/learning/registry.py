@@ -20,8 +20,11 @@ class Registry(dict[str, T], Generic[T]):
         """Register ``entry``.
 
         Raises:
-            UserError: ``name`` is taken.
+            UserError: ``name`` is taken, or cannot be typed as one word: it is empty, or has a space, an invisible
+                character or a =, which separates it from the value in MODEL=VALUE.
         """
+        if not name or not name.isprintable() or any(character.isspace() or character == "=" for character in name):
+            raise UserError(f"{name!r} cannot be the name of a {self.kind}; use letters, digits and - _ . / :")
         if name in self:
             raise UserError(f"{self.kind} {name!r} is registered twice; choose another name")
         self[name] = entry

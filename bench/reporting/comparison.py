@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from bench.reporting.formats import MISSING, one_line
+from bench.reporting.formats import MISSING, one_line, without_html
 from bench.reporting.table import Cell, Column, Table, as_markdown, as_text, cell_of, table_of, text_column
 from bench.reporting.verdicts import Metric, Verdict, sentences
 
@@ -93,7 +93,7 @@ def comparison_as_markdown(result: Result) -> str:
         parts += [f"### {one_line(pair.title)}", _listed(pair.notes, "- "), as_markdown(_table(pair))]
         parts.append(_listed(sentences(pair.verdicts), "- "))
     limits = _limits(result.limits, "- **Failed**: ", "- Kept: ", "- Not checked: ")
-    return "\n\n".join(filter(None, [*parts, limits and "### Limits", limits]))
+    return without_html("\n\n".join(filter(None, [*parts, limits and "### Limits", limits])))
 
 
 def _limits(limits: Checked, *marks: str) -> str:

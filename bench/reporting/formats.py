@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from bench.reporting.stats import Interval
@@ -96,6 +97,11 @@ def mean_and_range(values: Sequence[float], show: Callable[[float], str]) -> str
     if len(values) == 1 or show(min(values)) == show(max(values)):
         return mean
     return f"{mean} ({show(min(values))} to {show(max(values))})"
+
+
+def without_html(page: str) -> str:
+    """Return a page of Markdown whose names and reasons cannot hold HTML: Markdown passes tags on as they are."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", page)
 
 
 def one_line(text: str) -> str:

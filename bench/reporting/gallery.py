@@ -145,7 +145,7 @@ def _figures(
         yield "Accuracy against latency", _latency(shown, looks, notes)
         yield "Accuracy against the number of training images", _train_sizes(entries, looks)
         curves = sorted(best_jobs(shown, MOST_CURVES), key=entries.index)
-        yield "The learning curves", _learning(store, curves, looks)
+        yield "The learning curves", _learning(store, curves, looks, notes)
     yield "Accuracy against learning rate", _sweeps(dataset, swept, looks)
     if entries:
         yield "What is taken for what", _mistakes(store, entries, notes)
@@ -160,10 +160,14 @@ def _sizes(entries: Sequence[Entry], looks: Mapping[str, Look], dataset: str) ->
         yield "accuracy-parameters", plots.accuracy_against_parameters(entries, looks, dataset=dataset)
 
 
-def _learning(store: Store, entries: Sequence[Entry], looks: Mapping[str, Look]) -> Figures:
+def _learning(store: Store, entries: Sequence[Entry], looks: Mapping[str, Look], notes: list[str]) -> Figures:
+    """Yield the learning curves, of jobs with at least two epochs: of one epoch a curve is a dot."""
     epochs = {record.run_id: store.epochs(record.run_id) for entry in entries for record in entry.records[:MOST_SEEDS]}
     there = [entry for entry in entries if any(epochs.get(record.run_id) for record in entry.records)]
-    if there:
+    longer = [entry for entry in there if any(len(epochs[record.run_id]) > 1 for record in entry.records[:MOST_SEEDS])]
+    if there and not longer:
+        notes.append("Every run has one epoch, so there are no learning curves.")
+    elif there:
         dataset = entries[0].records[0].dataset
         yield "learning-curves", plots.learning_curves(there, epochs, looks, dataset=dataset)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.reporting.answer import Answer, Choice, answer_of
 from bench.reporting.backends import backend_sentences
 from bench.reporting.entries import Comparison, comparisons, data_key, tested
-from bench.reporting.formats import count, one_line
+from bench.reporting.formats import count, one_line, without_html
 from bench.reporting.groups import grouped
 from bench.reporting.mistakes import confused
 from bench.reporting.store import Store
@@ -155,13 +155,16 @@ def render(overview: Overview, sections: Sequence[str] = ()) -> str:
         )
     if overview.set_aside:
         parts += ["## Set aside", SET_ASIDE, "\n".join(f"- `{one_line(name)}`" for name in overview.set_aside)]
-    return "\n\n".join(parts) + "\n"
+    return without_html("\n\n".join(parts) + "\n")
 
 
 def _compared(comparison: Comparison, verdicts: Sequence[str], answer: Answer) -> list[str]:
     """Return the part of the page on one data set."""
-    first, *rest = map(one_line, answer.sentences)
-    parts = [f"## {comparison.title}", " ".join([f"**{first}**", *rest]), as_markdown(comparison_to_read(comparison))]
+    parts = [f"## {comparison.title}"]
+    if answer.sentences:
+        first, *rest = map(one_line, answer.sentences)
+        parts.append(" ".join([f"**{first}**", *rest]))
+    parts.append(as_markdown(comparison_to_read(comparison)))
     parts += footnotes(comparison)
     if (backends := backends_table(comparison)) is not None:
         parts += [f"### Back ends on {comparison.title}", as_markdown(backends), *backend_notes(comparison)]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from bench.reporting.formats import count, one_line
 from bench.reporting.summary import MOST_FAILED, Overview
 from bench.reporting.table import as_text
 from bench.reporting.tables import backend_notes, backends_table, comparison_to_read, footnotes
 
 
-def print_results(overview: Overview) -> None:
-    """Print the tables, the findings, and the runs that did not finish."""
+def print_results(overview: Overview, told: Collection[str] = ()) -> None:
+    """Print the answers, the tables, the findings, and the runs that did not finish.
+
+    Args:
+        overview: what to print.
+        told: the ids of runs that did not finish, and are left out.
+    """
     for comparison, verdicts, answer in zip(overview.comparisons, overview.verdicts, overview.answers, strict=True):
         print(f"\n{comparison.title}\n")
         for sentence in answer.sentences:
@@ -25,8 +32,9 @@ def print_results(overview: Overview) -> None:
             print()
         for sentence in verdicts:
             print(f"- {one_line(sentence)}")
-    if len(overview.failed) > MOST_FAILED:
-        print(f"{count(len(overview.failed))} runs did not finish; the last of them:")
-    for record in overview.failed[-MOST_FAILED:]:
+    failed = [record for record in overview.failed if record.run_id not in told]
+    if len(failed) > MOST_FAILED:
+        print(f"{count(len(failed))} runs did not finish; the last of them:")
+    for record in failed[-MOST_FAILED:]:
         print(f"{record.run_id}: {record.status}: {one_line(record.reason or '')}")
     print()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bench.config.run import Options
 from bench.errors import UserError
+from bench.learning import cache
 from bench.learning.data import datasets
 from bench.learning.data.datasets import Dataset, Reading
 from bench.learning.data.statistics import mean_and_std
@@ -84,6 +85,7 @@ def make_plan(options: Options) -> Plan:
             jobs.append(job)
             inputs[job.inputs_key] = Inputs(view, chosen, code)
     notes += [_MANY_SEEDS.format(count) for count in _large_counts(variants)]
+    notes += _untrusted()
     stored = [view.storage_note for view in {id(view): view for view in views.values()}.values()]
     notes += [note for note in stored if note is not None]
     jobs = _checked(jobs, candidates)
@@ -93,6 +95,13 @@ def make_plan(options: Options) -> Plan:
         for job in jobs:
             check_sizes(job, candidates[job.model].architecture)
     return Plan(jobs, dataset, inputs, notes)
+
+
+def _untrusted() -> list[str]:
+    """Return a note if files in the cache cannot be trusted, so that they are made anew and not kept."""
+    folders = [cache.cache_dir() / name for name in ("features", "decoded")]
+    reasons = dict.fromkeys(reason for folder in folders if (reason := cache.refusal(folder)) is not None)
+    return [f"features and decoded pictures are not kept: {reason} (BENCH_CACHE)" for reason in list(reasons)[:1]]
 
 
 def _large_counts(variants: Sequence[Options]) -> list[int]:

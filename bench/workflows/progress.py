@@ -110,7 +110,8 @@ class ProgressView(View):
             if record.best_epoch is not None:
                 result += f", epoch {record.best_epoch} of {record.epochs_done} kept"
         else:
-            result = f"{record.status}: {record.reason}"
+            reason = str(record.reason)
+            result = reason if reason.startswith(record.status) else f"{record.status}: {reason}"
         self.say(f"{self._name(run)}: {result}  [{self._whole_status()}]")
         task = self._tasks[run.job_id]
         self._bars.update(task, completed=sum(self._images_done(sibling) for sibling in siblings))

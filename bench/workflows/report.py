@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from bench.config.report import ReportOptions
@@ -48,6 +48,7 @@ def write_pages(
     records: Sequence[Record] | None = None,
     *,
     show: bool = True,
+    told: Collection[str] = (),
     choice: Choice = Choice(),  # noqa: B008 - frozen
 ) -> None:
     """Make summary.md, answer.json, report.html with its plots, and tuning.md where there is a sweep.
@@ -56,6 +57,7 @@ def write_pages(
         store: the results folder.
         records: its records, if they were read already.
         show: print the comparison before the slower pages are made, and the paths of all pages.
+        told: the ids of runs that the user was told of, which are then not printed.
         choice: what chooses among candidates of which none is better in all respects.
 
     Raises:
@@ -66,7 +68,7 @@ def write_pages(
     pages: list[Path | None] = [write_summary(store, findings, sections(swept))]
     write_answers(store, findings)
     if show:
-        print_results(findings)
+        print_results(findings, told)
         sys.stdout.flush()
     from bench.reporting.html import write_report
 

@@ -100,7 +100,8 @@ class Benchmark:
         if options.dry_run:
             return 0
         self.phases.enter("reporting")
-        write_pages(self.store, choice=choice_of(self.options))
+        told = [key for key, run in self.ended.items() if run.status is Status.INTERRUPTED]
+        write_pages(self.store, told=told, choice=choice_of(self.options))
         self.phases.enter("ending")
         if code == INTERRUPTED:
             return code

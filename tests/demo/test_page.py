@@ -6,6 +6,7 @@ import base64
 import contextlib
 import io
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,11 +20,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from checkpoints import Results, trained
+from factories import record_of, result_of
 from PIL import Image
 from running import ROOT, environment
 
 from bench.demo.__main__ import main
 from bench.demo.digits import STROKES, sample, smooth
+from bench.reporting.store import Store
+from bench.spec import Recipe
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -33,6 +37,8 @@ FLAGS = (
     *("--disable-component-update", "--disable-sync"),
 )
 SECONDS = 1000
+BEST = "cnn (epochs 3)"
+"""The name of the better of the two trained models, which differ in their epochs."""
 
 pytestmark = pytest.mark.heavy
 
@@ -150,7 +156,7 @@ def answers(page: Page) -> dict[str, str]:
 
 def test_digits_drawn_with_the_mouse_are_read(page: Page, results: Results) -> None:
     """Large and small, in the middle and in a corner."""
-    best = results.record.run_id
+    best = BEST
     places = [(0.2, 0.2, 0.6), (0.02, 0.05, 0.35), (0.6, 0.55, 0.4), (0.05, 0.05, 0.9)]
     right = 0
     for number, digit in enumerate(("2", "3", "5", "0", "7")):
@@ -165,7 +171,7 @@ def test_digits_drawn_with_the_mouse_are_read(page: Page, results: Results) -> N
 def test_the_answer_has_three_bars_a_time_and_what_was_seen(page: Page, results: Results) -> None:
     draw(page, "3")
     first = page.locator(".model").first
-    assert first.locator("b").inner_text() == results.record.run_id  # the best model first
+    assert first.locator("b").inner_text() == BEST  # the best model first
     assert results.record.test_accuracy is not None
     assert f"{100 * results.record.test_accuracy:.2f} % right on mnist-5k test images" in first.inner_text()
     assert " ms" in first.inner_text()
@@ -208,7 +214,7 @@ def test_a_photograph_that_is_opened_is_read(page: Page, tmp_path: Path, results
     page.locator("input[type=file]").set_input_files(tmp_path / "photograph.jpg")
     page.wait_for_selector(".verdict")
     settled(page)
-    assert answers(page)[results.record.run_id] == "5"
+    assert answers(page)[BEST] == "5"
 
 
 def test_blank_paper_is_no_digit(page: Page, tmp_path: Path) -> None:
@@ -231,7 +237,7 @@ def test_samples_that_are_clicked_on_are_read(page: Page, results: Results) -> N
         page.wait_for_selector(".verdict")
         page.wait_for_timeout(100)  # the picture is decoded before anything is asked
         settled(page)
-        right += answers(page)[results.record.run_id] == digit
+        right += answers(page)[BEST] == digit
     assert right >= len(STROKES) - 1
 
 
@@ -304,6 +310,17 @@ def test_without_a_checkpoint_the_page_says_how_to_make_one(browser: Browser, re
         assert "Left out: " in said(page)
         assert "<b>broken.safetensors" in said(page)  # as text
         page.close()
+
+
+def test_on_a_phone_the_samples_come_before_the_answers(browser: Browser, address: str) -> None:
+    page = opened(browser, address, (390, 844))
+    draw(page, "1")
+    samples, cards = (page.locator(name).first.bounding_box() for name in (".samples", ".model"))
+    assert samples is not None
+    assert cards is not None
+    assert samples["y"] + samples["height"] <= cards["y"]
+    assert sorted(STROKES) == list("0123456789")
+    page.close()
 
 
 # --- without a browser -------------------------------------------------------------------------------------------
@@ -398,6 +415,37 @@ def test_bad_input_is_one_message(arguments: list[str], words: list[str], capsys
     assert len(err.splitlines()) == 1
     for word in words:
         assert word in err
+
+
+def test_the_seeds_of_a_job_share_a_card_and_have_names(tmp_path: Path, results: Results) -> None:
+    """Three seeds of one job and one of another: two cards, named as the report names them."""
+    from bench.demo import html
+    from bench.demo.answers import Shelf
+
+    store = Store(tmp_path)
+    store.prepare()
+    content = results.checkpoint.read_bytes()
+    for epochs, seed in ((3, 0), (3, 1), (3, 2), (1, 0)):
+        record = record_of(seed=seed, recipe=Recipe(epochs=epochs))
+        store.write(result_of(record))
+        (tmp_path / "checkpoints" / f"{record.run_id}.safetensors").write_bytes(content)
+
+    given = Shelf(tmp_path).answer(sample("3"))
+
+    names = {answer.model for answer in given.answers}
+    assert names == {"cnn (epochs 1)", *(f"cnn (epochs 3), seed {seed}" for seed in range(3))}
+    page = html.answered(given)
+    assert page.count('<div class="model">') == 2
+    assert "<b>cnn (epochs 3), seed 0</b>" in page
+    assert re.search(r"seed 1 says \d \(\d+\.\d %\); seed 2 says \d \(", page)
+    (tmp_path / "checkpoints" / "stray.safetensors").write_bytes(content)
+    assert "stray" in {answer.model for answer in Shelf(tmp_path).answer(sample("3")).answers}
+
+
+def test_a_file_is_no_results_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs.parquet").write_bytes(b"")
+    assert main(["--results", str(tmp_path / "runs.parquet"), "--no-browser"]) == 2
+    assert "runs.parquet is a file; name a results folder" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

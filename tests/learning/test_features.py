@@ -251,6 +251,24 @@ def test_a_second_run_extracts_nothing(own_cache: Path, monkeypatch: pytest.Monk
     assert [file.suffix for file in own_cache.iterdir() if not file.name.startswith(".")] == [".npy"]
 
 
+def test_features_that_another_user_could_have_put_there_are_not_used(own_cache: Path) -> None:
+    data, model = digits(50), embedded(build(SPEC, 10, WEIGHTS, seed=0))
+    expected = features_of(data, model, SPEC, data_key="digits").values.clone()
+    (kept,) = own_cache.glob("*.npy")
+    np.save(kept, np.zeros(expected.shape, np.float32))
+    assert not features_of(data, model, SPEC, data_key="digits").values.any(), "a trusted cache is used"
+
+    for place in (own_cache, own_cache.parent):
+        place.chmod(0o777)
+        again = features_of(data, model, SPEC, data_key="digits")
+        assert not again.cached
+        assert torch.equal(expected, again.values)
+        place.chmod(0o755)
+    if os.geteuid() == 0:
+        os.chown(kept, 12345, 12345)
+        assert not features_of(data, model, SPEC, data_key="digits").cached
+
+
 def test_other_data_or_another_backbone_are_other_features() -> None:
     data = digits(20)
     embedding = embedded(build(SPEC, 10, WEIGHTS, seed=0))

@@ -86,6 +86,16 @@ def names(found: Gallery) -> list[str]:
     return [plot.name.removeprefix("mnist-5k-") for plot in found.plots]
 
 
+def test_curves_of_one_epoch_are_not_drawn(store: Store, make_record: Make) -> None:
+    keep(store, make_record(test_accuracy=0.9), epochs=1)
+    found = drawn(store)
+    assert names(found) == ["accuracy", "accuracy-parameters"]
+    assert "Every run has one epoch, so there are no learning curves." in found.notes
+
+    keep(store, make_record("mobilenet", test_accuracy=0.8), epochs=2)
+    assert "learning-curves" in names(drawn(store))
+
+
 def test_each_plot_is_an_svg_and_a_png_and_has_a_title(store: Store, make_record: Make) -> None:
     keep(store, make_record(test_accuracy=0.9), epochs=2)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from factories import DIGITS
 from markdown_it import MarkdownIt
 
 from bench.reporting.store import Store
@@ -162,6 +163,21 @@ def test_a_models_name_does_not_break_the_tables(name: str, make_record: Make) -
     assert len(bullets(page_of(records))) == 3  # two verdicts and a failure
     assert [row[0] for row in runs[1:]] == [record.run_id for record in records]
     assert {len(row) for row in environment} == {2}
+
+
+@pytest.mark.parametrize("evil", ["<script>alert(1)</script>", "</td><b>", "<!-- x", "<?php"])
+def test_no_name_and_no_reason_is_html(evil: str, make_record: Make) -> None:
+    strange = DIGITS.model_copy(update={"name": evil})
+    failed = make_record(evil, seed=4, status=Status.FAILED, reason=f"it raised {evil}")
+    records = [make_record(evil), make_record("cnn"), make_record("other", dataset=strange), failed]
+    found = look(Store(Path("nowhere")), records)
+
+    page = render(found, sections=[f"tuned {evil}"])
+
+    parsed = MarkdownIt("commonmark").enable("table").parse(page)
+    inside = [child for token in parsed for child in token.children or []]
+    assert not [token for token in [*parsed, *inside] if token.type in ("html_block", "html_inline")]
+    assert page.count(evil.replace("<", "&lt;")) >= 5
 
 
 @pytest.mark.parametrize("field", ["cpu", "weights", "platform"])

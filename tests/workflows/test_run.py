@@ -82,6 +82,15 @@ def test_a_count_that_may_be_meant_as_a_seed_is_noted(words: list[str], expected
     assert len(plan.jobs[0].seeds) == len(options.chosen_seeds)
 
 
+def test_a_cache_that_others_can_write_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    options = Options(models=("cnn",), dataset="synthetic")
+    assert make_plan(options).notes == []
+    tmp_path.chmod(0o777)
+    note = f"features and decoded pictures are not kept: every user can write to {tmp_path} (BENCH_CACHE)"
+    assert make_plan(options).notes == [note]
+
+
 def test_many_seeds_are_printed_as_a_number() -> None:
     assert seed_list([3, 1]) == "3 1"
     assert seed_list(range(3407)) == "3,407, from 0 to 3406"

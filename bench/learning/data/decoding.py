@@ -235,6 +235,7 @@ def see(names: Sequence[str], pool: Pool, *, decode: bool) -> PictureList:
     folder = cache.cache_dir() / "decoded"
     index = folder / f"{key.hexdigest()[:32]}.json"
     try:
+        cache.check_trusted(folder, index)
         return PictureList(tuple(names), tuple(Seen(*row) for row in json.loads(index.read_text())))
     except (OSError, ValueError, TypeError):
         pass
@@ -243,6 +244,7 @@ def see(names: Sequence[str], pool: Pool, *, decode: bool) -> PictureList:
     if native is not None and decode:
         shape = len(names), 3 if colour else 1, native[1], native[0]
         try:
+            cache.check_trusted(folder)
             folder.mkdir(parents=True, exist_ok=True)
             if _has_room(folder, shape):
                 array = _new_array(folder, shape)
@@ -258,6 +260,7 @@ def see(names: Sequence[str], pool: Pool, *, decode: bool) -> PictureList:
     if _problems(pictures):  # what cannot be read now may be readable later, with the same time of change
         return pictures
     try:
+        cache.check_trusted(folder)
         folder.mkdir(parents=True, exist_ok=True)
         temporary = index.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps([_columns(each) for each in pictures.seen]))
@@ -339,6 +342,7 @@ def _kept(name: str, shape: tuple[int, ...], write: Callable[[str], None]) -> ND
     folder = cache.cache_dir() / "decoded"
     file = folder / name
     try:
+        cache.check_trusted(folder, file)
         with cache.locked(folder, name=file.stem):
             if not file.exists() and _has_room(folder, shape):
                 array = _new_array(folder, shape)

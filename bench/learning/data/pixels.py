@@ -20,6 +20,8 @@ _LIGHT = 192
 """The luma, of 255, from which on ink is light: on white it would hardly be seen."""
 
 
+LARGEST = 120_000_000
+"""The most pixels that are decoded: those of the largest cameras. A file of a few kilobytes can hold many more."""
 _STDERR = threading.Lock()
 """Held while standard error is closed."""
 
@@ -40,7 +42,7 @@ def open_picture(content: bytes) -> Image.Image:
     """Open the picture in a file's bytes without decoding its pixels.
 
     Raises:
-        PictureError: the bytes are not a picture, or its header is damaged.
+        PictureError: the bytes are not a picture, its header is damaged.
     """
     try:
         picture = Image.open(io.BytesIO(content))
@@ -78,7 +80,13 @@ def load(picture: Image.Image) -> None:
     """Decode the pixels of a TIFF file without libtiff's messages; those of other files are decoded when needed.
 
     Pillow has no switch for these messages, which C code writes to standard error, so that is closed meanwhile.
+
+    Raises:
+        ValueError: the picture has more than LARGEST pixels.
     """
+    pixels = picture.width * picture.height
+    if pixels > LARGEST:
+        raise ValueError(f"it has {pixels / 1e6:,.0f} million pixels; at most {LARGEST / 1e6:,.0f} million are decoded")
     if picture.format != "TIFF":
         return
     with _STDERR, contextlib.ExitStack() as stack:
@@ -98,7 +106,7 @@ def upright(picture: Image.Image, white: White | None = None) -> Image.Image:
     """Return a picture turned as its Exif orientation says, with at most 8 bits per channel.
 
     Raises:
-        ValueError: a pixel value is not a finite number.
+        ValueError: a pixel value is not a finite number, or there are more than LARGEST pixels.
     """
     load(picture)
     turned = ImageOps.exif_transpose(picture) if orientation(picture) > 1 else picture

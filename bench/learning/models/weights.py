@@ -190,7 +190,8 @@ def wish_for(model: str, requests: Sequence[str], models: Sequence[str]) -> Wish
     """
     general, specific = [], []
     for request in requests:
-        name, equals, value = request.partition("=")
+        longest = max((name for name in models if request.startswith(f"{name}=")), key=len, default="")
+        name, equals, value = (longest, "=", request[len(longest) + 1 :]) if longest else request.partition("=")
         if not equals or (
             name not in models and ("/" in name or Path(request).exists())
         ):  # a file with an = in its name

@@ -122,6 +122,7 @@ def _client(uri: str) -> MlflowClient:
         folder = _database(uri).parent
         if not folder.is_dir():
             raise UserError(f"--mlflow {uri}: there is no folder {folder}")
+        _check_writable(uri, folder)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     from mlflow.exceptions import MlflowException
@@ -154,6 +155,18 @@ def _knock(uri: str) -> None:
         if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.SSLError)):
             reason = _short(error)
         raise UserError(f"--mlflow {_without_password(uri)}: {reason}; nothing was changed") from None
+
+
+def _check_writable(uri: str, folder: Path) -> None:
+    """Check that SQLite can write in its folder, since MLflow itself would try again for minutes."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        file = Path(uri.removeprefix("sqlite:///"))
+        if file.exists():
+            file.open("r+b").close()
+    except OSError as error:
+        raise UserError(f"--mlflow {uri}: cannot write there ({error.strerror}); nothing was changed") from None
 
 
 def _of_a_database(error: Exception) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from bench.learning import cache
 from bench.learning.data.decoding import PictureList, Pool, look, see
 from bench.learning.data.depth import Largest, White, white_of
 from bench.learning.data.pixels import PictureError, open_picture, pixels_of
@@ -190,3 +192,44 @@ def test_a_damaged_tiff_is_an_error_without_messages_of_the_library(
     assert capfd.readouterr() == ("", "")
     os.write(2, b"still open")
     assert capfd.readouterr().err == "still open"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF"])
+def test_a_small_file_with_very_many_pixels_is_refused_before_it_is_decoded(kind: str, tmp_path: Path) -> None:
+    options = {"compression": "group4"} if kind == "TIFF" else {}
+    (tmp_path / "bomb").write_bytes(saved(Image.new("1", (13_300, 13_300)), kind, **options))
+    assert (tmp_path / "bomb").stat().st_size < 600_000
+
+    tracemalloc.start()
+    with Pool() as pool:
+        (seen,) = see([str(tmp_path / "bomb")], pool, decode=True).seen
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert seen.problem == "it has 177 million pixels; at most 120 million are decoded"
+    assert most < 50_000_000
+
+
+def test_pictures_that_another_user_could_have_put_into_the_cache_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache" / "decoded"
+    monkeypatch.setenv("BENCH_CACHE", str(folder.parent))
+    (tmp_path / "a.png").write_bytes(saved(Image.new("L", (4, 4), 7), "PNG"))
+
+    def first_pixel() -> int:
+        with Pool() as pool:
+            pixels = see([str(tmp_path / "a.png")], pool, decode=True).decode(None, colour=False)
+        assert pixels is not None
+        return int(pixels[0, 0, 0, 0])
+
+    assert first_pixel() == 7
+    (kept,) = folder.glob("*.npy")
+    np.save(kept, np.full((1, 1, 4, 4), 99, np.uint8))
+    assert first_pixel() == 99, "a trusted cache is used"
+    folder.chmod(0o777)
+    assert first_pixel() == 7
+    assert cache.refusal(folder) == f"every user can write to {folder}"
+    folder.chmod(0o755)
+    monkeypatch.setattr("os.geteuid", lambda: 12345)
+    assert first_pixel() == (99 if os.getuid() == 0 else 7), "root's files are trusted"

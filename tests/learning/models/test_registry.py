@@ -25,6 +25,14 @@ def test_a_name_is_registered_once(registry: Registry[object], registries: None)
     assert registry[name] is entry
 
 
+@pytest.mark.parametrize("name", ["", "x\ny", "a=b", "two words", "bell\a", "\u00a0"])
+def test_a_name_that_cannot_be_typed_is_refused(name: str) -> None:
+    for registry in (MODELS, DATASETS):
+        with pytest.raises(UserError, match=f"cannot be the name of a {registry.kind}"):
+            registry.add(name, object())
+        assert name not in registry
+
+
 def test_an_architecture_is_built_for_the_pictures_and_classes_of_any_data() -> None:
     built: list[object] = []
     mine = Architecture("mine", lambda classes, form: built.append((classes, form)), head="last")  # type: ignore[func-returns-value, arg-type]

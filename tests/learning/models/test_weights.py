@@ -85,6 +85,13 @@ def test_a_file_whose_path_has_an_equals_sign_is_a_file(tmp_path: Path) -> None:
     assert wish_for("cnn", [file], BOTH) == Wish(file)
 
 
+def test_a_models_name_may_have_an_equals_sign() -> None:
+    models = ["a=b.py:net", "a"]
+
+    assert wish_for("a=b.py:net", ["a=b.py:net=none"], models) == Wish("none", for_this_model=True)
+    assert wish_for("a", ["a=b.py:net=none", "a=b.pth"], models) == Wish("b.pth", for_this_model=True)
+
+
 # --- finding them -------------------------------------------------------------------------------------------------
 
 
