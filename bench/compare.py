@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _act(options: CompareOptions) -> int:
-    from bench.reporting.comparison import FORMATS
+    from bench.reporting.comparison_formats import FORMATS
     from bench.workflows.compare import compare, read_limits
 
     limits = read_limits(options.fail) if options.fail is not None else []

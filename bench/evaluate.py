@@ -20,7 +20,8 @@ _EPILOG = """examples:
   python -m bench.evaluate --model cnn --weights published.pth --dataset mnist --data-dir ~/mnist
   python -m bench.evaluate --weights FILE --images photos --as-drawing --csv answers.csv
 
-pictures: a folder with one sub-folder per class (0/, 1/, ...) is measured; one without is classified.
+pictures: a folder with one sub-folder per class, named like the model's classes (0/, 1/, ... if the weights do not
+name them), is measured; one without is classified.
 exit codes: 0 done, 2 wrong usage"""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import pickle
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 from checkpoints import Results, mnist_folder, trained
@@ -77,6 +79,65 @@ def test_the_same_images_as_a_folder_of_pictures_give_the_same_accuracy(
     folder = as_pictures(results.data.test.images, results.data.test.labels, tmp_path)
     assert main(["--weights", str(results.checkpoint), "--images", str(folder)]) == 0
     assert accuracy_line(capsys.readouterr().out) == expected(results)
+
+
+def renamed(checkpoint: Path, names: list[str], file: Path) -> Path:
+    """A checkpoint whose classes have other names."""
+    with safetensors.safe_open(checkpoint, "pt") as stored:
+        about = {**stored.metadata(), "class_names": json.dumps(names)}
+    safetensors.torch.save_file(safetensors.torch.load_file(checkpoint), file, about)
+    return file
+
+
+@pytest.mark.parametrize(
+    "names", ["०१२३४५६७८९", "アイウエオカキクケコ", "абвгдежзик", ["C", "C#", *"Aa+-÷×bB"]], ids="".join
+)
+def test_folders_named_in_any_script_are_the_classes_that_the_checkpoint_names(
+    names: list[str] | str, results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = results.data.test.images[::20], results.data.test.labels[::20]
+    plain = as_pictures(images, labels, tmp_path / "plain")
+    named = as_pictures(images, np.array(list(names))[labels], tmp_path / "named")
+    checkpoint = renamed(results.checkpoint, list(names), tmp_path / "named.safetensors")
+
+    right = []
+    for weights, folder in ((results.checkpoint, plain), (checkpoint, named)):
+        assert main(["--weights", str(weights), "--images", str(folder)]) == 0
+        right.append(accuracy_line(capsys.readouterr().out))
+
+    assert right[0] == right[1]
+
+
+@pytest.mark.parametrize("names", [tuple("०१२३४५६७८९"), ("zero", "one", "two")], ids=["devanagari", "words"])
+def test_folders_that_the_checkpoint_does_not_name_are_refused_in_one_sentence(
+    names: tuple[str, ...], results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = len(names)
+    folder = as_pictures(results.data.test.images[:few], np.array(names), tmp_path / "pictures")
+    torch.save(safetensors.torch.load_file(results.checkpoint), tmp_path / "bare.pth")
+    for given, words in (
+        (["--weights", str(results.checkpoint)], ["of this model; the classes are 0, 1"]),
+        (["--weights", str(tmp_path / "bare.pth"), "--model", "cnn"], ["the weights do not name its classes"]),
+    ):
+        code = main([*given, "--images", str(folder)])
+        refused(Ran(code, *capsys.readouterr()), repr(sorted(names)[0]), *words)
+
+
+def test_a_data_set_with_other_classes_is_refused_and_with_others_in_order_is_said(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = list("ABCDEFGHIJ")
+    checkpoint = renamed(results.checkpoint, names, tmp_path / "letters.safetensors")
+    code = main(["--weights", str(checkpoint), "--dataset", "mnist-5k"])
+    refused(Ran(code, *capsys.readouterr()), "mnist-5k: the classes '0', '1', '2' and 7 more are no classes")
+    few = slice(None, None, 20)
+    folder = as_pictures(
+        results.data.test.images[few], np.array(names)[results.data.test.labels[few]], tmp_path / "ten"
+    )
+    torch.save(safetensors.torch.load_file(results.checkpoint), tmp_path / "bare.pth")
+    given = ["--model", "cnn", "--weights", str(tmp_path / "bare.pth"), "--dataset", f"folder:{folder}"]
+    assert main(given) == 0
+    assert "assumed those of folder:ten in its order, A to J" in capsys.readouterr().out
 
 
 def test_the_same_images_in_12_of_16_bits_give_the_same_answers(
@@ -172,6 +233,38 @@ def test_a_published_state_dict_is_evaluated(
     assert accuracy_line(capsys.readouterr().out) == expected(results)
 
 
+def figures(text: str) -> list[str]:
+    found = re.findall(r"^(?:accuracy|cross-entropy|calibration error) .*$", text, re.MULTILINE)
+    assert len(found) == 3, text
+    return found
+
+
+def test_a_state_dict_of_another_normalisation_is_evaluated_with_it_and_what_is_assumed_is_said(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluated(*more: str) -> str:
+        assert main([*more, "--dataset", "mnist-5k"]) == 0
+        return capsys.readouterr().out
+
+    state = safetensors.torch.load_file(results.checkpoint)
+    spread, middle = 0.5 / 0.3081, (0.5 - 0.1307) / 0.3081  # (x - 0.5) / 0.5, as the network was trained to see it
+    state["conv1.bias"] = state["conv1.bias"] + middle * state["conv1.weight"].sum((1, 2, 3))
+    state["conv1.weight"] = spread * state["conv1.weight"]
+    torch.save(state, tmp_path / "published.pth")
+    bare = ("--model", "cnn", "--weights", str(tmp_path / "published.pth"))
+
+    expected = evaluated("--weights", str(results.checkpoint))
+    given = evaluated(*bare, "--mean", "0.5", "--std", "0.5", "--image-size", "28")
+    assumed = evaluated(*bare)
+
+    assert figures(given) == figures(expected)
+    assert "assumed" not in given + expected
+    assert figures(assumed) != figures(expected)
+    assert "note: the weights do not say how pictures were prepared in training: assumed 28 px, grey, " in assumed
+    assert "mean 0.1307, std 0.3081" in assumed
+    assert "give --image-size and --mean and --std" in assumed
+
+
 @pytest.mark.usefixtures("registries")
 def test_a_users_model_is_evaluated_from_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN)
@@ -243,6 +336,16 @@ def test_wrong_shapes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--weights", "FILE", "--model", "nowhere.py:net"], ["--model: cannot read", "nowhere.py"]),
         (["--weigths", "FILE"], ["unknown option '--weigths'", "did you mean '--weights'"]),
         (["--weights", "README.md"], [".safetensors file"]),
+        (["--weights", "FILE", "--mean", "0.5"], ["--mean and --std belong together"]),
+        (["--weights", "FILE", "--mean", "0.5", "--std", "0"], ["--std finite numbers above 0"]),
+        (["--weights", "FILE", "--mean", "0.5", "--std", "nan"], ["--std finite numbers above 0"]),
+        (["--weights", "FILE", "--mean", "1", "1", "--std", "1", "1"], ["one number, or three"]),
+        (["--weights", "FILE", "--mean", "127.5", "--std", "127.5"], ["pixels from 0 to 1", "by 255"]),
+        (["--weights", "FILE", "--image-size", "0"], ["--image-size"]),
+        (
+            ["--weights", "FILE", "--mean", "0.5", "--std", "0.5"],
+            ["says that it was trained on 28 px, grey, mean 0.1307, std 0.3081; leave out --mean and --std"],
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -14,17 +14,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import Results, mnist_folder, trained
-from factories import MOBILENET
+from factories import MOBILENET, built_in, stored_in
+from PIL import Image
 from running import command
 
+from bench.demo.answers import Shelf
+from bench.evaluate import main as evaluate
 from bench.export import main
 from bench.learning.checkpoint import load_trained
+from bench.learning.context import LocalContext
 from bench.learning.data import datasets
 from bench.learning.evaluation import probabilities
+from bench.learning.execute import Inputs, execute
 from bench.learning.models import weights
 from bench.learning.onnx import TIE, export_onnx, run_onnx
 from bench.reporting.store import Store
-from bench.spec import Recipe, Record, Result, Status
+from bench.spec import Job, Recipe, Record, Result, Status
+from bench.workflows.record import assemble
 
 Make = Callable[..., Record]
 
@@ -121,6 +127,23 @@ def test_an_interrupted_export_is_completed(
     assert len(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])) == 4
 
 
+@pytest.mark.parametrize("name", ["what?", "lab #2", "of%20May", "a?b=c#d%2Fe", "plain name", "%", "ü"])
+def test_the_local_store_lies_in_the_results_folder_whatever_that_is_called(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], make_record: Make
+) -> None:
+    store = Store(tmp_path / name / "results")
+    store.prepare()
+    store.write(Result(make_record()))
+
+    for line in ("1 added, 0 replaced, 0 there already", "0 added, 0 replaced, 1 there already"):
+        assert export("--results", store.root, "--mlflow") == 0
+        assert line in capsys.readouterr().out
+
+    assert (store.root / "mlflow.db").is_file()
+    assert [folder.name for folder in tmp_path.iterdir()] == [name]
+    assert [folder.name for folder in (tmp_path / name).iterdir()] == ["results"]
+
+
 def test_a_server_that_cannot_be_reached_changes_nothing(stored: Store, tmp_path: Path) -> None:
     before = sorted(file.relative_to(tmp_path) for file in tmp_path.rglob("*"))
     start = time.monotonic()
@@ -137,7 +160,16 @@ def test_a_server_that_cannot_be_reached_changes_nothing(stored: Store, tmp_path
 
 
 @pytest.mark.parametrize(
-    "uri", ["nonsense://x", "sqlite:////nowhere/at/all.db", "sqlite:////proc/mlflow.db", "http://[", "ftp://127.0.0.1"]
+    "uri",
+    [
+        "nonsense://x",
+        "sqlite:////nowhere/at/all.db",
+        "sqlite:////proc/mlflow.db",
+        "http://[",
+        "ftp://127.0.0.1",
+        "sqlite://",
+        "sqlite:////nowhere/at?/all.db",
+    ],
 )
 def test_an_mlflow_address_that_cannot_be_used_is_one_message(
     uri: str, stored: Store, capsys: pytest.CaptureFixture[str]
@@ -330,6 +362,43 @@ def test_onnx_of_a_model_that_resizes_and_sees_colour(shape: tuple[int, int, int
     exported = export_onnx(load_trained(weights.read(checkpoint, "")), images, tmp_path / "a.onnx")
     assert exported.images == 20
     assert exported.difference < 1e-3
+
+
+def trained_at_64(folder: Path) -> list[Record]:
+    """The records of models trained on images of 64 pixels, as with --image-size 64."""
+    data, store, stored_records = datasets.load("synthetic"), Store(folder), []
+    store.prepare()
+    for model in ("cnn", "mobilenet"):
+        form = built_in(model).input.model_copy(update={"image_size": 64})
+        recipe = Recipe(epochs=1, image_size=64, train_size=100, batch_size=50)
+        (run,) = Job(model=model, dataset=data.info, recipe=recipe, input=form).runs()
+        stored_records.append(stored_in(store, assemble(run, execute(run, Inputs(data, None), LocalContext()))))
+    return stored_records
+
+
+def test_models_of_another_image_size_are_evaluated_answer_drawings_and_are_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = trained_at_64(tmp_path)
+    for record in records:
+        given = ["--weights", str(tmp_path / str(record.checkpoint)), "--dataset", "synthetic"]
+        assert evaluate(given) == 0
+        assert f"({record.test_correct} of 200)" in capsys.readouterr().out
+    drawn = Image.new("L", (280, 280), 255)
+    drawn.paste(0, (120, 40, 150, 240))
+    page = Shelf(tmp_path).answer(drawn)
+    assert page.problems == ()
+    assert {answer.model for answer in page.answers} == {"cnn", "mobilenet"}
+
+    torn = tmp_path / str(records[0].checkpoint)
+    torn.write_bytes(torn.read_bytes()[:-9])
+    assert export("--results", tmp_path, "--onnx", tmp_path / "onnx") == 2
+
+    out, err = capsys.readouterr()
+    assert f"{records[1].run_id}.onnx: agrees with PyTorch on 200 test images of synthetic" in out
+    assert torn.name in err
+    assert "1 other model written" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_an_onnx_model_that_disagrees_is_not_written(

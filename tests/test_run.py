@@ -334,13 +334,15 @@ def test_a_place_that_became_free_takes_waiting_seeds_of_the_other_job(tmp_path:
 
 def test_dry_run_prints_the_placement_and_trains_nothing(tmp_path: Path) -> None:
     preset = tmp_path / "mine.yaml"
-    preset.write_text("models: [cnn]\ndataset: synthetic\nseeds: 3\nepochs: 7\nlr: 1e-2\nquestion: Is it quick?\n")
+    preset.write_text(
+        "models: [cnn]\ndataset: synthetic\nseeds: 3\nepochs: 7\nlr: 1e-2\ntrain_size: 500\nquestion: Is it quick?\n"
+    )
     ran = command("bench.run", "--experiment", preset, "--epochs", 4, "--dry-run", cwd=tmp_path)
     assert ran.code == 0, ran
     assert "Is it quick?" in ran.out
     assert "epochs 4" in ran.out  # the command line overrides the preset
     assert "lr 0.01" in ran.out
-    assert "3 runs" in ran.out
+    assert "training cnn on synthetic (500 of 1,000 training and 200 test images): 3 runs" in ran.out
     assert "CPUs each" in ran.out
     assert not (tmp_path / "results").exists()
 

@@ -121,7 +121,7 @@ def build_parser(
             group.add_argument(flag(name, field), dest=name, action="store_true", default=argparse.SUPPRESS, help=text)
             continue
         if extra.get("flag") == "":
-            parser.add_argument(name, metavar=str(extra["metavar"]), help=text)
+            parser.add_argument(name, metavar=str(extra["metavar"]), nargs=_count_of(field), help=text)
             continue
         choices = _choices(field)
         metavar: Any = "{" + ",".join(choices) + "}" if choices else extra.get("metavar")

@@ -23,4 +23,6 @@ class CompareOptions(BaseModel):
     fail: str | None = option(
         None, "end with exit code 1 if NEW is worse by more than this", group="output", metavar="LIMITS"
     )
-    format: Literal["text", "markdown", "json"] = option("text", "how to print it", group="output")
+    format: Literal["text", "markdown", "json", "github", "junit"] = option(
+        "text", "how to print it; github: a comment for a pull request, junit: XML", group="output"
+    )

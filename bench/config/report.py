@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from bench.config.choice import ChoiceFields
 from bench.config.command_line import option
 
 
-class ReportOptions(BaseModel):
+class ReportOptions(ChoiceFields):
     """The options of ``bench.report``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from bench.config.choice import ChoiceFields
 from bench.config.command_line import option
 from bench.errors import UserError
 from bench.spec import TEST_FRACTION, BackendName, Recipe, RecipeFields
@@ -54,7 +55,7 @@ class _Candidates(BaseModel):
     )
 
 
-class Options(RecipeFields, _Candidates):
+class Options(ChoiceFields, RecipeFields, _Candidates):
     """The options of ``bench.run``. Each field is a flag (``--like-this``) and a YAML key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from bench.errors import UserError, first_line
 from bench.learning.models.architecture import Architecture, ModelSpec
 from bench.learning.models.build import load_weights, make, read_state
-from bench.learning.models.registry import find
+from bench.learning.models.registry import IMAGENET_MEAN, IMAGENET_STD, find
 from bench.learning.models.weights import Weights
 from bench.learning.user_code import UserCode, split_name
 from bench.spec import ModelInput
@@ -31,6 +32,10 @@ class Trained:
     class_names: tuple[str, ...]
     about: dict[str, str]
     """The checkpoint's metadata; empty for a bare state dict."""
+    names_classes: bool = True
+    """False if the file does not name its classes; ``class_names`` are then their numbers."""
+    names_input: bool = True
+    """False if the file does not say on which form of pictures the model was trained."""
 
 
 def to_safetensors(model: nn.Module, spec: ModelSpec, class_names: tuple[str, ...], **about: str) -> bytes:
@@ -64,12 +69,14 @@ def read_metadata(weights: Weights) -> dict[str, str]:
     return {str(name): str(value) for name, value in metadata.items()}
 
 
-def load_trained(weights: Weights, model: str | None = None) -> Trained:
+def load_trained(weights: Weights, model: str | None = None, form: Mapping[str, object] | None = None) -> Trained:
     """Load the whole trained model in a checkpoint, with its head.
 
     Args:
         weights: a checkpoint that bench wrote, or a .pth or .safetensors file with a state dict.
         model: name of the model; None takes the name in the checkpoint.
+        form: fields of :class:`ModelInput` that the user gave, for a file that does not say them; where neither does,
+            they are those of the model with pretrained weights.
 
     Returns:
         The model; classes that the file does not name are called by their numbers.
@@ -89,7 +96,10 @@ def load_trained(weights: Weights, model: str | None = None) -> Trained:
     architecture = find(model)
     if named is not None and _last_part(named) != _last_part(model):
         raise UserError(f"{weights.path} is a checkpoint of {named}, not of {model}; use --model {named}")
-    spec = architecture.spec(_input_in(about, architecture, weights))
+    stated = _input_in(about, architecture, weights)
+    if stated is not None and form:
+        raise UserError(f"{weights.path} says that it was trained on {stated.describe()}; leave out {_flags(form)}")
+    spec = architecture.spec(stated or _input_assumed(architecture, form or {}))
     state = read_state(weights)
     classes = _classes(state, spec, weights)
     names = _names(about, classes)
@@ -108,39 +118,75 @@ def load_trained(weights: Weights, model: str | None = None) -> Trained:
     if strange:
         raise UserError(f"{weights.path} is of another model than {spec.name}: it also holds {strange[0]}")
     module.eval()
-    return Trained(module.to(memory_format=torch.channels_last), spec, names, about)
+    numbers = tuple(str(number) for number in range(classes))
+    module.to(memory_format=torch.channels_last)
+    return Trained(
+        module, spec, names or numbers, about, names_classes=names is not None, names_input=stated is not None
+    )
 
 
 def _last_part(name: str) -> str:
     return name.rpartition(":")[2]
 
 
-def _input_in(about: dict[str, str], architecture: Architecture, weights: Weights) -> ModelInput:
-    """Return the form of the pictures that a checkpoint was trained on; a bare state dict's is the model's own.
+def _input_in(about: dict[str, str], architecture: Architecture, weights: Weights) -> ModelInput | None:
+    """Return the form of the pictures that a checkpoint was trained on; None if it does not say it.
 
     Raises:
         UserError: the checkpoint's metadata are damaged, or name a size that the model does not take.
     """
-    wants = architecture.wants(False)
-    given: dict[str, Any] = dict(wants)
     try:
         if "input" in about:
             given = json.loads(about["input"])
         elif "input_size" in about:  # checkpoints of the versions before any model and any data
             given = {name: json.loads(about[name]) for name in ("channels", "mean", "std")}
             given["image_size"] = int(about["input_size"])
+        else:
+            return None
         form = ModelInput.model_validate(given)
     except (ValueError, KeyError) as error:
         raise UserError(f"{weights.path} has damaged metadata ({first_line(error)})") from None
-    size = wants.get("image_size", form.image_size)
-    if not architecture.resizable and size != form.image_size:
-        raise UserError(f"{weights.path} was trained on {form.image_size} px, but {architecture.name} takes {size} px")
-    if form.image_size < architecture.least_size:
-        raise UserError(
-            f"{weights.path} was trained on {form.image_size} px, but {architecture.name} takes images of at least "
-            f"{architecture.least_size} px"
-        )
+    _check_size(form.image_size, architecture, f"{weights.path} was trained on {form.image_size} px")
     return form
+
+
+def _input_assumed(architecture: Architecture, given: Mapping[str, Any]) -> ModelInput:
+    """Return the form of the pictures for weights that do not say it.
+
+    It is what the user gave, else what the model asks for with pretrained weights, else MNIST's, or ImageNet's for a
+    model that sees colour. One number for mean and std holds for each channel.
+
+    Raises:
+        UserError: the model takes no such pictures.
+    """
+    wants = dict(architecture.wants(True))
+    channels = wants.get("channels", len(given.get("mean", (0,))))
+    usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if channels == 3 else {}
+    size = architecture.fit(ModelInput().image_size)
+    form = {"image_size": size, **usual, **wants, "channels": channels, **given}
+    for name in given.keys() & {"mean", "std"}:
+        form[name] = given[name] * channels if len(given[name]) == 1 else given[name]
+        if len(form[name]) != channels:
+            raise UserError(f"--{name} has {len(given[name])} numbers, but {architecture.name} has one channel: grey")
+    _check_size(form["image_size"], architecture, f"--image-size is {form['image_size']}")
+    return ModelInput.model_validate(form)
+
+
+def _check_size(size: int, architecture: Architecture, what: str) -> None:
+    """Refuse pictures of a size that the model does not take; ``what`` begins the sentence.
+
+    Raises:
+        UserError: it takes only another size, or larger ones.
+    """
+    only = architecture.wants(False).get("image_size", size)
+    if not architecture.resizable and only != size:
+        raise UserError(f"{what}, but {architecture.name} takes {only} px")
+    if size < architecture.least_size:
+        raise UserError(f"{what}, but {architecture.name} takes images of at least {architecture.least_size} px")
+
+
+def _flags(names: Iterable[str]) -> str:
+    return " and ".join("--" + name.replace("_", "-") for name in names)
 
 
 def _classes(state: dict[str, Tensor], spec: ModelSpec, weights: Weights) -> int:
@@ -154,11 +200,12 @@ def _classes(state: dict[str, Tensor], spec: ModelSpec, weights: Weights) -> int
     raise UserError(f"{weights.path} does not hold the last layer of {spec.name}: it is no trained model")
 
 
-def _names(about: dict[str, str], classes: int) -> tuple[str, ...]:
+def _names(about: dict[str, str], classes: int) -> tuple[str, ...] | None:
+    """Return the names of the classes in a checkpoint's metadata; None if there is no name for each class."""
     try:
         named: Any = json.loads(about.get("class_names", "null"))
     except ValueError:
         named = None
     if isinstance(named, list) and len(named) == classes:
         return tuple(str(name) for name in named)
-    return tuple(str(number) for number in range(classes))
+    return None

@@ -79,7 +79,7 @@ def evaluate(
     shares = torch.zeros(images, TOP, device=device)
     synchronise(device)
     start = time.perf_counter()
-    parts = parts_of(images, batch_of(spec.input))[rank::world_size]
+    parts = parts_of(images, batch_of(spec.input, device))[rank::world_size]
     for part, batch in zip(parts, in_turn(inputs, parts, device), strict=True):
         with arithmetic(device, precision):
             logits = answer(prepare(batch)).float()
@@ -116,6 +116,6 @@ def _unchanged(batch: Tensor) -> Tensor:
 def probabilities(trained: Trained, images: NDArray[np.uint8] | Streamed) -> NDArray[np.float32]:
     """Return softmax probabilities, float32 [images, classes], of uint8 [images, 1 or 3, height, width]."""
     answer, prepare = trained.module, Preprocessor(trained.spec.input, "cpu")
-    parts = parts_of(len(images), batch_of(trained.spec.input))
+    parts = parts_of(len(images), batch_of(trained.spec.input, "cpu"))
     batches = in_turn(as_inputs(images), parts, torch.device("cpu"))
     return torch.cat([answer(prepare(batch)).float().softmax(1) for batch in batches]).numpy()

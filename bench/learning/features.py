@@ -30,7 +30,7 @@ from bench.learning.models.architecture import ModelSpec
 from bench.learning.models.heads import is_last, without_head
 from bench.learning.precision import arithmetic
 
-VERSION = 9
+VERSION = 10
 """The version of the extraction. Raise it when the features change, so that cached ones are not used again."""
 
 DEFAULT_LIMIT_GB = 8.0
@@ -152,7 +152,7 @@ def _extract(
     """Yield the features batch by batch, float32 on the CPU."""
     preprocess = Preprocessor(spec.input, split.device)
     folded = fold(embedding, spec)
-    parts = parts_of(len(split.labels), batch_of(spec.input))
+    parts = parts_of(len(split.labels), batch_of(spec.input, split.device))
     for number, images in enumerate(in_turn(split.images, parts, split.device), start=1):
         # not inference_mode: autograd refuses its tensors
         with torch.no_grad(), arithmetic(split.device, precision):

@@ -122,18 +122,17 @@ def time_models(subjects: Sequence[Subject], *, backends: Sequence[str] = (), de
 
 
 @flush_denormals()
-def time_one_image(trained: Trained, image: NDArray[np.uint8], *, rounds: int = 10) -> tuple[NDArray[np.float64], int]:
-    """Time eager's inference of one image on the CPU; return (seconds of each sample, number of threads used).
+def time_inference(trained: Trained, images: NDArray[np.uint8], *, rounds: int = 10) -> tuple[NDArray[np.float64], int]:
+    """Time eager's inference of a batch on the CPU; return (seconds of each sample, number of threads used).
 
     Args:
         trained: the model.
-        image: uint8 [channels, height, width].
+        images: the batch, uint8 [images, channels, height, width].
         rounds: number of blocks of samples.
     """
-    images = image[None].copy()
-    threads = torch.get_num_threads()
-    request = Request(trained, 0, images, images, (1,), "cpu", threads, "fp32")
-    call = _answering("", EAGER, backend(EAGER).prepare(request), as_tensor(images), 1)
+    images, threads = images.copy(), torch.get_num_threads()
+    request = Request(trained, 0, images, images, (len(images),), "cpu", threads, "fp32")
+    call = _answering("", EAGER, backend(EAGER).prepare(request), as_tensor(images), len(images))
     return np.array([timing.seconds for timing in _timed([call], threads, rounds)]), threads
 
 
@@ -212,7 +211,7 @@ def _calls(
     trained = Trained(copy.deepcopy(model).eval(), spec, data.class_names, {})  # training changes the model
     precision = precision_on(device, recipe.precision)
     yield from _training(run, model, spec, data.train, device, precision)
-    batch = batch_of(spec.input)
+    batch = batch_of(spec.input, device)
     request = Request(
         trained=trained,
         checkpoint_bytes=len(subject.checkpoint),
@@ -251,7 +250,7 @@ def _training(
         yield _Call(run.id, "training", recipe.batch_size, _step(trainee, run, precision), precision, device)
         return
     backbone, prepare = fold(embedding, spec), Preprocessor(spec.input, device)
-    several = as_tensor(train.images[: batch_of(spec.input)]).to(device)
+    several = as_tensor(train.images[: batch_of(spec.input, device)]).to(device)
 
     def extract(pixels: Tensor) -> Tensor:
         with torch.no_grad(), arithmetic(device, precision):

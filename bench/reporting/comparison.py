@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from bench.reporting.formats import MISSING, one_line, without_html
@@ -139,11 +139,3 @@ def comparison_as_json(result: Result) -> str:
         "not_checked": result.limits.not_checked,
     }
     return json.dumps(whole, indent=2, allow_nan=False)
-
-
-FORMATS: dict[str, Callable[[Result], str]] = {
-    "text": comparison_as_text,
-    "markdown": comparison_as_markdown,
-    "json": comparison_as_json,
-}
-"""The functions that show a result, by the name that --format takes."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from bench.reporting.formats import part_of
 from bench.reporting.groups import grouped
 from bench.reporting.scores import Pair
 from bench.reporting.speed import Speed, Speeds, speeds_of
@@ -25,10 +26,20 @@ def data_key(record: Record) -> DataKey:
     return record.dataset, record.dataset_sha256, record.train_images, record.test_images
 
 
-def title_of(key: DataKey) -> str:
-    """Return a data set as a heading: 'mnist: 60,000 training and 10,000 test images'."""
+def title_of(key: DataKey, records: Iterable[Record] = ()) -> str:
+    """Return a data set as a heading: 'mnist: 60,000 training and 10,000 test images'.
+
+    Where not all training images were used by ``records``, it says how many: '500 of 60,000 training and ...'.
+    """
     name, _, train_images, test_images = key
-    return f"{name}: {train_images:,} training and {test_images:,} test images"
+    used = part_of((trained_on(record) for record in records), train_images)
+    return f"{name}: {used} training and {test_images:,} test images"
+
+
+def trained_on(record: Record) -> int:
+    """Return how many images the run was trained on in an epoch."""
+    available = record.train_images - record.validation_size
+    return record.images_per_epoch or (available if record.train_size is None else min(available, record.train_size))
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,8 @@ def comparisons(records: Iterable[Record], store: Store | None = None) -> list[C
         store: the results folder with their timings; None leaves the timings out.
     """
     finished = [record for record in tested(records) if record.status is Status.OK]
-    compared = [Comparison(title_of(key), _entries(runs)) for key, runs in sorted(grouped(finished, data_key).items())]
+    by_data = sorted(grouped(finished, data_key).items())
+    compared = [Comparison(title_of(key, runs), _entries(runs)) for key, runs in by_data]
     timed = store.timed() if store is not None else set()
     if store is None or not timed:
         return compared

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from bench.reporting.stats import Interval
 
@@ -65,6 +65,14 @@ def seed_list(seeds: Sequence[int]) -> str:
     """Return seeds in words: '0 1 7'; of many only the number, the first and the last: '3,407, from 0 to 3406'."""
     few = " ".join(map(str, seeds))
     return few if len(seeds) <= _MOST_LISTED else f"{len(seeds):,}, from {seeds[0]} to {seeds[-1]}"
+
+
+def part_of(sizes: Iterable[int], whole: int) -> str:
+    """Return how many of ``whole`` images are used: '4,000', or '500 of 4,000', or '300 to 1,000 of 4,000'."""
+    used = sorted({*sizes} or {whole})
+    if used == [whole]:
+        return f"{whole:,}"
+    return f"{used[0]:,}{f' to {used[-1]:,}' if len(used) > 1 else ''} of {whole:,}"
 
 
 def points(share: float) -> str:

@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.errors import first_line
 from bench.reporting import images, plots, style
-from bench.reporting.entries import Comparison, DataKey, Entry, comparisons, data_key
+from bench.reporting.entries import Comparison, DataKey, Entry, data_key
 from bench.reporting.files import disk_errors, write_whole
 from bench.reporting.groups import grouped
 from bench.reporting.images import KeptImages
-from bench.reporting.mistakes import MOST_SEEDS, Answered, answered, best_jobs, class_names, ranked
+from bench.reporting.mistakes import MOST_SEEDS, Answered, answered, best_jobs, class_names, ranked, usual_classes
 from bench.reporting.scores import MOST_CLASSES
 from bench.reporting.store import Store
 from bench.reporting.style import Look
 from bench.reporting.sweeps import Swept, read_swept
-from bench.spec import Recipe, Record, slug
+from bench.reporting.train_sizes import curves
+from bench.spec import Record, slug
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,12 +95,13 @@ def draw(
             prefixes.add(prefix)
             gallery = galleries[key] = Gallery()
             on_it = [result for result in swept if result.trials and data_key(result.trials[0].records[0]) == key]
-            for ending, figure in _figures(store, key[0], entries.get(key, []), on_it, looks, gallery.notes):
-                name, svg = f"{prefix}-{ending}", style.svg(figure)
-                write_whole(folder / f"{name}.svg", svg.encode())
-                write_whole(folder / f"{name}.png", style.png(figure))
-                written |= {f"{name}.svg", f"{name}.png"}
-                gallery.plots.append(Plot(name, figure.get_suptitle().replace("\n", " "), svg))
+            for what, figures in _figures(store, key[0], entries.get(key, []), on_it, looks, gallery.notes):
+                for ending, title, svg, png in _rendered(what, figures, gallery.notes):
+                    name = f"{prefix}-{ending}"
+                    write_whole(folder / f"{name}.svg", svg.encode())
+                    write_whole(folder / f"{name}.png", png)
+                    written |= {f"{name}.svg", f"{name}.png"}
+                    gallery.plots.append(Plot(name, title, svg))
         for file in folder.iterdir():
             if file.name not in written and OURS.fullmatch(file.name):
                 file.unlink()
@@ -109,6 +112,19 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+Figures = Iterator[tuple[str, "Figure"]]
+"""Figures with their names, drawn one by one."""
+
+
+def _rendered(what: str, figures: Figures, notes: list[str]) -> Iterator[tuple[str, str, str, bytes]]:
+    """Yield (name, title, SVG, PNG) of each figure; a record that cannot be drawn is noted, and ends only these."""
+    try:
+        for name, figure in figures:
+            yield name, figure.get_suptitle().replace("\n", " "), style.svg(figure), style.png(figure)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        notes.append(f"{what} cannot be drawn from what is stored ({type(error).__name__}: {first_line(error)}).")
+
+
 def _figures(
     store: Store,
     dataset: str,
@@ -116,28 +132,35 @@ def _figures(
     swept: Sequence[Swept],
     looks: Mapping[str, Look],
     notes: list[str],
-) -> Iterator[tuple[str, Figure]]:
-    """Yield (name, figure) for each plot of one data set; add to ``notes`` what cannot be drawn."""
+) -> Iterator[tuple[str, Figures]]:
+    """Yield (description, figures) for each kind of plot of one data set; add to ``notes`` what cannot be drawn."""
     entries = [entry for entry in jobs if entry.accuracies]
     looks = style.with_jobs(looks, entries)
     if entries:
         shown = sorted(best_jobs(entries, MOST_JOBS), key=entries.index)
         if len(shown) < len(entries):
             notes.append(f"Of {len(entries):,} jobs the plots show {len(shown)}: each model's best, then the next.")
-        yield "accuracy", plots.accuracy_over_seeds(ranked(shown), looks, dataset=dataset)
-        if any(entry.records[0].total_parameters is not None for entry in shown):
-            yield "accuracy-parameters", plots.accuracy_against_parameters(shown, looks, dataset=dataset)
-        yield from _latency(shown, looks, notes)
-        yield from _train_sizes(entries, looks)
-        yield from _learning(store, sorted(best_jobs(shown, MOST_CURVES), key=entries.index), looks, notes)
-    yield from _sweeps(dataset, swept, looks)
+        yield "The accuracies", _accuracy(shown, looks, dataset)
+        yield "Accuracy against parameters", _sizes(shown, looks, dataset)
+        yield "Accuracy against latency", _latency(shown, looks, notes)
+        yield "Accuracy against the number of training images", _train_sizes(entries, looks)
+        curves = sorted(best_jobs(shown, MOST_CURVES), key=entries.index)
+        yield "The learning curves", _learning(store, curves, looks, notes)
+    yield "Accuracy against learning rate", _sweeps(dataset, swept, looks)
     if entries:
-        yield from _mistakes(store, entries, notes)
+        yield "What is taken for what", _mistakes(store, entries, notes)
 
 
-def _learning(
-    store: Store, entries: Sequence[Entry], looks: Mapping[str, Look], notes: list[str]
-) -> Iterator[tuple[str, Figure]]:
+def _accuracy(entries: Sequence[Entry], looks: Mapping[str, Look], dataset: str) -> Figures:
+    yield "accuracy", plots.accuracy_over_seeds(ranked(entries), looks, dataset=dataset)
+
+
+def _sizes(entries: Sequence[Entry], looks: Mapping[str, Look], dataset: str) -> Figures:
+    if any(entry.records[0].total_parameters is not None for entry in entries):
+        yield "accuracy-parameters", plots.accuracy_against_parameters(entries, looks, dataset=dataset)
+
+
+def _learning(store: Store, entries: Sequence[Entry], looks: Mapping[str, Look], notes: list[str]) -> Figures:
     """Yield the learning curves, of jobs with at least two epochs: of one epoch a curve is a dot."""
     epochs = {record.run_id: store.epochs(record.run_id) for entry in entries for record in entry.records[:MOST_SEEDS]}
     there = [entry for entry in entries if any(epochs.get(record.run_id) for record in entry.records)]
@@ -149,7 +172,7 @@ def _learning(
         yield "learning-curves", plots.learning_curves(there, epochs, looks, dataset=dataset)
 
 
-def _latency(entries: Sequence[Entry], looks: Mapping[str, Look], notes: list[str]) -> Iterator[tuple[str, Figure]]:
+def _latency(entries: Sequence[Entry], looks: Mapping[str, Look], notes: list[str]) -> Figures:
     """Yield a plot for each machine that was timed on, since times on two machines do not compare."""
     machines = grouped(entries, plots.timed_on)
     machines.pop(None, None)
@@ -160,40 +183,17 @@ def _latency(entries: Sequence[Entry], looks: Mapping[str, Look], notes: list[st
         yield name, plots.accuracy_against_latency(timed, looks, dataset=entries[0].records[0].dataset)
 
 
-def _train_sizes(entries: Sequence[Entry], looks: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
-    """Yield plots with a line for each group of runs that differ only in seed and number of training images.
-
-    Epochs and batch size may also differ along a line, if all runs on one number of images have the same.
-    """
-    records = [record for entry in entries for record in entry.records]
-    if len({record.train_size for record in records}) < 2:
-        return
-    groups: dict[str, list[Record]] = {}
-    for group_id, group in _by(records, other_than=("train_size", "epochs", "batch_size")).items():
-        jobs = {(plots.trained_on(record), record.job_id) for record in group}
-        if len(jobs) == len({size for size, _ in jobs}):
-            groups[group_id] = group
-        else:
-            groups |= _by(group, other_than=("train_size",))
-    curves = []
-    for group_id, group in groups.items():
-        if len({plots.trained_on(record) for record in group}) > 1:  # without a size, so that no label names it
-            curves += [record.model_copy(update={"job_id": group_id, "train_size": None}) for record in group]
-    for comparison in comparisons(curves):
-        dataset = records[0].dataset
-        shown = sorted(best_jobs(comparison.entries, MOST_JOBS), key=comparison.entries.index)
-        with_lines = style.with_jobs(looks, comparison.entries)
+def _train_sizes(entries: Sequence[Entry], looks: Mapping[str, Look]) -> Figures:
+    """Yield the plot with a line for each group of runs that differ only in seed and number of training images."""
+    lines = curves(entries)
+    if lines:
+        shown = sorted(best_jobs(lines, MOST_JOBS), key=lines.index)
+        dataset = lines[0].records[0].dataset
+        with_lines = style.with_jobs(looks, lines)
         yield "accuracy-train-size", plots.accuracy_against_train_size(shown, with_lines, dataset=dataset)
 
 
-def _by(records: Sequence[Record], *, other_than: Sequence[str]) -> dict[str, list[Record]]:
-    """Return groups of records that agree in all that makes a job except these fields, by a digest of the rest."""
-    same = [name for name in Recipe.model_fields if name not in other_than]
-    same += ["model", "workers", "weights_sha256", "plugin_sha256"]
-    return grouped(records, lambda record: _digest(repr([getattr(record, name) for name in same])))
-
-
-def _sweeps(dataset: str, swept: Sequence[Swept], looks: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
+def _sweeps(dataset: str, swept: Sequence[Swept], looks: Mapping[str, Look]) -> Figures:
     """Yield the plot of the latest sweeps of the learning rate, if there are any."""
     scored = [
         result
@@ -205,15 +205,15 @@ def _sweeps(dataset: str, swept: Sequence[Swept], looks: Mapping[str, Look]) -> 
         yield "accuracy-lr", plots.accuracy_against_lr(shown, looks, dataset=dataset)
 
 
-def _mistakes(store: Store, entries: Sequence[Entry], notes: list[str]) -> Iterator[tuple[str, Figure]]:
+def _mistakes(store: Store, entries: Sequence[Entry], notes: list[str]) -> Figures:
     """Yield confusion matrices of the best jobs, unless there are too many classes; then what only one gets wrong."""
-    best = answered(store, entries)
+    best = answered(store, entries, notes)
     if not best:
-        notes.append("There are no confusion matrices: no predictions are stored.")
+        notes.append("There are no confusion matrices: no predictions are stored that can be used.")
         return
     first = best[0].entry.records[0]
-    if first.classes <= MOST_CLASSES:
-        names = class_names(store, first)
+    if usual_classes(entries) <= MOST_CLASSES:
+        names = class_names(store, entries)
         for job in best:
             title = f"Confusion matrix of {job.entry.label} on {first.dataset}"
             figure = plots.confusion_matrix(job.labels, job.predicted, names, title=title, note=job.whose)
@@ -235,7 +235,7 @@ def _file_name(entry: Entry) -> str:
     return f"{slug(entry.records[0].model)}-{entry.records[0].job_id}"
 
 
-def _only_wrong(first: Answered, second: Answered, kept: KeptImages, notes: list[str]) -> Iterator[tuple[str, Figure]]:
+def _only_wrong(first: Answered, second: Answered, kept: KeptImages, notes: list[str]) -> Figures:
     """Yield grids of what only ``first`` and what only ``second`` gets wrong, of the same seed if they share one."""
     by_seed = [{record.seed: answers for record, answers in job.runs} for job in (first, second)]
     shared = by_seed[0].keys() & by_seed[1].keys()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.reporting import style, sweeps, tuning
+from bench.reporting.answer import Answer
 from bench.reporting.entries import Comparison, DataKey, data_key, title_of
 from bench.reporting.formats import counted
 from bench.reporting.gallery import Gallery, draw
@@ -89,6 +90,19 @@ def render(overview: Overview, galleries: Mapping[DataKey, Gallery], swept: Sequ
         galleries: the plots of each data set.
         swept: sweeps with their trials.
     """
+    titles = (comparison.title for comparison in overview.comparisons)
+    found = list(zip(titles, overview.answers, overview.verdicts, strict=True))
+    return page(_lead(overview.records), found, list(_sections(overview, galleries, swept)))
+
+
+def page(lead: str, findings: Sequence[tuple[str, Answer, Sequence[str]]], sections: Sequence[Section]) -> str:
+    """Return a page as HTML.
+
+    Args:
+        lead: the line under its title.
+        findings: what stands at its top, for each data set: its title, the answer, and sentences.
+        sections: the rest.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -103,16 +117,15 @@ def render(overview: Overview, galleries: Mapping[DataKey, Gallery], swept: Sequ
         for name in ("report.css", "report.js")
     )
     digest = hashlib.sha256(f"\n{script}\n".encode()).digest()
-    titles = (comparison.title for comparison in overview.comparisons)
-    page: str = environment.get_template("report.html.j2").render(
+    content: str = environment.get_template("report.html.j2").render(
         style=css,
         script=script,
         script_sha256=base64.b64encode(digest).decode(),
-        lead=_lead(overview.records),
-        findings=[pair for pair in zip(titles, overview.verdicts, strict=True) if pair[1]],
-        sections=list(_sections(overview, galleries, swept)),
+        lead=lead,
+        findings=list(findings),
+        sections=list(sections),
     )
-    return page
+    return content
 
 
 def _lead(records: Sequence[Record]) -> str:
@@ -158,7 +171,7 @@ def _data(section_id: str, key: DataKey, comparison: Comparison | None, gallery:
     """Return the section on one data set."""
     from markupsafe import Markup
 
-    section = Section(section_id, title_of(key))
+    section = Section(section_id, title_of(key) if comparison is None else comparison.title)
     if comparison is not None:
         section.tables.append(Shown(section.title, comparison_table(comparison)))
         section.notes.extend(re.sub(r"\\(?=[*+])", "", note) for note in footnotes(comparison))

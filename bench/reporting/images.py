@@ -161,5 +161,6 @@ def _read(file: Path, sha256: str) -> KeptImages | None:
             kept = KeptImages(stored["images"], stored["labels"], _names(stored))
     except _DAMAGED:
         return None
-    whole = kept.images.ndim == 4 and kept.images.dtype == np.uint8 and len(kept.images) == len(kept.labels)
-    return kept if whole else None
+    pixels = kept.images
+    pictures = pixels.ndim == 4 and pixels.dtype == np.uint8 and pixels.size > 0 and pixels.shape[1] in (1, 3)
+    return kept if pictures and len(pixels) == len(kept.labels) else None

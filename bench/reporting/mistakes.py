@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,33 +64,54 @@ def best_jobs(entries: Iterable[Entry], most: int) -> list[Entry]:
     return sorted(in_order, key=lambda entry: firsts[entry.records[0].model] is not entry)[:most]
 
 
-def answered(store: Store, entries: Sequence[Entry]) -> list[Answered]:
-    """Return the best jobs whose predictions are stored, one of each model if there are several models."""
+def usual_classes(entries: Sequence[Entry]) -> int:
+    """Return the number of classes of a data set: that which most of the records on it name."""
+    counts = Counter(record.classes for entry in entries for record in entry.records)
+    return counts.most_common(1)[0][0]
+
+
+def answered(store: Store, entries: Sequence[Entry], problems: list[str] | None = None) -> list[Answered]:
+    """Return the best jobs whose predictions are stored, one of each model if there are several models.
+
+    Args:
+        store: the results folder.
+        entries: the jobs on one data set, at least one.
+        problems: a list; a sentence is added to it for each run whose stored predictions cannot be used.
+    """
+    classes = usual_classes(entries)
     best = best_jobs(entries, MOST_JOBS)
     models = {entry.records[0].model for entry in best}
     if len(models) > 1:
         best = best[: len(models)]
     jobs = []
     for entry in best:
-        read = [(record, store.predictions(record.run_id)) for record in entry.records[:MOST_SEEDS]]
+        alike = [record for record in entry.records[:MOST_SEEDS] if record.classes == classes]
+        for record in entry.records[:MOST_SEEDS]:
+            if record not in alike and problems is not None:
+                problems.append(
+                    f"{record.run_id} is left out of what is counted by class: it names {record.classes} classes, "
+                    f"most runs {classes}."
+                )
+        read = [(record, store.predictions(record, problems)) for record in alike]
         there = [(record, predictions) for record, predictions in read if predictions is not None]
         if there:
             jobs.append(Answered(entry, there))
     return jobs
 
 
-def class_names(store: Store, record: Record) -> tuple[str, ...]:
-    """Return the names of the classes of a run's data set; their numbers if the names are not stored."""
-    names = images.class_names(store.root, record.dataset_sha256) or ()
-    return names if len(names) == record.classes else tuple(str(number) for number in range(record.classes))
+def class_names(store: Store, entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Return the names of the classes of the data set of these jobs; their numbers if the names are not stored."""
+    classes = usual_classes(entries)
+    names = images.class_names(store.root, entries[0].records[0].dataset_sha256) or ()
+    return names if len(names) == classes else tuple(str(number) for number in range(classes))
 
 
 def confused(store: Store, entries: Sequence[Entry]) -> list[Confused]:
     """Return the classes that the best jobs confuse most often; [] if the confusion matrices are drawn instead."""
     entries = [entry for entry in entries if entry.accuracies]
-    if not entries or entries[0].records[0].classes <= MOST_CLASSES:
+    if not entries or usual_classes(entries) <= MOST_CLASSES:
         return []
-    names = class_names(store, entries[0].records[0])
+    names = class_names(store, entries)
     return [
         Confused(job.entry.label, job.whose, most_confused(job.labels, job.predicted), names)
         for job in answered(store, entries)

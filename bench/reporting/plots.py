@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.reporting.entries import Entry
+from bench.reporting import stats
+from bench.reporting.entries import Entry, trained_on
 from bench.reporting.formats import counted
 from bench.reporting.groups import grouped
 from bench.reporting.images import shrunk
@@ -169,12 +170,23 @@ def accuracy_against_parameters(entries: Sequence[Entry], looks: Mapping[str, Lo
         look = look_of(entry, looks)
         _mean(axis, _accuracies(entry.records), size, look)
         handles.append(line_of(entry.label, look, linestyle="none"))
+    _draw_front(axis, [(size, statistics.fmean(_accuracies(entry.records))) for entry, size in sizes])
     axis.set(xlabel="parameters, trained and frozen", ylabel="test accuracy (%)")
     log_axis(axis.xaxis, [size for _, size in sizes if size])
     axis.margins(x=0.15)
-    note_below(axis, "Mean of the seeds, with 95 % t-interval (from 3 seeds on).")
+    note_below(axis, f"Mean of the seeds, with 95 % t-interval (from 3 seeds on). {_FRONT}")
     legend_of(figure, handles)
     return figure
+
+
+_FRONT = "Grey: the Pareto front."
+
+
+def _draw_front(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """Draw the Pareto front of points (cost, accuracy): those that no other one betters in both."""
+    front = stats.pareto_front(points)
+    if len(front) > 1:
+        axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, drawstyle="steps-post", zorder=0)
 
 
 def timed_on(entry: Entry) -> str | None:
@@ -195,7 +207,7 @@ def accuracy_against_latency(entries: Sequence[Entry], looks: Mapping[str, Look]
     figure = figure_of(f"Test accuracy on {dataset} against latency", 3.4)
     axis = figure.subplots()
     handles = []
-    medians = []
+    medians, points = [], []
     machines = set()
     for entry in entries:
         look = look_of(entry, looks)
@@ -206,15 +218,17 @@ def accuracy_against_latency(entries: Sequence[Entry], looks: Mapping[str, Look]
         medians.append(median)
         machines.add(machine)
         values = _accuracies(entry.records)
+        points.append((median, statistics.fmean(values)))
         _mean(axis, values, median, look)
         axis.plot([median, slow], [statistics.fmean(values)] * 2, color=look.colour, linewidth=1, linestyle=":")
         handles.append(line_of(entry.label, look, linestyle="none"))
+    _draw_front(axis, points)
     axis.set(xlabel="milliseconds for one image, median", ylabel="test accuracy (%)")
     if medians:
         log_axis(axis.xaxis, medians)
     axis.margins(x=0.15)
     where = "; ".join(sorted(machines))
-    note_below(axis, f"One image at a time, exclusive ({where}). Dotted: up to p95. Bar: 95 % t-interval.")
+    note_below(axis, f"One image at a time, exclusive ({where}). Dotted: up to p95. Bar: 95 % t-interval. {_FRONT}")
     legend_of(figure, handles)
     return figure
 
@@ -365,12 +379,6 @@ def _lr(trial: Trial) -> float:
 
 def _scores(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
     return [_lr(trial) for trial in trials], [100 * (trial.score or 0) for trial in trials]
-
-
-def trained_on(record: Record) -> int:
-    """Return how many images the run was trained on in an epoch."""
-    available = record.train_images - record.validation_size
-    return record.images_per_epoch or (available if record.train_size is None else min(available, record.train_size))
 
 
 @styled

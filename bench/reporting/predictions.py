@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from bench.spec import SCHEMA_VERSION, TOP, Predictions
 
+_ROUNDING = 1e-5
+"""The most by which a softmax in float32 may exceed 1."""
+
 
 def _column(name: str, kind: pa.DataType, description: str, *, nullable: bool = False) -> pa.Field:
     return pa.field(name, kind, nullable=nullable, metadata={"description": description})
@@ -64,3 +67,23 @@ def _as_array(values: pa.Array) -> NDArray[Any] | None:
             return None
         return np.from_dlpack(values.flatten()).reshape(len(values), -1)
     return np.from_dlpack(values)  # not to_numpy(), which imports pandas
+
+
+def check(predictions: Predictions, classes: int) -> None:
+    """Check that predictions are those of a model with this number of classes.
+
+    Raises:
+        ValueError: there are none, or a label, a class or a probability is none; the message says which.
+    """
+    if not len(predictions.labels):
+        raise ValueError("there are none")
+    chosen = {"a label": predictions.labels, "a predicted class": predictions.predicted}
+    if predictions.top_classes is not None:
+        chosen["one of the five most probable classes"] = predictions.top_classes
+    for what, numbers in chosen.items():
+        strange = numbers[(numbers < 0) | (numbers >= classes)]
+        if strange.size:
+            raise ValueError(f"{what} is {strange[0]}, but there are {classes} classes, numbered from 0")
+    shares = predictions.probability
+    if not ((shares >= 0) & (shares <= 1 + _ROUNDING)).all():  # NaN is neither
+        raise ValueError("a probability is not between 0 and 1")

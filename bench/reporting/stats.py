@@ -328,3 +328,15 @@ def sample_size(power: Any, effect: float, **further: float) -> float:
 def needed_of(number: float, have: int, of: What) -> Needed | None:
     """Return the number, at least one more than there are; None where it is above ten million."""
     return Needed(math.ceil(max(number, have + 1)), of) if number <= _MOST_NEEDED else None
+
+
+# --- several costs -------------------------------------------------------------------------------------------------
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points (cost, gain) that no other one equals or betters in both and exceeds in one, by cost."""
+    front: list[tuple[float, float]] = []
+    for cost, gain in sorted(set(points), key=lambda point: (point[0], -point[1])):
+        if not front or gain > front[-1][1]:
+            front.append((cost, gain))
+    return front

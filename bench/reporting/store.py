@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import math
 import os
 import tempfile
 import types
@@ -34,15 +35,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import UserError
 from bench.reporting.files import disk_errors, write_whole
-from bench.reporting.predictions import from_table, to_table
+from bench.reporting.predictions import check, from_table, to_table
 from bench.spec import (
     BEFORE_BACKENDS,
     SCHEMA_VERSION,
     Deployment,
     EpochRecord,
+    Measured,
     Predictions,
     Record,
     Result,
+    Scores,
     Status,
     Timing,
 )
@@ -144,14 +147,17 @@ class Store:
                 self._file("unfinished", record.run_id, "state").unlink(missing_ok=True)
 
     def records(self, *, set_aside: bool = False) -> tuple[list[Record], list[str]]:
-        """Return (all records, by start time; a line for each file that is no record).
+        """Return (all records, by start time; a line for each file that is no record, and each with absurd figures).
+
+        Figures that no run can have measured (NaN, below 0, a share above 1) are null in what is returned.
 
         Args:
             set_aside: whether to move such files out of runs/, so that other programs can read it as one table.
         """
         shards = self._shards()
         index, lines = self._read_index()
-        records, current, problems, opened = [], [], [], 0
+        records: list[Record] = []
+        current, problems, opened = [], [], 0
         for name, (size, changed) in shards.items():
             line = index.get(name)
             if line is not None and (line.size, line.changed) == (size, changed):
@@ -172,7 +178,8 @@ class Store:
         if opened >= _WORTH_AN_INDEX or lines > 2 * len(current) + _WORTH_AN_INDEX:
             with suppress(OSError):  # a folder that may only be read
                 write_whole(self.root / _INDEX, b"".join(line.line() for line in current))
-        return sorted(records, key=lambda record: (record.started_at, record.run_id)), problems
+        believed = [_believed(record, problems) for record in records]
+        return sorted(believed, key=lambda record: (record.started_at, record.run_id)), problems
 
     def _shards(self) -> dict[str, tuple[int, int]]:
         """Return (size, time of change in ns) of each file in runs/ by its name, in order."""
@@ -275,12 +282,24 @@ class Store:
         """Return the ids of the runs that were timed."""
         return {file.stem for file in (self.root / "timings").glob("*.parquet")}
 
-    def predictions(self, run_id: str) -> Predictions | None:
-        """Return a run's predictions for the test images; None if they are not stored, or the file is damaged."""
+    def predictions(self, record: Record, problems: list[str] | None = None) -> Predictions | None:
+        """Return a run's predictions for the test images; None if they are not stored, or cannot be used.
+
+        Args:
+            record: the run's record.
+            problems: a list; a sentence is added to it if the predictions are stored, but cannot be used.
+        """
+        file = self._file("predictions", record.run_id)
         try:
-            return from_table(_read_table(self._file("predictions", run_id)))
-        except (OSError, pa.ArrowException, ValueError, KeyError):
+            predictions = from_table(_read_table(file))
+            check(predictions, record.classes)
+        except FileNotFoundError:
             return None
+        except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+            if problems is not None:
+                problems.append(f"The stored predictions of {record.run_id} are left out: {_short(error)}.")
+            return None
+        return predictions
 
     def save_state(self, run_id: str, state: bytes) -> None:
         """Keep the training state that an interrupted run goes on from.
@@ -353,6 +372,30 @@ def _read_record(file: Path) -> tuple[Record, bool]:
     columns = {name: value for name, value in rows[0].items() if name in Record.model_fields}
     # columns of an older schema that are not read here were removed since
     return Record.model_validate(columns), version < SCHEMA_VERSION or len(columns) == len(rows[0])
+
+
+_LOSSES = ("test_loss", "train_loss")
+"""Figures that may be infinite: those of a run that diverged."""
+_FIGURES = {
+    name: 1.0 if name.endswith(("_accuracy", "_f1", "_error")) else math.inf
+    for name, field in {**Measured.model_fields, **Scores.model_fields}.items()
+    if field.annotation in (int | None, float | None) and name not in _LOSSES
+}
+"""The measured columns that cannot be below 0, and the largest value of each."""
+
+
+def _believed(record: Record, problems: list[str]) -> Record:
+    """Return a record without figures that no run can have measured; add a line to ``problems`` that names them."""
+    absurd = {}
+    for name, largest in _FIGURES.items():
+        value = getattr(record, name)
+        if value is not None and not (math.isfinite(value) and 0 <= value <= largest):
+            absurd[name] = value
+    if not absurd:
+        return record
+    listed = ", ".join(f"{name} = {value:g}" for name, value in absurd.items())
+    problems.append(f"{record.run_id} has figures that no run can have measured, which are left out: {listed}")
+    return record.model_copy(update=dict.fromkeys(absurd))
 
 
 def _short(error: Exception) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from bench.reporting.answer import Answer, Choice, answer_of
 from bench.reporting.backends import backend_sentences
-from bench.reporting.entries import Comparison, comparisons, tested
+from bench.reporting.entries import Comparison, comparisons, data_key, tested
 from bench.reporting.formats import count, one_line, without_html
+from bench.reporting.groups import grouped
 from bench.reporting.mistakes import confused
 from bench.reporting.store import Store
 from bench.reporting.table import as_markdown
@@ -23,6 +26,7 @@ from bench.reporting.tables import (
     footnotes,
     runs_table,
 )
+from bench.reporting.train_sizes import crossing_sentences
 from bench.reporting.verdicts import findings, sentences
 from bench.spec import Record, Status
 
@@ -44,6 +48,8 @@ class Overview:
     comparisons: list[Comparison]
     verdicts: list[list[str]]
     """The findings of each comparison, in sentences."""
+    answers: list[Answer]
+    """Which candidate of each comparison to use."""
     set_aside: list[str]
     """The names of the files that were moved to set-aside/, since they are no records."""
 
@@ -63,20 +69,29 @@ class Overview:
         return [record for record in self.tested if record.status is not Status.OK]
 
 
-def look(store: Store, records: Sequence[Record] | None = None) -> Overview:
+def look(store: Store, records: Sequence[Record] | None = None, choice: Choice = Choice()) -> Overview:  # noqa: B008
     """Work out what pages and terminal show.
 
     Args:
         store: the results folder.
         records: the records that :meth:`Store.records` returned; None reads them.
+        choice: what chooses among candidates of which none is better in all respects.
     """
     if records is None:
         records, _ = store.records(set_aside=True)
     compared = [
         replace(comparison, confused=confused(store, comparison.entries)) for comparison in comparisons(records, store)
     ]
-    verdicts = [[*sentences(findings(store, comparison)), *backend_sentences(comparison)] for comparison in compared]
-    return Overview(list(records), compared, verdicts, store.set_aside())
+    verdicts = [
+        [*sentences(findings(store, comparison)), *backend_sentences(comparison), *crossing_sentences(comparison)]
+        for comparison in compared
+    ]
+    lost = grouped((record for record in tested(records) if record.status is not Status.OK), data_key)
+    answers = [
+        answer_of(store, comparison, lost.get(data_key(comparison.entries[0].records[0]), []), choice)
+        for comparison in compared
+    ]
+    return Overview(list(records), compared, verdicts, answers, store.set_aside())
 
 
 def write_summary(store: Store, overview: Overview | None = None, sections: Sequence[str] = ()) -> Path:
@@ -93,13 +108,24 @@ def write_summary(store: Store, overview: Overview | None = None, sections: Sequ
     return store.write_text("summary.md", render(overview or look(store), sections))
 
 
+def write_answers(store: Store, overview: Overview) -> Path:
+    """Write answer.json, which says for each data set what to use and why; return its path.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    titles = (comparison.title for comparison in overview.comparisons)
+    answers = [{"data": title, **asdict(answer)} for title, answer in zip(titles, overview.answers, strict=True)]
+    return store.write_text("answer.json", json.dumps(answers, indent=1, ensure_ascii=False) + "\n")
+
+
 def render(overview: Overview, sections: Sequence[str] = ()) -> str:
     """Return the page as Markdown; ``sections`` are further parts in Markdown, put before the list of runs."""
     parts = ["# Benchmark results"]
     records, finished, failed = overview.tested, overview.finished, overview.failed
     trials = len(overview.records) - len(records)
-    for comparison, verdicts in zip(overview.comparisons, overview.verdicts, strict=True):
-        parts += _compared(comparison, verdicts)
+    for comparison, verdicts, answer in zip(overview.comparisons, overview.verdicts, overview.answers, strict=True):
+        parts += _compared(comparison, verdicts, answer)
     if not finished:
         parts.append("No run has finished yet. `python -m bench.run` trains the default models.")
     parts += sections
@@ -132,9 +158,13 @@ def render(overview: Overview, sections: Sequence[str] = ()) -> str:
     return without_html("\n\n".join(parts) + "\n")
 
 
-def _compared(comparison: Comparison, verdicts: Sequence[str]) -> list[str]:
+def _compared(comparison: Comparison, verdicts: Sequence[str], answer: Answer) -> list[str]:
     """Return the part of the page on one data set."""
-    parts = [f"## {comparison.title}", as_markdown(comparison_to_read(comparison))]
+    parts = [f"## {comparison.title}"]
+    if answer.sentences:
+        first, *rest = map(one_line, answer.sentences)
+        parts.append(" ".join([f"**{first}**", *rest]))
+    parts.append(as_markdown(comparison_to_read(comparison)))
     parts += footnotes(comparison)
     if (backends := backends_table(comparison)) is not None:
         parts += [f"### Back ends on {comparison.title}", as_markdown(backends), *backend_notes(comparison)]

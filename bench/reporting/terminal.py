@@ -11,9 +11,17 @@ from bench.reporting.tables import backend_notes, backends_table, comparison_to_
 
 
 def print_results(overview: Overview, told: Collection[str] = ()) -> None:
-    """Print the tables, the findings, and the runs that did not finish, except ``told``, the ids of some of them."""
-    for comparison, verdicts in zip(overview.comparisons, overview.verdicts, strict=True):
-        print(f"\n{comparison.title}\n\n{as_text(comparison_to_read(comparison))}\n")
+    """Print the answers, the tables, the findings, and the runs that did not finish.
+
+    Args:
+        overview: what to print.
+        told: the ids of runs that did not finish, and are left out.
+    """
+    for comparison, verdicts, answer in zip(overview.comparisons, overview.verdicts, overview.answers, strict=True):
+        print(f"\n{comparison.title}\n")
+        for sentence in answer.sentences:
+            print(one_line(sentence))
+        print(f"\n{as_text(comparison_to_read(comparison))}\n")
         for note in footnotes(comparison):
             print(note.replace("\\", ""))
         if (backends := backends_table(comparison)) is not None:

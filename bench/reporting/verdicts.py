@@ -79,7 +79,7 @@ class Side:
     def answers(self, record: Record) -> Predictions | None:
         """Return a run's predictions for the test images, read once; None if they are not stored."""
         if record.run_id not in self._answers:
-            self._answers[record.run_id] = self._store.predictions(record.run_id)
+            self._answers[record.run_id] = self._store.predictions(record)
         return self._answers[record.run_id]
 
     @functools.cached_property
@@ -108,6 +108,8 @@ class Verdict:
     """The second minus the first, in shares or relative to the first; None if it is not known."""
     why_unknown: str = ""
     """The reason why the difference is not known, and how to change that."""
+    there: str = ""
+    """How much data there is, where more is needed."""
     family: int = 1
     """The number of comparisons that p is adjusted for by Holm's method."""
 
@@ -152,7 +154,7 @@ class Verdict:
         what = f"{self.first} vs {self.second} ({self.metric.name})"
         difference = self.difference
         if difference is None:
-            return f"{what}: {Word.UNKNOWN}; {self.why_unknown}."
+            return f"{what}: {Word.UNKNOWN}; {', '.join(filter(None, (self.why_unknown, self.there)))}."
         if self.word is Word.SAME:
             return f"{what}: {Word.SAME}."
         if difference.p is None:
@@ -192,10 +194,20 @@ def compare(first: Side, second: Side) -> list[Verdict]:
 
 def recipes(first: Side, second: Side) -> Verdict:
     """Compare two recipes by their accuracy over the seeds, then over the test images."""
-    means = [fmean(values) if (values := side.entry.accuracies.values()) else None for side in (first, second)]
+    sides = (first, second)
+    means = [fmean(values) if (values := side.entry.accuracies.values()) else None for side in sides]
     difference = stats.recipes_difference(first.seeds, second.seeds)
-    why = f"run at least {stats.FEWEST_SEEDS} seeds of each (--seeds {stats.FEWEST_SEEDS})"
-    return Verdict(RECIPES, first.name, second.name, means[0], means[1], difference, why)
+    there = _seeds_there(*(len(side.entry.accuracies) for side in sides))
+    return Verdict(RECIPES, first.name, second.name, means[0], means[1], difference, _MORE_SEEDS, there)
+
+
+_MORE_SEEDS = f"run at least {stats.FEWEST_SEEDS} seeds of each (--seeds {stats.FEWEST_SEEDS})"
+
+
+def _seeds_there(first: int, second: int) -> str:
+    """Return how many seeds two jobs have: 'there are 2 of each', 'there are 1 and 5'."""
+    have = f"{first} of each" if first == second else f"{first} and {second}"
+    return f"there {'is' if first == second == 1 else 'are'} {have}"
 
 
 def checkpoints(first: Side, second: Side) -> Verdict:
@@ -307,14 +319,14 @@ def memory(first: Side, second: Side) -> Verdict:
     used = [[r.peak_memory_mb for r in side.entry.records if r.peak_memory_mb is not None] for side in sides]
     kinds = {record.memory_kind for side in sides for record in side.entry.records if record.memory_kind is not None}
     means = [fmean(values) if values else None for values in used]
-    difference, why = None, f"run at least {stats.FEWEST_SEEDS} seeds of each (--seeds {stats.FEWEST_SEEDS})"
+    difference, why, there = None, _MORE_SEEDS, _seeds_there(*map(len, used))
     if len(kinds) > 1:
-        why = f"it was counted in different ways ({'; '.join(sorted(kinds))})"
+        why, there = f"it was counted in different ways ({'; '.join(sorted(kinds))})", ""
     elif not all(used):
-        why = "it was not measured"
+        why, there = "it was not measured", ""
     elif min(map(len, used)) >= stats.FEWEST_SEEDS:
         difference = stats.means_difference(used[0], used[1])
-    return Verdict(MEMORY, first.name, second.name, means[0], means[1], difference, why)
+    return Verdict(MEMORY, first.name, second.name, means[0], means[1], difference, why, there)
 
 
 def with_holm(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -380,5 +392,6 @@ def sentences(verdicts: Sequence[Verdict]) -> list[str]:
         pairs = {(other.first, other.second) for other in same}
         names = ", ".join(dict.fromkeys(other.metric.name for other in same))
         whose = f"{verdict.first} vs {verdict.second}" if len(pairs) == 1 else "all pairs"
-        unique[f"{whose} ({names}): {Word.UNKNOWN}; {verdict.why_unknown}."] = None
+        there = verdict.there if len({other.there for other in same}) == 1 else ""
+        unique[f"{whose} ({names}): {Word.UNKNOWN}; {', '.join(filter(None, (verdict.why_unknown, there)))}."] = None
     return list(unique)

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import re
-import subprocess
-import tarfile
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from bench.errors import UserError, nearest, unknown
+from bench.errors import UserError, unknown
 from bench.reporting import circumstances, verdicts
 from bench.reporting.comparison import Checked, Pair, Result, metric_name
-from bench.reporting.entries import Comparison, Entry, comparisons, data_key, tested
+from bench.reporting.entries import Comparison, Entry, comparisons, data_key
 from bench.reporting.store import Store
 from bench.reporting.verdicts import Metric, Side, Verdict, Word, with_holm
-from bench.spec import Recipe, Status
-
-REFERENCE = "results/reference"
-"""The folder of a git revision that holds its results."""
-GIT_SECONDS = 120
+from bench.spec import Recipe
+from bench.workflows.versions import model_names, store_of
 
 _EACH = (
     verdicts.TRAINING,
@@ -138,9 +131,9 @@ def compare(first: str, second: str, results: Path, limits: Sequence[Limit] = ()
     with ExitStack() as stack:
         result = _models(first, second, results)
         if result is None:
-            models = _model_names(results)
+            models = model_names(results)
             ordered = sorted((first, second), key=lambda name: name in models)  # what is no model is refused first
-            stores = {name: _store(name, results, stack) for name in ordered}
+            stores = {name: store_of(name, results, stack) for name in ordered}
             result = _versions(first, second, [stores[first], stores[second]])
     checked = check(result.pairs, limits)
     if limits:  # a model that no longer finishes is no success
@@ -186,80 +179,6 @@ def _called(name: str, comparison: Comparison) -> list[Entry]:
     """Return the jobs that a name means: by label or job id, else all of the model of that name."""
     exactly = [entry for entry in comparison.entries if name in (entry.label, entry.records[0].job_id)]
     return exactly or [entry for entry in comparison.entries if entry.records[0].model == name]
-
-
-def _store(name: str, results: Path, stack: ExitStack) -> Store:
-    """Return the results folder that a folder's name or a git revision stands for."""
-    folder = Path(name)
-    if folder.is_dir():
-        return Store(folder / _one_of(_folders_in(folder), name, "/"))
-    revision, _, part = name.partition(":")
-    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    if commit is None:
-        models = _model_names(results)
-        those = (
-            f"a model in {results} ({', '.join(models)})" if models else f"a model ({results} holds no finished runs)"
-        )
-        raise UserError(f"{name} is neither {those}, nor a results folder, nor a git revision{nearest(name, models)}")
-    return Store(_checked_out(commit.decode().strip(), name, part, stack))
-
-
-def _model_names(results: Path) -> list[str]:
-    """Return the names of the models with finished runs in a results folder, sorted."""
-    records = Store(results).records()[0] if (results / "runs").is_dir() else []
-    return sorted({record.model for record in tested(records) if record.status is Status.OK})
-
-
-def _folders_in(folder: Path) -> list[str]:
-    """Return the names of the results folders in ``folder``: '.' if it is one itself, else those below it."""
-    if (folder / "runs").is_dir():
-        return ["."]
-    return sorted(below.name for below in folder.iterdir() if (below / "runs").is_dir())
-
-
-def _one_of(folders: Sequence[str], name: str, separator: str) -> str:
-    if not folders:
-        raise UserError(f"{name} holds no runs; python -m bench.run makes some")
-    if len(folders) > 1:
-        choice = " or ".join(name + separator + folder for folder in folders)
-        raise UserError(f"{name} holds several results: name one, {choice}")
-    return folders[0]
-
-
-def _checked_out(commit: str, name: str, part: str, stack: ExitStack) -> Path:
-    """Extract the reference results of a commit into a temporary folder, and return their path."""
-    top = _git("rev-parse", "--show-toplevel")
-    listed = _git("ls-tree", "-r", "-z", "--name-only", "--full-tree", commit)
-    if top is None or listed is None:
-        raise UserError(f"git cannot list the files of {name}")
-    files = [PurePosixPath(file) for file in listed.decode().split("\0")]
-    folders = sorted({str(file.parents[1]) for file in files if file.match("runs/*.parquet")})
-    wanted = part.strip("/")
-    if wanted:
-        matching = [folder for folder in folders if folder in (wanted, f"{REFERENCE}/{wanted}")]
-        if not matching:
-            there = ", ".join(folders) or "none"
-            raise UserError(f"{name}: {wanted} holds no runs in that revision; results there: {there}")
-        chosen = matching[0]
-    else:
-        below = [folder for folder in folders if PurePosixPath(folder).is_relative_to(REFERENCE)]
-        chosen = _one_of(below, name, ":")
-    content = _git("archive", "--format=tar", commit, "--", chosen, folder=Path(top.decode().strip()))
-    if content is None:
-        raise UserError(f"git cannot read {chosen} of {name}")
-    target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-compare-")))
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        archive.extractall(target, filter="data")
-    return target / chosen
-
-
-def _git(*arguments: str, folder: Path | None = None) -> bytes | None:
-    """Return what git prints; None if it fails or is not there."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, timeout=GIT_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
 
 
 def _versions(first: str, second: str, stores: Sequence[Store]) -> Result:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from bench.config.evaluate import EvaluateOptions
 from bench.errors import UserError
 from bench.learning.data import datasets, pictures
-from bench.learning.data.datasets import Split
+from bench.learning.data.class_names import relabelled
+from bench.learning.data.datasets import Dataset, Split
 from bench.learning.data.pictures import Pictures, Redraw
 from bench.learning.data.streaming import Streamed
 from bench.learning.models import weights
@@ -65,26 +66,22 @@ def evaluate_file(options: EvaluateOptions, redraw: Redraw | None = None) -> str
     folder = pictures.find_pictures(options.images) if options.images is not None else None
     from bench.learning.checkpoint import load_trained  # imports torch
 
-    trained = load_trained(loaded, options.model)
+    trained = load_trained(loaded, options.model, options.form)
     if folder is not None:
         images = _from_folder(folder, trained, redraw)
     else:
         whole = datasets.load(options.dataset or trained.about.get("dataset", "auto"), options.data_dir)
         data = whole.at(trained.spec.input.resized)
-        if len(data.class_names) != len(trained.class_names):
-            raise UserError(
-                f"{options.weights} knows {len(trained.class_names)} classes, {data.name} has {len(data.class_names)}"
-            )
-        if "class_names" not in trained.about:  # a bare state dict does not name them
-            trained = replace(trained, class_names=data.class_names)
-        images = _from_split(data.name, data.test, trained, redraw)
+        trained, test, assumed = _matched(trained, data, options.weights)
+        images = _from_split(data.name, test, trained, redraw, assumed)
     if images.labels is None:
         text, rows = _classified(trained, images)
     else:
         text, rows = _measured(trained, images, images.labels)
     if options.csv is not None:
         _write_csv(options.csv, rows)
-    notes = "".join(f"\n\nnote: {note}" for note in images.notes)
+    assumed = () if trained.names_input else (_assumed_input(trained, options),)
+    notes = "".join(f"\n\nnote: {note}" for note in (*assumed, *images.notes))
     return text + notes + (f"\n\nwritten: {options.csv}" if options.csv else "")
 
 
@@ -102,8 +99,25 @@ def _check(options: EvaluateOptions) -> None:
         raise UserError(f"--csv {options.csv}: there is no folder {options.csv.absolute().parent}")
 
 
+def _assumed_input(trained: Trained, options: EvaluateOptions) -> str:
+    """Return a line on the preprocessing of pictures for weights that do not say it."""
+    assumed = [
+        flag
+        for flag, name in (("--image-size", "image_size"), ("--mean and --std", "mean"))
+        if name not in options.form
+    ]
+    form = trained.spec.input.describe()
+    if not assumed:
+        return f"the pictures were prepared as given: {form}"
+    return (
+        f"the weights do not say how pictures were prepared in training: assumed {form}; if that is not so, loss, "
+        f"calibration and accuracy are wrong: give {' and '.join(assumed)}"
+    )
+
+
 def _from_folder(folder: Pictures, trained: Trained, redraw: Redraw | None) -> _Images:
-    labels = None if folder.folders is None else pictures.labels_of(folder, trained.class_names)
+    whose = "this model" if trained.names_classes else "this model (the weights do not name its classes)"
+    labels = None if folder.folders is None else pictures.labels_of(folder, trained.class_names, whose)
     form, blank, notes = trained.spec.input, 0, []
     listed = pictures.see_pictures(folder)
     if folder.passed_over:
@@ -120,12 +134,40 @@ def _from_folder(folder: Pictures, trained: Trained, redraw: Redraw | None) -> _
     return _Images(str(folder.root), folder.names, pixels, labels, blank, tuple(notes))
 
 
-def _from_split(name: str, split: Split, trained: Trained, redraw: Redraw | None) -> _Images:
+def _matched(trained: Trained, data: Dataset, weights: Path) -> tuple[Trained, Split, tuple[str, ...]]:
+    """Return (the model, the test images with the model's class numbers as labels, notes on what was assumed).
+
+    A bare state dict does not name its classes: if there are as many as in the data set, they are taken for those of
+    the data set, in its order.
+
+    Raises:
+        UserError: the data set's classes are not the model's.
+    """
+    if trained.names_classes:
+        labels = relabelled(
+            data.test.labels, data.class_names, trained.class_names, f"{data.name}: the class", weights.name
+        )
+        return trained, replace(data.test, labels=labels), ()
+    count = len(trained.class_names)
+    if len(data.class_names) != count:
+        raise UserError(f"{weights} knows {count} classes, {data.name} has {len(data.class_names)}")
+    named = replace(trained, class_names=data.class_names)
+    if data.class_names == trained.class_names:
+        return named, data.test, ()
+    first, last = data.class_names[0], data.class_names[-1]
+    assumed = f"the weights do not name their classes: assumed those of {data.name} in its order, {first} to {last}"
+    return named, data.test, (assumed,)
+
+
+def _from_split(
+    name: str, split: Split, trained: Trained, redraw: Redraw | None, notes: tuple[str, ...] = ()
+) -> _Images:
     pixels: NDArray[np.uint8] | Streamed = split.images
     blank = 0
     if redraw is not None:
         pixels, blank = pictures.redraw_all(split.array, redraw, input_size=trained.spec.input.image_size)
-    return _Images(f"the test images of {name}", [str(n) for n in range(len(pixels))], pixels, split.labels, blank)
+    names = [str(number) for number in range(len(pixels))]
+    return _Images(f"the test images of {name}", names, pixels, split.labels, blank, notes)
 
 
 Rows = list[tuple[object, ...]]
@@ -136,13 +178,13 @@ def _measured(trained: Trained, images: _Images, labels: NDArray[np.int64]) -> t
     from bench.learning.data.preprocessing import DeviceSplit
     from bench.learning.evaluation import evaluate
     from bench.learning.process import settle_allocator
-    from bench.learning.timing import time_one_image
+    from bench.learning.timing import time_inference
 
     settle_allocator()
     result = evaluate(trained.module, trained.spec, DeviceSplit.of(Split(images.pixels, labels), "cpu"))
     predictions = result.predictions
     table = confusion(predictions.labels, predictions.predicted, len(trained.class_names))
-    seconds, threads = time_one_image(trained, images.pixels[:1][0])
+    seconds, threads = time_inference(trained, images.pixels[:1])
     p50, p95 = np.percentile(seconds, [50, 95])
     per_class = [(int(table[k, k]), int(table[k].sum())) for k in range(len(table))]
     figures = Assessment(

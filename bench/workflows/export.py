@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.config.export import LOCAL, ExportOptions
 from bench.errors import UserError
 from bench.reporting.exports.csv import export_csv
+from bench.reporting.formats import counted
 from bench.reporting.store import Store
 from bench.spec import Record, Status
 
@@ -25,12 +26,11 @@ def export(options: ExportOptions) -> None:
         print(f"warning: {problem}", file=sys.stderr)
     if not records:
         raise UserError(f"--results {store.root} holds no runs; python -m bench.run makes some")
-    if options.mlflow is not None:
-        uri = local_store(store.root) if options.mlflow == LOCAL else options.mlflow
-        if _needs("mlflow", "--mlflow"):
-            from bench.reporting.exports.mlflow import export_mlflow
+    if options.mlflow is not None and _needs("mlflow", "--mlflow"):
+        from bench.reporting.exports.mlflow import export_mlflow, uri_of
 
-            print(export_mlflow(store, records, uri))
+        uri = uri_of(store.root / "mlflow.db") if options.mlflow == LOCAL else options.mlflow
+        print(export_mlflow(store, records, uri))
     if options.tensorboard is not None and _needs("tensorboardX", "--tensorboard"):
         from bench.reporting.exports.tensorboard import export_tensorboard
 
@@ -39,11 +39,6 @@ def export(options: ExportOptions) -> None:
         print(export_csv(records, options.csv))
     if options.onnx is not None and _needs("onnx", "--onnx") and _needs("onnxruntime", "--onnx"):
         _export_onnx(store, records, options.onnx, options.data_dir)
-
-
-def local_store(results: Path) -> str:
-    """Return the URI of the SQLite file in the results folder that --mlflow without an address writes."""
-    return f"sqlite:///{(results / 'mlflow.db').absolute()}"
 
 
 def _needs(module: str, flag: str) -> bool:
@@ -65,16 +60,26 @@ def _export_onnx(store: Store, records: list[Record], folder: Path, data_dir: Pa
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--onnx: cannot write to {folder}: {error.strerror or error}") from None
+    problems: list[str] = []
+    written = 0
     for record in finished:
         checkpoint = store.root / str(record.checkpoint)
         if not checkpoint.exists():
             print(f"left out: {checkpoint} is not there any more")
             continue
-        loaded = weights.read(checkpoint, f"file {checkpoint.name}")
-        images, source = images_to_check(record.dataset, record.dataset_sha256, data_dir)
-        result = export_onnx(load_trained(loaded), images, folder / f"{record.run_id}.onnx")
+        try:
+            trained = load_trained(weights.read(checkpoint, f"file {checkpoint.name}"))
+            images, source = images_to_check(record.dataset, record.dataset_sha256, data_dir)
+            result = export_onnx(trained, images, folder / f"{record.run_id}.onnx")
+        except UserError as error:  # of this model only
+            problems.append(str(error))
+            continue
+        written += 1
         ties = f" ({result.ties} ties within 1e-4)" if result.ties else ""
         print(
             f"{result.file}: agrees with PyTorch on {result.images:,} {source}{ties}, "
             f"probabilities within {result.difference:.1e}"
         )
+    if problems:
+        rest = f"; {counted(written, 'other model')} written" if written else ""
+        raise UserError(f"--onnx: {'; '.join(problems)}{rest}")

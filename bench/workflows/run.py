@@ -17,7 +17,7 @@ from bench.config.run import Options
 from bench.learning.backends import BACKENDS, check_installed
 from bench.reporting import images, stats
 from bench.reporting.entries import labels_of
-from bench.reporting.formats import counted, duration, seed_list
+from bench.reporting.formats import counted, duration, part_of, seed_list
 from bench.reporting.store import Store
 from bench.spec import Begun, Ended, Event, Job, Recipe, Record, Run, Saved, Status
 from bench.workflows.interrupts import INTERRUPTED, interruptible
@@ -25,7 +25,7 @@ from bench.workflows.phases import Phases
 from bench.workflows.plan import Plan, make_plan
 from bench.workflows.progress import ProgressView
 from bench.workflows.record import assemble, git_commit
-from bench.workflows.report import write_pages
+from bench.workflows.report import choice_of, write_pages
 from bench.workflows.tuned import note_sources
 
 _MOST_ROWS = 50
@@ -55,6 +55,7 @@ def prepare(options: Options) -> tuple[Store, Plan]:
         UserError: wrong usage, or results that cannot be written.
     """
     check_installed(() if options.no_timing else options.backends)
+    choice_of(options)
     store = Store(options.results)
     if not options.dry_run:
         store.prepare()
@@ -99,7 +100,8 @@ class Benchmark:
         if options.dry_run:
             return 0
         self.phases.enter("reporting")
-        write_pages(self.store, told=[key for key, run in self.ended.items() if run.status is Status.INTERRUPTED])
+        told = [key for key, run in self.ended.items() if run.status is Status.INTERRUPTED]
+        write_pages(self.store, told=told, choice=choice_of(self.options))
         self.phases.enter("ending")
         if code == INTERRUPTED:
             return code
@@ -149,8 +151,9 @@ class Benchmark:
         at_once = min(len(groups), groups_that_fit(groups[0].need, nodes)) if groups else 0
         cpus, gpus = (sum(getattr(node, kind) for node in nodes) for kind in ("cpus", "gpus"))
         models = ", ".join(dict.fromkeys(group.runs[0].model for group in groups)) or "nothing"
+        used_images = part_of((run.images_per_epoch for job in self.plan.jobs for run in job.runs()), info.train_images)
         lines = [
-            f"training {models} on {info.name} ({info.train_images:,} training and {info.test_images:,} test images): "
+            f"training {models} on {info.name} ({used_images} training and {info.test_images:,} test images): "
             f"{counted(sum(len(group.runs) for group in groups), 'run')}{before}, {at_once} at a time, "
             f"on {counted(int(cpus), 'CPU')} and {counted(int(gpus), 'GPU')}"
         ]

@@ -26,11 +26,9 @@ import safetensors.torch
 import torch
 from measuring import ROOT, markdown, write_page
 
+from bench.config.run import Options
 from bench.learning.data import datasets
-from bench.learning.execute import Inputs, spec_of
-from bench.learning.models.build import build
-from bench.learning.models.registry import MODELS
-from bench.learning.models.weights import find
+from bench.learning.execute import built
 from bench.learning.timing import Subject, time_models
 from bench.reporting import timing_stats, verdicts
 from bench.reporting.comparison import Pair
@@ -39,6 +37,7 @@ from bench.reporting.speed import Speeds, summarise
 from bench.reporting.store import Store
 from bench.spec import Job, Measured, Outcome, Recipe, Record, Status, Timing
 from bench.workflows.compare import check, read_limits
+from bench.workflows.plan import make_plan
 from bench.workflows.record import assemble
 
 NAMES = ("cnn", "mobilenet")
@@ -49,14 +48,14 @@ SLOWER = 0.9
 
 def time_once(folder: Path, threads: int) -> None:
     """Time each model once, and store the samples in a results folder."""
-    data = datasets.load("mnist-5k")
+    plan = make_plan(Options(models=NAMES, dataset="mnist-5k", epochs=1))
     subjects = []
-    for name in NAMES:
-        weights = find("bundled", name, MODELS[name].sources) if name == "mobilenet" else None
-        (run,) = Job(model=name, dataset=data.info, recipe=Recipe(epochs=1)).runs()
-        state = build(spec_of(run), data.info.classes, weights, run.seed).state_dict()
+    for job in plan.jobs:
+        (run,) = job.runs()
+        inputs = plan.inputs[run.inputs_key]
+        state = built(run, inputs)[0].state_dict()
         content = safetensors.torch.save({key: value.contiguous() for key, value in state.items()})
-        subjects.append(Subject(run, content, Inputs(data, weights)))
+        subjects.append(Subject(run, content, inputs))
     rows = time_models(subjects, device="cuda:0" if torch.cuda.is_available() else "cpu", threads=threads).timings
     store = Store(folder)
     store.prepare()

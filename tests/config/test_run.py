@@ -132,6 +132,8 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
     dry-run: true
     verbose: true
     backends: [eager, openvino]
+    prefer: size
+    budget: size<5MB
     """
     flags = (
         "--models cnn --dataset mnist-5k --data-dir /data/mnist --weights none cnn=mine.pth --test-fraction 0.3 "
@@ -142,7 +144,8 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
         "--early-stopping 3 "
         "--until-ci 0.5 --max-seeds 9 --lr-from-tune --no-timing --seeds 3 4 --workers-per-job 2 --cpus-per-worker 1 "
         "--gpus-per-worker 0 --address 10.0.0.1:6379 --timeout 60 --max-failures 0 --oom-backoff "
-        "--backends eager openvino --retry-failed --results there --fresh --dry-run --verbose"
+        "--backends eager openvino --retry-failed --results there --fresh --dry-run --verbose "
+        "--prefer size --budget size<5MB"
     )
 
     from_yaml = options("--experiment", preset(tmp_path, text))

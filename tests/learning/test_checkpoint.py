@@ -158,3 +158,32 @@ def test_a_checkpoint_of_a_size_that_the_model_cannot_take_is_refused(tmp_path: 
 
     with pytest.raises(UserError, match="was trained on 6 px, but cnn takes images of at least 10 px"):
         load_trained(saved(tmp_path / "a.safetensors", state, model="cnn", input=form.model_dump_json()))
+
+
+def test_weights_that_do_not_say_it_are_assumed_to_want_what_the_pretrained_model_wants(tmp_path: Path) -> None:
+    resnet = find("torchvision/resnet18")
+    state = resnet.spec(ModelInput(channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)).build(4).state_dict()
+    file = saved(tmp_path / "a.pth", state)
+
+    found = load_trained(file, "torchvision/resnet18")
+    given = load_trained(file, "torchvision/resnet18", {"mean": (0.5,), "std": (0.25,), "image_size": 64})
+
+    assert not found.names_input
+    assert found.spec.input == ModelInput.model_validate(resnet.wants(True))
+    assert given.spec.input.mean == (0.5, 0.5, 0.5)
+    assert given.spec.input.image_size == 64
+
+
+def test_three_means_are_those_of_a_model_that_sees_colour(tmp_path: Path) -> None:
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    form = ModelInput(image_size=32, channels=3, mean=mean, std=std)
+    file = saved(tmp_path / "a.pth", MODELS["cnn"].spec(form).build(4).state_dict())
+
+    assert load_trained(file, "cnn", {"mean": mean, "std": std, "image_size": 32}).spec.input == form
+
+
+def test_what_a_model_cannot_take_is_refused(tmp_path: Path) -> None:
+    file = saved(tmp_path / "a.pth", CNN.build(4).state_dict())
+
+    with pytest.raises(UserError, match="--image-size is 6, but cnn takes images of at least 10 px"):
+        load_trained(file, "cnn", {"image_size": 6})

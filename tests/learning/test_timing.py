@@ -19,7 +19,7 @@ from bench.learning.context import LocalContext
 from bench.learning.data import datasets
 from bench.learning.data.datasets import Dataset
 from bench.learning.execute import Inputs, execute
-from bench.learning.timing import Subject, make_reference_step, time_models, time_one_image
+from bench.learning.timing import Subject, make_reference_step, time_inference, time_models
 from bench.learning.timing_process import time_in_a_process
 from bench.spec import Job, Recipe
 
@@ -150,7 +150,7 @@ def test_one_image_is_timed_by_the_same_code() -> None:
     subject = subject_of("cnn", datasets.load("synthetic"))
     trained = Trained(CNN.build(10).eval(), CNN, subject.inputs.dataset.class_names, {})
 
-    seconds, threads = time_one_image(trained, subject.inputs.dataset.test.images[0], rounds=3)
+    seconds, threads = time_inference(trained, subject.inputs.dataset.test.images[:1], rounds=3)
 
     assert len(seconds) >= 3
     assert 0 < seconds.min() < 5

@@ -511,7 +511,7 @@ def test_of_equally_probable_classes_the_first_comes_first(
 
 @pytest.mark.parametrize("batch", [1, 7, 32, 100, 1000])
 def test_evaluation_counts_every_image_once(batch: int, tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "batch_of", lambda form: batch)
+    monkeypatch.setattr(evaluation, "batch_of", lambda form, device: batch)
     model = build(SPEC, 10, None, seed=0)
     seen: list[int] = []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
@@ -625,7 +625,7 @@ def two_workers_do(rank: int, folder: str, tiny: Dataset) -> None:
             found[name, dropout] = (weights_after(model), dataclasses.asdict(state.epochs[0]), context.reports)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            evaluation, "batch_of", lambda form: 16
+            evaluation, "batch_of", lambda form, device: 16
         )  # several batches for each worker, and a smaller one at the end
         tested = evaluate(model, SPEC, DeviceSplit.of(tiny.test, "cpu"), rank=rank, world_size=2)
     found["dropped"] = dropped_units(Worker(rank), tiny)

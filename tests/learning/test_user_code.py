@@ -168,6 +168,26 @@ def test_a_function_of_a_file_is_a_data_set(tmp_path: Path) -> None:
     assert np.array_equal(named.train.images, found.train.images)
 
 
+def test_two_data_sets_of_torchs_kind_agree_on_their_classes(tmp_path: Path) -> None:
+    source = """
+class Folder:
+    def __init__(self, classes):
+        self.classes = classes
+    def __len__(self):
+        return 4
+    def __getitem__(self, place):
+        import numpy as np
+        return np.full((8, 8), place, np.uint8), place % len(self.classes)
+def digits():
+    return Folder(["bird", "cat", "dog"]), Folder(["cat", "dog"])
+"""
+    (tmp_path / "mine.py").write_text(source)
+
+    loaded = datasets.load(f"{tmp_path / 'mine.py'}:digits")
+
+    assert [loaded.class_names[label] for label in loaded.test.labels] == ["cat", "dog", "cat", "dog"]
+
+
 def test_a_data_set_is_told_the_folder_if_it_asks_for_it(tmp_path: Path) -> None:
     pair = "(images, labels + len(data_dir.name) * 0), (images, labels)"
 

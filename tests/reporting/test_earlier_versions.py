@@ -58,7 +58,7 @@ def test_records_and_epochs_of_schema_1_are_read(store: Store, earlier: tuple[Re
     assert problems == []
     assert records == [record.model_copy(update={"schema_version": 1})]
     assert store.epochs(record.run_id) == epochs
-    predictions = store.predictions(record.run_id)
+    predictions = store.predictions(record)
     assert predictions is not None
     assert len(predictions.labels) == 4
 

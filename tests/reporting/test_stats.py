@@ -20,6 +20,7 @@ from bench.reporting.stats import (
     holm,
     mcnemar,
     mean_interval,
+    pareto_front,
     percentiles,
     recipes_difference,
     wilson,
@@ -339,3 +340,11 @@ def test_the_interval_of_an_accuracy_follows_wilsons_formula(correct: int, image
 def test_without_images_an_accuracy_has_no_interval() -> None:
     assert math.isnan(wilson(0, 0).low)
     assert math.isnan(wilson(0, 0).high)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
+def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+    def beaten(point: tuple[int, int]) -> bool:
+        return any(other != point and other[0] <= point[0] and other[1] >= point[1] for other in points)
+
+    assert pareto_front(points) == sorted({point for point in points if not beaten(point)})

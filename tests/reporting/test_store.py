@@ -230,12 +230,13 @@ def test_predictions_are_read_back_in_the_order_of_the_images(
     store: Store, make_record: Callable[..., Record], make_result: Callable[[Record], Result]
 ) -> None:
     outcome = make_result(make_record())
-    run_id = stored_in(store, outcome).run_id
+    record = stored_in(store, outcome)
+    run_id = record.run_id
     file = store.root / "predictions" / f"{run_id}.parquet"
     assert outcome.predictions is not None
 
     for _ in range(2):
-        said = store.predictions(run_id)
+        said = store.predictions(record)
         assert said is not None
         assert np.array_equal(said.labels, outcome.predictions.labels)
         assert np.array_equal(said.predicted, outcome.predictions.predicted)
@@ -251,18 +252,19 @@ def test_predictions_of_an_earlier_version_have_no_top_five(
     store: Store, make_record: Callable[..., Record], make_result: Callable[[Record], Result]
 ) -> None:
     outcome = make_result(make_record())
-    run_id = stored_in(store, outcome).run_id
+    record = stored_in(store, outcome)
+    run_id = record.run_id
     file = store.root / "predictions" / f"{run_id}.parquet"
     pq.write_table(pq.read_table(file).select(["image", "label", "predicted", "probability"]), file)
 
-    said = store.predictions(run_id)
+    said = store.predictions(record)
 
     assert said is not None
     assert outcome.predictions is not None
     assert (said.top_classes, said.top_probabilities) == (None, None)
     assert np.array_equal(said.predicted, outcome.predictions.predicted)
     store.write(Result(outcome.record, predictions=said))
-    again = store.predictions(run_id)
+    again = store.predictions(record)
     assert again is not None
     assert again.top_classes is None
     assert np.array_equal(again.probability, said.probability)
@@ -274,7 +276,7 @@ def test_predictions_of_few_and_many_classes_are_one_table(store: Store, make_re
         shares = np.full(top.shape, 1 / classes, dtype=np.float32)
         said = Predictions(np.zeros(3, np.int16), np.zeros(3, np.int16), shares[:, 0].copy(), top, shares)
         record = stored_in(store, Result(make_record(seed=seed), predictions=said))
-        again = store.predictions(record.run_id)
+        again = store.predictions(record)
         assert again is not None
         assert np.array_equal(again.top_classes, top)
 
@@ -284,14 +286,16 @@ def test_predictions_of_few_and_many_classes_are_one_table(store: Store, make_re
 
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 and nothing else"])
 def test_what_is_missing_or_damaged_beside_a_record_is_as_if_it_were_not_there(
-    content: bytes | None, store: Store
+    content: bytes | None, store: Store, make_record: Callable[..., Record]
 ) -> None:
+    record = make_record()
     if content is not None:
         (store.root / "timings").mkdir()
         for folder in ("epochs", "predictions", "timings"):
-            (store.root / folder / "a.parquet").write_bytes(content)
+            (store.root / folder / f"{record.run_id}.parquet").write_bytes(content)
 
-    assert (store.epochs("a"), store.predictions("a"), store.timings("a")) == ([], None, [])
+    there = store.epochs(record.run_id), store.predictions(record), store.timings(record.run_id)
+    assert there == ([], None, [])
 
 
 # --- the index ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from factories import DIGITS
 from markdown_it import MarkdownIt
 
 from bench.reporting.store import Store
-from bench.reporting.summary import Overview, look, render, write_summary
+from bench.reporting.summary import look, render, write_summary
 from bench.reporting.terminal import print_results
 from bench.spec import Recipe, Record, Result, Status
 
@@ -21,7 +22,7 @@ Make = Callable[..., Record]
 def page_of(records: list[Record], set_aside: tuple[str, ...] = ()) -> str:
     """The summary of records beside which nothing is stored."""
     found = look(Store(Path("nowhere")), records)
-    return render(Overview(found.records, found.comparisons, found.verdicts, list(set_aside)))
+    return render(replace(found, set_aside=list(set_aside)))
 
 
 def tables(page: str) -> list[list[list[str]]]:

@@ -159,7 +159,23 @@ def test_few_seeds_say_nothing_about_a_recipe(seeds: int, side: Callable[..., Si
     found = recipes(first, second)
 
     assert found.word is Word.UNKNOWN
-    assert "run at least 3 seeds of each (--seeds 3)" in found.sentence
+    assert f"run at least 3 seeds of each (--seeds 3), there {'is' if seeds == 1 else 'are'} {seeds} of each." in (
+        found.sentence
+    )
+
+
+def test_recipes_with_different_numbers_of_seeds_are_told_how_many_each_has(side: Callable[..., Side]) -> None:
+    first, second, third = (
+        side(name, {seed: wrong() for seed in range(seeds)}) for name, seeds in (("one", 1), ("two", 2), ("four", 4))
+    )
+
+    assert recipes(first, third).sentence.endswith("(--seeds 3), there are 1 and 4.")
+    pairs = [recipes(first, third), recipes(second, third)]
+    assert sentences(pairs) == [
+        "all pairs (recipe): not enough data to decide; run at least 3 seeds of each (--seeds 3)."
+    ]
+    pairs = [recipes(first, third), recipes(first, third)]
+    assert sentences(pairs)[0].endswith("(--seeds 3), there are 1 and 4.")
 
 
 def test_without_predictions_recipes_are_compared_over_the_seeds_alone(side: Callable[..., Side]) -> None:

@@ -70,7 +70,7 @@ def test_the_scores_are_those_of_the_predictions_that_are_stored(tmp_path: Path)
     result = assemble(run, Outcome(run.id, measured, predictions=said))
     store.write(result)
 
-    stored, (record,) = store.predictions(run.id), store.records()[0]
+    stored, (record,) = store.predictions(result.record), store.records()[0]
     assert stored is not None
     again = scores_of(stored, record.classes).model_dump()
     assert {name: getattr(record, name) for name in again} == again

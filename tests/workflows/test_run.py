@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from factories import DIGITS, job_of, record_of, result_of, stored_in
 
+import bench.run
 from bench.config.command_line import build_parser, parse
 from bench.config.run import Options
 from bench.errors import UserError
@@ -14,8 +16,9 @@ from bench.learning.data import datasets
 from bench.reporting.entries import labels_of
 from bench.reporting.formats import seed_list
 from bench.reporting.store import Store
-from bench.spec import Job
+from bench.spec import Job, Recipe, Result
 from bench.workflows.plan import Plan, make_plan
+from bench.workflows.report import write_pages
 from bench.workflows.run import Benchmark
 
 
@@ -102,10 +105,10 @@ def test_jobs_of_one_model_are_told_apart_while_they_train() -> None:
     assert list(labels.values()) == ["cnn (lr 0.001)", "cnn (lr 0.5)", "mobilenet"]
 
 
-def benchmark_of(tmp_path: Path, job: Job, **options: object) -> Benchmark:
+def benchmark_of(tmp_path: Path, *jobs: Job, **options: object) -> Benchmark:
     store = Store(tmp_path)
     store.prepare()
-    plan = Plan([job], datasets.load("synthetic"), {"cnn": None}, None)
+    plan = Plan(list(jobs), datasets.load("synthetic"), {"cnn": None}, None)
     return Benchmark(Options(models=("cnn",), **options), plan, store)
 
 
@@ -133,6 +136,31 @@ def test_seeds_are_added_until_the_interval_is_narrow(tmp_path: Path, capsys: py
     assert f"{count} seeds" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("recipes", "words"),
+    [
+        ([Recipe()], "(1,000 training and 200 test images)"),
+        ([Recipe(train_size=500)], "(500 of 1,000 training and 200 test images)"),
+        ([Recipe(validation_size=400)], "(600 of 1,000 training and 200 test images)"),
+        ([Recipe(train_size=500), Recipe()], "(500 to 1,000 of 1,000 training and 200 test images)"),
+    ],
+)
+def test_the_first_line_and_the_report_say_on_how_many_images_is_trained(
+    recipes: list[Recipe], words: str, tmp_path: Path
+) -> None:
+    data = datasets.load("synthetic").info
+    jobs = [job_of(dataset=data, recipe=recipe) for recipe in recipes]
+    benchmark = benchmark_of(tmp_path, *jobs)
+
+    assert f"training nothing on synthetic {words}" in benchmark._describe([], [])
+
+    for recipe in recipes:
+        benchmark.store.write(Result(record_of(dataset=data, recipe=recipe)))
+    write_pages(benchmark.store)
+    for page in ("summary.md", "report.html"):
+        assert f"synthetic: {words[1:-1]}" in (tmp_path / page).read_text()
+
+
 def test_seeds_are_added_to_runs_that_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"until_ci": 0.01, "max_seeds": 4, "no_timing": True}
     earlier = benchmark_of(tmp_path, job_of(dataset=DIGITS, seeds=(0, 1, 2)), **options)
@@ -158,3 +186,20 @@ def test_seeds_end_at_the_most_allowed(tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "--max-seeds" in said
     assert "4 seeds" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines", "first"),
+    [([], 4, "No arguments: this compares"), (["--epochs", "1"], 1, "finding data and weights for cnn, mobilenet")],
+)
+def test_on_a_terminal_a_command_says_at_once_what_it_does(
+    arguments: list[str], lines: int, first: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.workflows.run.run_benchmark", lambda options: 0)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+    assert bench.run.main(arguments) == 0
+
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == lines
+    assert printed[0].startswith(first)

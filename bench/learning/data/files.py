@@ -18,15 +18,12 @@ from bench.config.home import expanded_path
 from bench.errors import UserError
 from bench.learning.data import pictures
 from bench.learning.data.arrays import dataset_of
+from bench.learning.data.class_names import TEST, TRAIN, VALIDATION, class_numbers
 from bench.learning.data.dataset import Dataset, Reading, Split, digest
 from bench.learning.data.decoding import LARGEST_NATIVE, PictureList, Pool, see
 from bench.learning.data.depth import white_of
 from bench.learning.data.pixels import PictureError
 from bench.learning.data.streaming import pixels_or_stream, stream
-
-TRAIN = ("train", "training", "trn")
-TEST = ("test", "testing", "tst")
-VALIDATION = ("val", "valid", "validation", "eval", "evaluation", "dev")
 
 Read = Callable[[Reading], Dataset]
 
@@ -163,7 +160,7 @@ def _from_pictures(name: str, train: _Labelled, test: _Labelled | None, reading:
         raise UserError(f"{name} has {only}; it needs two or more sub-folders, one for each class")
     numbers = {each: number for number, each in enumerate(names)}
     if len(parts) == 2:
-        numbers |= _same_classes(name, parts[1][1], names)
+        numbers |= class_numbers(parts[1][1], names, f"{name}: the test class", "the training pictures")
     labels = [np.array([numbers[each] for each in classes], dtype=np.int64) for _, classes in parts]
     if len(parts) == 1:
         seen, (all_labels,) = parts[0][0], labels
@@ -239,30 +236,6 @@ def _picked(seen: PictureList, places: NDArray[np.int64]) -> PictureList:
     if len(places) == len(seen.files):
         return seen
     return PictureList(tuple(seen.files[place] for place in places), tuple(seen.seen[place] for place in places))
-
-
-def _same_classes(name: str, classes: Sequence[str], names: tuple[str, ...]) -> dict[str, int]:
-    """Return the class number of each test class: that of the training class of the same name.
-
-    Names that do not match exactly are compared without case, and with punctuation and spaces as underscores.
-
-    Raises:
-        UserError: a test class matches no training class, or matches several.
-    """
-    simple: dict[str, list[int]] = {}
-    for number, each in enumerate(names):
-        simple.setdefault(_simple(each), []).append(number)
-    numbers = {}
-    for each in sorted(set(classes)):
-        same = [names.index(each)] if each in names else simple.get(_simple(each), [])
-        if len(same) != 1:
-            raise UserError(f"{name}: the test pictures have a class {each!r}, but the training pictures do not")
-        numbers[each] = same[0]
-    return numbers
-
-
-def _simple(text: str) -> str:
-    return re.sub(r"[\W_]+", "_", text.casefold())
 
 
 def _drawn(contents: Sequence[str], labels: NDArray[np.int64], fraction: float) -> NDArray[np.bool_]:

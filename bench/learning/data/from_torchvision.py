@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from bench.errors import UserError, first_line, unknown
 from bench.learning import cache
 from bench.learning.data.arrays import dataset_of
+from bench.learning.data.class_names import relabelled
 from bench.learning.data.dataset import Dataset, Reading, Split, digest
 from bench.learning.data.decoding import LARGEST_NATIVE
 from bench.learning.data.depth import White, is_deep, largest_of, white_of
 from bench.learning.data.pixels import PictureError, is_grey, pixels_of, quiet
 
 Options = dict[str, Any]
+_TRAINING = "the training split"
 
 
 def _trained(**more: Any) -> tuple[Options, Options]:
@@ -143,14 +145,19 @@ def dataset_from(name: str, train: Any, test: Any) -> Dataset:
     Raises:
         UserError: they are no pictures with classes.
     """
-    names = getattr(train, "classes", None)
+    names = classes_of(train)
     arrays = [(_array(split), _labels(split)) for split in (train, test)]
     if all(images is not None for images, _ in arrays):
         (a, b), (c, d) = arrays
-        return dataset_of(name, (a, b), (c, d), names)
+        return dataset_of(name, (a, b), (c, as_in_training(name, d, train, test)), names)
     labels = [
         np.array(each if each is not None else [item[1] for item in split], dtype=np.int64)
         for (_, each), split in zip(arrays, (train, test), strict=True)
+    ]
+    class_names = tuple(str(each) for each in names or range(int(labels[0].max()) + 1))
+    labels = [
+        relabelled(labels[0], class_names, class_names, f"{name}: the training class", _TRAINING),
+        relabelled(labels[1], classes_of(test) or class_names, class_names, f"{name}: the test class", _TRAINING),
     ]
     sample = [train[place][0] for place in range(0, len(train), max(1, len(train) // 64))]
     sizes = {picture.size for picture in sample}
@@ -163,10 +170,29 @@ def dataset_from(name: str, train: Any, test: Any) -> Dataset:
 
     native = len(sizes) == 1 and max(next(iter(sizes))) <= LARGEST_NATIVE
     splits = read(None if native else min(LARGEST_NATIVE, *(min(size) for size in sizes)))
-    class_names = tuple(str(each) for each in names or range(int(labels[0].max()) + 1))
     contents = [hashlib.sha256(np.ascontiguousarray(part.images).data).hexdigest() for part in splits]
     about = [*contents, *(hashlib.sha256(each.tobytes()).hexdigest() for each in labels), *class_names]
     return Dataset(name, digest(about), *splits, class_names, resize=None if native else read)
+
+
+def classes_of(split: Any) -> tuple[str, ...] | None:
+    """Return the names of the classes of a split of torch's kind; None if it does not name them."""
+    names = getattr(split, "classes", None)
+    return tuple(str(name) for name in names) if isinstance(names, (list, tuple)) else None
+
+
+def as_in_training(name: str, labels: Any, train: Any, test: Any) -> Any:
+    """Return the labels of a test split of torch's kind, with the class numbers of the training split.
+
+    Two splits made from two folders number their classes differently where one folder lacks a class.
+
+    Raises:
+        UserError: a test class is no training class.
+    """
+    names, others = classes_of(train), classes_of(test)
+    if names is None or others is None or names == others:
+        return labels
+    return relabelled(np.asarray(labels, dtype=np.int64), others, names, f"{name}: the test class", _TRAINING)
 
 
 def _array(split: Any) -> Any:

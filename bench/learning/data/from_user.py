@@ -10,6 +10,7 @@ import numpy as np
 from bench.errors import UserError
 from bench.learning.data.arrays import dataset_of
 from bench.learning.data.dataset import Dataset, Reading
+from bench.learning.data.from_torchvision import as_in_training, classes_of
 from bench.learning.user_code import UserCode, call
 
 
@@ -42,8 +43,11 @@ def loader(name: str) -> Callable[[Reading], Dataset]:
                 f"{name} returned {type(given).__name__}; (train_images, train_labels), (test_images, test_labels) is "
                 "needed, with a list of class names behind it or not"
             )
-        names = [str(each) for each in given[2]] if len(given) == 3 else getattr(given[0], "classes", None)
-        return dataset_of(name, pair_of(given[0], name), pair_of(given[1], name), names)
+        names = [str(each) for each in given[2]] if len(given) == 3 else classes_of(given[0])
+        images, labels = pair_of(given[1], name)
+        if len(given) == 2:
+            labels = as_in_training(name, labels, *given)
+        return dataset_of(name, pair_of(given[0], name), (images, labels), names)
 
     return load
 

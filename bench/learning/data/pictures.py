@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.errors import UserError
+from bench.learning.data.class_names import TEST, TRAIN, VALIDATION, class_numbers
 from bench.learning.data.decoding import PictureList, Pool, see
 from bench.learning.data.depth import White
 from bench.learning.data.pixels import PictureError, open_picture, quiet, upright
@@ -94,34 +94,36 @@ def describe_passed_over(names: Sequence[str]) -> str:
     return f"{count} passed over, as the format is not read ({named}); convert to JPEG or PNG"
 
 
-def labels_of(pictures: Pictures, class_names: Sequence[str]) -> NDArray[np.int64]:
+def labels_of(pictures: Pictures, class_names: Sequence[str], whose: str = "this model") -> NDArray[np.int64]:
     """Return the class number of each picture: int64 [pictures].
 
-    A sub-folder is named after its class, in small or capital letters, with ``_`` for all but letters and digits. If no
-    sub-folder is named after a class, the sub-folders are the classes in alphabetical order, as in ImageFolder.
+    Args:
+        pictures: pictures in sub-folders, which are named after their classes; see :func:`.class_names.class_numbers`.
+        class_names: the names of the model's classes.
+        whose: whose these are, for the error.
 
     Raises:
         UserError: the pictures have no labels, or their sub-folders are not the classes.
     """
     if pictures.folders is None:
         raise UserError(f"{pictures.root} has no sub-folders, so its pictures have no labels")
-    class_numbers = {_plain(name): number for number, name in enumerate(class_names)}
-    folders = sorted(set(pictures.folders))
-    strange = [name for name in folders if _plain(name) not in class_numbers]
-    if not strange:
-        numbers = {name: class_numbers[_plain(name)] for name in folders}
-    elif len(strange) == len(folders) == len(class_names):
-        numbers = {name: number for number, name in enumerate(folders)}
-    else:
-        raise UserError(
-            f"--images {pictures.root}: sub-folder {strange[0]!r} is no class of this model; name the sub-folders "
-            f"{', '.join(class_names)}"
-        )
+    try:
+        numbers = class_numbers(pictures.folders, class_names, f"--images {pictures.root}: sub-folder", whose)
+    except UserError as error:
+        split = _split_among(pictures)
+        if split is None or split in class_names:
+            raise
+        raise UserError(f"{error}; {split}/ looks like a split: give --images {pictures.root / split}") from None
     return np.array([numbers[name] for name in pictures.folders], dtype=np.int64)
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.lower())
+def _split_among(pictures: Pictures) -> str | None:
+    """Return a sub-folder that is named like a split and has sub-folders with pictures; None if there is none."""
+    for file in pictures.files:
+        folder, *inside = file.relative_to(pictures.root).parts[:-1]
+        if inside and folder.lower() in TRAIN + TEST + VALIDATION:
+            return folder
+    return None
 
 
 def see_pictures(pictures: Pictures) -> PictureList:

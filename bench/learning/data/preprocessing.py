@@ -21,8 +21,9 @@ from bench.learning.data.streaming import Streamed
 from bench.spec import ModelInput
 
 LARGEST_BATCH = 250
-MOST_PIXELS = LARGEST_BATCH * 96 * 96
-"""The most pixels of a batch of evaluation: more are slower on a CPU, as they leave its caches, and take memory."""
+MOST_PIXELS = {"cpu": LARGEST_BATCH * 32 * 32, "cuda": LARGEST_BATCH * 96 * 96}
+"""The most pixels of a batch of evaluation. On a CPU, layers with outputs above 32 MB are slow: glibc gives such memory
+back to the system after each, and gets it anew."""
 AHEAD = 4
 """The number of batches that are read ahead of the one in use."""
 
@@ -109,9 +110,9 @@ def _fetch(inputs: Inputs, places: Places) -> Tensor:
     return at(inputs, places if isinstance(places, slice) else places.to(inputs.device))
 
 
-def batch_of(form: ModelInput) -> int:
+def batch_of(form: ModelInput, device: torch.device | str) -> int:
     """Return the batch size of evaluation and feature extraction: the same for both, so that they round alike."""
-    return max(1, min(LARGEST_BATCH, MOST_PIXELS // form.image_size**2))
+    return max(1, min(LARGEST_BATCH, MOST_PIXELS[torch.device(device).type] // form.image_size**2))
 
 
 def parts_of(images: int, size: int) -> list[slice]:

@@ -29,17 +29,19 @@ def try_out(spec: ModelSpec, classes: int, weights: Weights | None) -> str | Non
     model = make(spec, classes) if weights is None else with_weights(spec, classes, weights)
     size = spec.input.image_size
     images = torch.randn(2, spec.input.channels, size, size, generator=torch.Generator().manual_seed(0))
-    model.train()
     try:
         head_of(model, spec.head, classes)
-        logits = model(images)
+        with torch.no_grad():
+            answers = model.eval()(images)
+        logits = model.train()(images)
     except UserError as error:
         raise UserError(f"{spec.name}: {error}") from None
     except Exception as error:  # a user's model can raise anything
         raise UserError(
             f"{spec.name} does not take pictures of {spec.input.describe()}: {first_line(error)}"
         ) from error
-    _check_logits(spec.name, logits, classes)
+    for output in (logits, answers):  # a model may answer otherwise in evaluation mode
+        _check_logits(spec.name, output, classes)
     parameters = list(model.parameters())
     if not parameters:
         raise UserError(f"{spec.name} has no parameters, so there is nothing to train")

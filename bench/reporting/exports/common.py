@@ -44,15 +44,18 @@ def digest(record: Record) -> str:
     return hashlib.sha256(record.model_dump_json().encode()).hexdigest()
 
 
-def plots(store: Store, record: Record) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, PNG) for each plot that the run's stored epochs and predictions allow."""
+def plots(store: Store, record: Record, problems: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, PNG) for each plot that the run's stored epochs and predictions allow.
+
+    A sentence is added to ``problems`` if stored predictions cannot be used.
+    """
     epochs = store.epochs(record.run_id)
     if epochs:
         drawn = learning_curves(
             [Entry(record.model, [record])], {record.run_id: epochs}, looks([record.model]), dataset=record.dataset
         )
         yield "training", png(drawn)
-    predictions = store.predictions(record.run_id)
+    predictions = store.predictions(record, problems)
     if predictions is not None and record.classes <= MOST_CLASSES:
         drawn = confusion_matrix(
             predictions.labels,

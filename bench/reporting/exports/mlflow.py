@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from bench.errors import UserError
 from bench.reporting.exports.common import digest, facts, figures, parameters, plots
@@ -37,7 +39,8 @@ QUIETLY = {
 
 
 def export_mlflow(store: Store, records: Sequence[Record], uri: str) -> str:
-    """Write runs to ``uri``, except those that are there unchanged; return a line that says what was done.
+    """Write runs to ``uri``, except those that are there unchanged; return a line that says what was done, and one
+    for each run whose predictions cannot be used.
 
     Raises:
         UserError: the URI is malformed or nothing answers there, and nothing was changed; or MLflow failed midway, and
@@ -55,6 +58,7 @@ def export_mlflow(store: Store, records: Sequence[Record], uri: str) -> str:
         from mlflow.exceptions import MlflowException
 
         added = replaced = 0
+        problems: list[str] = []
         try:
             for record in records:
                 experiment = _experiment(client, record, uri)
@@ -63,7 +67,7 @@ def export_mlflow(store: Store, records: Sequence[Record], uri: str) -> str:
                 same = [run for run in there if run.data.tags.get(DIGEST_TAG) == current]
                 stale = [run for run in there if run not in same[:1]]
                 if not same:
-                    _write(client, experiment, store, record)
+                    _write(client, experiment, store, record, problems)
                     added += not stale
                     replaced += bool(stale)
                 for run in stale:  # after the new one is whole, so that an interruption loses nothing
@@ -73,7 +77,41 @@ def export_mlflow(store: Store, records: Sequence[Record], uri: str) -> str:
                 f"--mlflow {_without_password(uri)}: {_short(error)}; the same command again completes the export"
             ) from None
     unchanged = len(records) - added - replaced
-    return f"{_without_password(uri)}: {added} added, {replaced} replaced, {unchanged} there already"
+    line = f"{_without_password(uri)}: {added} added, {replaced} replaced, {unchanged} there already"
+    return "\n".join([line, *problems])
+
+
+def uri_of(file: Path) -> str:
+    """Return the URI by which MLflow opens a SQLite file; signs that have a meaning in a URI are escaped where needed.
+
+    Raises:
+        UserError: this version of SQLAlchemy cannot name the file.
+    """
+    path = str(file.absolute())
+    for uri in (f"sqlite:///{path}", "sqlite:///" + re.sub("[?#%]", lambda sign: quote(sign[0]), path)):
+        if "?" not in uri and _database(uri) == file.absolute():
+            return uri
+    raise UserError(f"--mlflow: {path} cannot be named in an address by this version of SQLAlchemy; rename the folder")
+
+
+def _database(uri: str) -> Path:
+    """Return the file that a SQLite URI names.
+
+    Raises:
+        UserError: it names none, or has a ``?`` in its path.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(uri)
+    except (ArgumentError, ValueError) as error:
+        raise UserError(f"--mlflow {uri} is no address: {error}") from None
+    if not url.database or url.database == ":memory:":
+        raise UserError(f"--mlflow {uri} names no file; write sqlite:////FOLDER/mlflow.db")
+    if "/" in uri.partition("?")[2]:
+        raise UserError(f"--mlflow {uri}: what follows ? in an address is no path; write %3F for a ? in a name")
+    return Path(url.database).absolute()
 
 
 def _client(uri: str) -> MlflowClient:
@@ -81,7 +119,7 @@ def _client(uri: str) -> MlflowClient:
     if scheme in ("http", "https"):
         _knock(uri)
     elif scheme == "sqlite":
-        folder = Path(uri.removeprefix("sqlite:///")).parent
+        folder = _database(uri).parent
         if not folder.is_dir():
             raise UserError(f"--mlflow {uri}: there is no folder {folder}")
         _check_writable(uri, folder)
@@ -90,6 +128,8 @@ def _client(uri: str) -> MlflowClient:
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
+    as_written = Path(uri.removeprefix("sqlite:///")).parent
+    absent = [folder for folder in (as_written, *as_written.parents) if scheme == "sqlite" and not folder.exists()]
     try:
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)  # fails unless an MLflow server or store answers
@@ -97,6 +137,10 @@ def _client(uri: str) -> MlflowClient:
         if not isinstance(error, (MlflowException, ImportError, OSError, ValueError)) and not _of_a_database(error):
             raise
         raise UserError(f"--mlflow {_without_password(uri)}: {_short(error)}; nothing was changed") from None
+    finally:
+        for folder in absent:  # MLflow makes the folder as it is written in the URI, escapes and all
+            with suppress(OSError):
+                folder.rmdir()
     return client
 
 
@@ -139,11 +183,11 @@ def _experiment(client: MlflowClient, record: Record, uri: str) -> str:
         return str(existing.experiment_id)
     artifacts = None
     if uri.startswith("sqlite:"):  # beside the database, not in the folder that the command runs in
-        artifacts = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlflow-artifacts").as_uri()
+        artifacts = (_database(uri).parent / "mlflow-artifacts").as_uri()
     return str(client.create_experiment(name, artifact_location=artifacts))
 
 
-def _write(client: MlflowClient, experiment: str, store: Store, record: Record) -> None:
+def _write(client: MlflowClient, experiment: str, store: Store, record: Record, problems: list[str]) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     started, ended = (int(time.timestamp() * 1000) for time in (record.started_at, record.ended_at))
@@ -164,7 +208,7 @@ def _write(client: MlflowClient, experiment: str, store: Store, record: Record) 
     for first in range(1000, len(metrics), 1000):  # MLflow's limit for one request
         client.log_batch(run_id, metrics=metrics[first : first + 1000])
     with tempfile.TemporaryDirectory() as folder:
-        for name, png in plots(store, record):
+        for name, png in plots(store, record, problems):
             file = Path(folder, f"{name}.png")
             file.write_bytes(png)
             client.log_artifact(run_id, str(file), "plots")

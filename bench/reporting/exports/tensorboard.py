@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -18,12 +19,15 @@ MARK = ".exported"
 
 
 def export_tensorboard(store: Store, records: Sequence[Record], folder: Path) -> str:
-    """Write event files, except of runs that are there unchanged; return a line that says what was done.
+    """Write event files, except of runs that are there unchanged; return a line that says what was done, and one
+    for each run whose predictions cannot be used.
 
     Raises:
         UserError: the folder cannot be written, or holds a folder of a run's name that bench.export did not write.
     """
     added = replaced = 0
+    problems: list[str] = []
+    logging.getLogger("tensorboardX").setLevel(logging.ERROR)  # it warns of NaN, as in the loss of a diverged run
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for record in records:
@@ -38,7 +42,7 @@ def export_tensorboard(store: Store, records: Sequence[Record], folder: Path) ->
             # TensorBoard skips names with a leading dot, so it shows only runs that are whole
             work = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
             try:
-                _write(work, store, record)
+                _write(work, store, record, problems)
                 (work / MARK).write_text(digest(record))
                 work.chmod(0o755)
                 if target.exists():
@@ -49,10 +53,10 @@ def export_tensorboard(store: Store, records: Sequence[Record], folder: Path) ->
     except OSError as error:
         raise UserError(f"--tensorboard: cannot write to {folder}: {error.strerror or error}") from None
     unchanged = len(records) - added - replaced
-    return f"{folder}: {added} added, {replaced} replaced, {unchanged} there already"
+    return "\n".join([f"{folder}: {added} added, {replaced} replaced, {unchanged} there already", *problems])
 
 
-def _write(folder: Path, store: Store, record: Record) -> None:
+def _write(folder: Path, store: Store, record: Record, problems: list[str]) -> None:
     import numpy as np
     from PIL import Image
     from tensorboardX import SummaryWriter
@@ -73,6 +77,6 @@ def _write(folder: Path, store: Store, record: Record) -> None:
         rows = {**parameters(record), **facts(record)}
         cells = [f"| {name} | {str(value).replace('|', ' ')} |" for name, value in rows.items()]
         writer.add_text("run", "\n".join(["| what | value |", "|---|---|", *cells]), record.epochs, walltime=ended)
-        for name, png in plots(store, record):
+        for name, png in plots(store, record, problems):
             pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
             writer.add_image(f"plot/{name}", pixels, record.epochs, walltime=ended, dataformats="HWC")

@@ -139,7 +139,13 @@ def test_pictures_in_formats_that_are_not_read_are_counted_and_named(photos: Pat
     assert "1 picture is passed over, as the format is not read (IMG_1.HEIC)" in str(data.note)
 
 
-def test_dark_and_light_pictures_of_16_bits_are_scaled_alike(tmp_path: Path) -> None:
+@pytest.mark.parametrize("room", [True, False])
+def test_dark_and_light_pictures_of_16_bits_are_scaled_alike(
+    room: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not room:
+        monkeypatch.setenv("BENCH_DECODED_GB", "0")
+        monkeypatch.setenv("BENCH_MEMORY_GB", "0")
     for number, top in enumerate((300, 60000)):
         for index in range(5):
             pixels = np.full((6, 6), top - index, np.uint16)
@@ -149,7 +155,8 @@ def test_dark_and_light_pictures_of_16_bits_are_scaled_alike(tmp_path: Path) -> 
 
     data = load(tmp_path)
 
-    images = np.concatenate([data.train.images, data.test.images])
+    assert (data.train.storage == "mapped") == room
+    images = np.concatenate([data.train.array, data.test.array])
     assert (images[:, 0, 0, 0] == 1).all()  # 257 of 65,535
     assert set(images[:, 0, 5, 5]) == {1, round(60000 / 257)}
 

@@ -65,3 +65,26 @@ def test_pictures_of_16_bits_are_scaled_alike_in_both_splits() -> None:
     assert data.train.images.shape == (2, 1, 10, 12)
     assert data.train.images[:, 0, 0, 0].tolist() == [round(top / 257) for top in (300, 1000)]
     assert data.test.images[:, 0, 0, 0].tolist() == [round(top / 257) for top in (300, 60000)]
+
+
+def test_labels_of_the_test_split_mean_the_classes_of_the_training_split() -> None:
+    class Other(Pairs):
+        classes = ("Bright", "dark")
+
+    other = Other([20, 210])
+    other.targets = [1, 0]
+
+    data = dataset_from("mine", Pairs([10, 200]), other)
+
+    assert [data.class_names[label] for label in data.test.labels] == ["dark", "bright"]
+    Other.classes = ("grey", "dark")
+    with pytest.raises(UserError, match="test class 'grey' is no class of the training split"):
+        dataset_from("mine", Pairs([10, 200]), other)
+
+
+def test_a_label_that_numbers_no_class_is_refused() -> None:
+    test = Pairs([20, 210])
+    test.targets = [-1, -1]  # how hidden test labels are published
+
+    with pytest.raises(UserError, match="-1 is a label, but the 2 classes are numbered 0 to 1"):
+        dataset_from("mine", Pairs([10, 200]), test)

@@ -43,16 +43,23 @@ def test_pictures_are_labelled_by_their_folders(tmp_path: Path) -> None:
     assert labels_of(found, ("0", "1", "2")).tolist() == [0, 1, 1]
 
 
-def test_folders_are_classes_by_their_plain_names_or_in_order(tmp_path: Path) -> None:
+def test_folders_are_classes_by_their_names_never_by_their_order(tmp_path: Path) -> None:
     for name in ("t-shirt_top", "Ankle boot"):
         picture(tmp_path / name / "a.png")
     found = find_pictures(tmp_path)
     assert labels_of(found, ("T-shirt/top", "Trouser", "Ankle boot")).tolist() == [2, 0]
-    assert labels_of(found, ("x", "y")).tolist() == [0, 1]  # as ImageFolder has it
-    with pytest.raises(UserError, match="is no class of this model"):
-        labels_of(found, ("x", "y", "z"))
-    with pytest.raises(UserError, match="'Ankle boot' is no class"):
+    with pytest.raises(UserError, match="sub-folders 'Ankle boot', 't-shirt_top' are no classes of this model"):
+        labels_of(found, ("x", "y"))
+    with pytest.raises(UserError, match="'Ankle boot' is no class of this model; the classes are T-shirt/top, y"):
         labels_of(found, ("T-shirt/top", "y"))
+
+
+def test_splits_are_never_taken_for_the_classes_of_a_model(tmp_path: Path) -> None:
+    for name in ("train/cat/a.png", "train/dog/a.png", "val/cat/a.png", "val/dog/a.png"):
+        picture(tmp_path / name)
+    with pytest.raises(UserError, match=rf"'train', 'val' are no classes.*give --images {tmp_path}/train"):
+        labels_of(find_pictures(tmp_path), ("0", "1"))
+    assert labels_of(find_pictures(tmp_path / "val"), ("cat", "dog")).tolist() == [0, 1]
 
 
 def test_a_folder_without_labelled_pictures_is_refused(tmp_path: Path) -> None:

@@ -175,6 +175,20 @@ def test_a_model_that_cannot_be_trained_is_told_why(make: Callable[[int], nn.Mod
     refused(make, "mine.py:Net", *words)
 
 
+def test_a_model_that_answers_otherwise_in_evaluation_is_told_so() -> None:
+    class Switching(Net):
+        def forward(self, images: Tensor) -> Any:
+            logits = super().forward(images)
+            return logits if self.training else self.evaluated(logits)
+
+        def __init__(self, evaluated: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.evaluated = evaluated
+
+    refused(lambda classes: Switching(lambda logits: logits.repeat(1, 200)), "2x1000 numbers", "2x5 are needed")
+    refused(lambda classes: Switching(lambda logits: logits.softmax(1)), "probabilities; logits are needed")
+
+
 def test_a_model_that_is_frozen_as_a_whole_is_refused() -> None:
     refused(lambda classes: Net().requires_grad_(False), "no gradients")
 
