@@ -66,6 +66,21 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class ByClass:
+    """The accuracy of a job on each class."""
+
+    label: str
+    """The label of the job."""
+    whose: str
+    """Whose predictions were counted, as a sentence."""
+    right: list[int]
+    """The test images of each class that were classified right, of all seeds."""
+    images: list[int]
+    """The test images of each class, of all seeds."""
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Confused:
     """The classes that a job confuses most often."""
 
@@ -83,6 +98,8 @@ class Comparison:
 
     title: str
     entries: list[Entry]
+    by_class: list[ByClass] = field(default_factory=list)
+    """The accuracy of the best jobs on each class."""
     confused: list[Confused] = field(default_factory=list)
     """What the best jobs confuse, of a data set with too many classes for a confusion matrix."""
 

@@ -16,6 +16,7 @@ from bench.reporting.answer import Answer
 from bench.reporting.entries import Comparison, DataKey, data_key, title_of
 from bench.reporting.formats import counted
 from bench.reporting.gallery import Gallery, draw
+from bench.reporting.per_class import by_class_notes, by_class_table
 from bench.reporting.store import Store
 from bench.reporting.summary import MOST_FAILED, ONE_CHECKPOINT, SET_ASIDE, Overview, look
 from bench.reporting.sweeps import Swept
@@ -178,6 +179,9 @@ def _data(section_id: str, key: DataKey, comparison: Comparison | None, gallery:
         if (backends := backends_table(comparison)) is not None:
             section.tables.append(Shown(f"Back ends on {section.title}", backends))
             section.notes.extend(backend_notes(comparison))
+        if (classes := by_class_table(comparison)) is not None:
+            section.tables.append(Shown(f"Accuracy by class on {section.title}", classes))
+            section.notes.extend(by_class_notes(comparison))
         if (pairs := confused_table(comparison)) is not None:
             section.tables.append(Shown(f"Classes most often confused on {section.title}", pairs))
             section.notes.extend(confused_notes(comparison))

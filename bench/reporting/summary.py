@@ -14,6 +14,7 @@ from bench.reporting.entries import Comparison, comparisons, data_key, tested
 from bench.reporting.formats import count, one_line, without_html
 from bench.reporting.groups import grouped
 from bench.reporting.mistakes import confused
+from bench.reporting.per_class import by_class, by_class_notes, by_class_table
 from bench.reporting.store import Store
 from bench.reporting.table import as_markdown
 from bench.reporting.tables import (
@@ -80,7 +81,12 @@ def look(store: Store, records: Sequence[Record] | None = None, choice: Choice =
     if records is None:
         records, _ = store.records(set_aside=True)
     compared = [
-        replace(comparison, confused=confused(store, comparison.entries)) for comparison in comparisons(records, store)
+        replace(
+            comparison,
+            by_class=by_class(store, comparison.entries),
+            confused=confused(store, comparison.entries),
+        )
+        for comparison in comparisons(records, store)
     ]
     verdicts = [
         [*sentences(findings(store, comparison)), *backend_sentences(comparison), *crossing_sentences(comparison)]
@@ -168,6 +174,8 @@ def _compared(comparison: Comparison, verdicts: Sequence[str], answer: Answer) -
     parts += footnotes(comparison)
     if (backends := backends_table(comparison)) is not None:
         parts += [f"### Back ends on {comparison.title}", as_markdown(backends), *backend_notes(comparison)]
+    if (classes := by_class_table(comparison)) is not None:
+        parts += [f"### Accuracy by class on {comparison.title}", as_markdown(classes), *by_class_notes(comparison)]
     if (pairs := confused_table(comparison)) is not None:
         title = f"### Classes most often confused on {comparison.title}"
         parts += [title, as_markdown(pairs), *confused_notes(comparison)]
