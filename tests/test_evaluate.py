@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import pickle
@@ -227,10 +228,16 @@ def test_reading_a_data_set_as_drawings_loses_at_most_20_digits(
 def test_a_published_state_dict_is_evaluated(
     results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "published.pth"
-    torch.save({"model_state_dict": safetensors.torch.load_file(results.checkpoint)}, file)
-    assert main(["--model", "cnn", "--weights", str(file), "--dataset", "mnist-5k"]) == 0
-    assert accuracy_line(capsys.readouterr().out) == expected(results)
+    state = safetensors.torch.load_file(results.checkpoint)
+    compiled = {f"module._orig_mod.{name}": value for name, value in state.items()}
+    for name, content in (
+        ("published.pth", {"model_state_dict": state}),
+        ("best.ckpt", {"net": compiled, "acc": np.float64(0.98), "args": argparse.Namespace(lr=0.1)}),
+        ("no-ending", state),
+    ):
+        torch.save(content, tmp_path / name)
+        assert main(["--model", "cnn", "--weights", str(tmp_path / name), "--dataset", "mnist-5k"]) == 0
+        assert accuracy_line(capsys.readouterr().out) == expected(results)
 
 
 def figures(text: str) -> list[str]:

@@ -17,7 +17,10 @@ class EvaluateOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: Path = option(
-        ..., "trained model: a checkpoint of bench.run, or a .pth or .safetensors file", group="what", metavar="FILE"
+        ...,
+        "trained model: a checkpoint of bench.run, or any PyTorch or safetensors file",
+        group="what",
+        metavar="FILE",
     )
     model: str | None = option(
         None,

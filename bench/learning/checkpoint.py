@@ -11,12 +11,13 @@ from typing import Any, cast
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench.errors import UserError, first_line
 from bench.learning.models.architecture import Architecture, ModelSpec
-from bench.learning.models.build import load_weights, make, read_state
-from bench.learning.models.registry import IMAGENET_MEAN, IMAGENET_STD, find
+from bench.learning.models.build import load_weights, make
+from bench.learning.models.registry import IMAGENET_MEAN, IMAGENET_STD, MODELS, find
+from bench.learning.models.state import State, metadata_of, read_state
 from bench.learning.models.weights import Weights
 from bench.learning.user_code import UserCode, split_name
 from bench.spec import ModelInput
@@ -51,24 +52,6 @@ def to_safetensors(model: nn.Module, spec: ModelSpec, class_names: tuple[str, ..
     return cast(bytes, safetensors.torch.save(state, metadata=metadata))
 
 
-def read_metadata(weights: Weights) -> dict[str, str]:
-    """Return the metadata of a checkpoint that bench wrote; it is empty for other files.
-
-    Raises:
-        UserError: the file is a damaged safetensors file.
-    """
-    if not weights.path.endswith(".safetensors"):
-        return {}
-    content = weights.content.tobytes()
-    try:
-        safetensors.deserialize(content)  # type: ignore[no-untyped-call] # checks lengths and offsets
-        length = int.from_bytes(content[:8], "little")
-        metadata: Any = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
-    except (safetensors.SafetensorError, ValueError, AttributeError) as error:
-        raise UserError(f"{weights.path} is not a safetensors file or is damaged ({error})") from None
-    return {str(name): str(value) for name, value in metadata.items()}
-
-
 def load_trained(weights: Weights, model: str | None = None, form: Mapping[str, object] | None = None) -> Trained:
     """Load the whole trained model in a checkpoint, with its head.
 
@@ -84,7 +67,7 @@ def load_trained(weights: Weights, model: str | None = None, form: Mapping[str, 
     Raises:
         UserError: the file is damaged, is of another model or has other shapes, or does not name its model.
     """
-    about = read_metadata(weights)
+    about = metadata_of(weights)
     named = about.get("model")
     if model is None:
         if named is None:
@@ -100,7 +83,7 @@ def load_trained(weights: Weights, model: str | None = None, form: Mapping[str, 
     if stated is not None and form:
         raise UserError(f"{weights.path} says that it was trained on {stated.describe()}; leave out {_flags(form)}")
     spec = architecture.spec(stated or _input_assumed(architecture, form or {}))
-    state = read_state(weights)
+    state = read_state(weights, make(spec, 2).state_dict())
     classes = _classes(state, spec, weights)
     names = _names(about, classes)
     module = make(spec, classes)
@@ -189,7 +172,7 @@ def _flags(names: Iterable[str]) -> str:
     return " and ".join("--" + name.replace("_", "-") for name in names)
 
 
-def _classes(state: dict[str, Tensor], spec: ModelSpec, weights: Weights) -> int:
+def _classes(state: State, spec: ModelSpec, weights: Weights) -> int:
     """Return the number of classes: the size of the first tensor axis that grows with the model's classes."""
     two, three = (make(spec, classes).state_dict() for classes in (2, 3))
     for name, value in two.items():
@@ -197,7 +180,32 @@ def _classes(state: dict[str, Tensor], spec: ModelSpec, weights: Weights) -> int
             if (less, more) == (2, 3) and name in state and state[name].ndim == value.ndim:
                 return int(state[name].shape[axis])
     load_weights(make(spec, 2), spec, weights, 2)  # if tensors are missing, its error names them
-    raise UserError(f"{weights.path} does not hold the last layer of {spec.name}: it is no trained model")
+    other = _other_model(state)
+    hint = f"it is of {other}, use --model {other}" if other else "it is no trained model"
+    raise UserError(f"{weights.path} does not hold the last layer of {spec.name}: {hint}")
+
+
+def _other_model(state: State) -> str | None:
+    """Return the model that comes with this package, or with torchvision, and has tensors of just these names."""
+    import torchvision.models
+
+    libraries = torchvision.models.list_models(module=torchvision.models)
+    names = {name for name in state if not name.endswith("num_batches_tracked")}
+    for model in (*MODELS, *(f"torchvision/{name}" for name in libraries)):
+        architecture = find(model)
+        try:
+            with torch.device("meta"):  # without memory or initial values
+                made = architecture.build(2, _input_assumed(architecture, {}))
+        except NotImplementedError:  # some read values while they are built
+            continue
+        expected = {
+            name: value for name, value in made.state_dict().items() if not name.endswith("num_batches_tracked")
+        }
+        if names == set(expected) and all(state[name].ndim == value.ndim for name, value in expected.items()):
+            first = next(iter(expected))
+            if state[first].shape == expected[first].shape:
+                return model
+    return None
 
 
 def _names(about: dict[str, str], classes: int) -> tuple[str, ...] | None:

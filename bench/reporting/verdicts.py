@@ -217,7 +217,7 @@ def checkpoints(first: Side, second: Side) -> Verdict:
     both = sorted(by_seed[0].keys() & by_seed[1].keys())
     chosen = [records[both[0]] if both else records[min(records)] for records in by_seed]
     first_answers, second_answers = (side.answers(record) for side, record in zip(sides, chosen, strict=True))
-    difference, why = None, "what the models said of each test image is not stored"
+    difference, why = None, "what the models said of each test image is not stored, or cannot be used"
     if first_answers is not None and second_answers is not None:
         if np.array_equal(first_answers.labels, second_answers.labels):
             apart = stats.discordant(first_answers.labels, first_answers.predicted, second_answers.predicted)

@@ -91,10 +91,8 @@ def _check(options: EvaluateOptions) -> None:
         find(options.model, UserCode.read(options.model, "--model") if UserCode.is_named_by(options.model) else None)
     if options.dataset is not None:
         datasets.check_name(options.dataset)
-    if not str(options.weights).endswith(FILE_ENDINGS):
-        raise UserError(f"--weights {options.weights} is no {' or '.join(FILE_ENDINGS)} file")
     if not options.weights.is_file():
-        raise UserError(f"--weights: there is no file {options.weights}")
+        raise UserError(f"--weights: there is no file {options.weights}; give a {' or '.join(FILE_ENDINGS)} file")
     if options.csv is not None and not options.csv.absolute().parent.is_dir():
         raise UserError(f"--csv {options.csv}: there is no folder {options.csv.absolute().parent}")
 

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import copy
-import io
-import pickle
-import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from bench.errors import UserError, first_line
 from bench.learning.models.architecture import ModelSpec
-from bench.learning.models.file_kinds import other_kind
 from bench.learning.models.heads import head_of
+from bench.learning.models.state import is_safetensors, read_state
 from bench.learning.models.weights import Weights
-
-State = dict[str, Tensor]
 
 
 def build(
@@ -123,7 +117,7 @@ def with_weights(spec: ModelSpec, classes: int, weights: Weights) -> nn.Module:
         model = make(spec, classes)
         load_weights(model, spec, weights, classes)
         return model
-    state = read_state(weights)
+    state = read_state(weights, spec.build(classes).state_dict())
     try:
         if weights.by_order:  # the last tensor is the bias of the head, one for each class
             reference = spec.build(len(next(reversed(state.values())))).state_dict()
@@ -132,42 +126,6 @@ def with_weights(spec: ModelSpec, classes: int, weights: Weights) -> nn.Module:
         return prepared(spec.load(classes, state), spec)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"weights {weights.path} do not fit {spec.name}: {first_line(error)}") from None
-
-
-def read_state(weights: Weights) -> State:
-    """Return the tensors of a PyTorch or .safetensors file by name, on the CPU. No code in the file is executed.
-
-    Raises:
-        UserError: the file is neither, is damaged, or holds more than tensors.
-    """
-    content = weights.content.tobytes()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about unusual pickle protocols: the file then loads or fails anyway
-            loaded: Any
-            if weights.path.endswith(".safetensors"):
-                loaded = safetensors.torch.load(content)
-            else:
-                loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        if (other := other_kind(content, safetensors=False)) is not None:
-            raise UserError(f"{weights.path} is {other}") from None
-        raise UserError(
-            f"{weights.path} holds more than tensors (or is no PyTorch file), and loading it could execute code; "
-            "save the model's state_dict() instead"
-        ) from None
-    except Exception as error:  # damaged files can raise almost anything
-        kind = "safetensors" if weights.path.endswith(".safetensors") else "PyTorch"
-        if (other := other_kind(content, safetensors=kind == "safetensors")) is not None:
-            raise UserError(f"{weights.path} is {other}") from None
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{weights.path} is not a {kind} file or is damaged ({reason})") from None
-    for key in ("state_dict", "model_state_dict", "model"):  # common keys of training checkpoints
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise UserError(f"{weights.path} holds no state dict (a dict of tensors by name)")
-    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
 
 
 def load_weights(model: nn.Module, spec: ModelSpec, weights: Weights, classes: int) -> None:
@@ -180,8 +138,8 @@ def load_weights(model: nn.Module, spec: ModelSpec, weights: Weights, classes: i
     """
     model_state = model.state_dict()
     wanted = {name: value for name, value in model_state.items() if not _is_counter(name)}
-    state = read_state(weights)
-    if weights.by_order and weights.path.endswith(".safetensors"):
+    state = read_state(weights, wanted)
+    if weights.by_order and is_safetensors(weights):
         raise UserError(
             f"weights {weights.path}: these tensors are matched by order, which a .safetensors file does not keep"
         )

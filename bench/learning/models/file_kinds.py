@@ -17,18 +17,15 @@ _BEGINNINGS = (
 )
 
 
-def other_kind(content: bytes, *, safetensors: bool) -> str | None:
+def other_kind(content: bytes) -> str | None:
     """Return what a file is that holds no readable weights, and what to do, or None if its beginning does not tell.
 
     Args:
         content: the file's bytes.
-        safetensors: True if the file's name ends in .safetensors, False if in .pth or .pt.
     """
     for beginning, kind in _BEGINNINGS:
         if content.lstrip()[: len(beginning)] == beginning or content.startswith(beginning):
             return kind
-    if not safetensors and content[8:10] == b'{"':
-        return "a safetensors file; let its name end in .safetensors"
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = ["/" + name.partition("/")[2] for name in archive.namelist()]
@@ -38,4 +35,4 @@ def other_kind(content: bytes, *, safetensors: bool) -> str | None:
         return f"a TorchScript archive, a network with its code; {_STATE_DICT.format('torch.jit.load(FILE)')}"
     if "/archive_format" in names or "/serialized_exported_program.json" in names:
         return f"a program of torch.export; {_STATE_DICT.format('torch.export.load(FILE).module()')}"
-    return "a PyTorch file; let its name end in .pth" if safetensors and "/data.pkl" in names else None
+    return None

@@ -18,7 +18,10 @@ from bench.config.home import expanded_path
 from bench.errors import UserError, nearest
 from bench.learning import cache
 
-FILE_ENDINGS = (".pth", ".pt", ".safetensors")
+FILE_ENDINGS = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".safetensors")
+"""The usual endings of weights files; a file with another or none is read too, as only its contents count."""
+NAMES = ("auto", "pretrained", "imagenet", "bundled")
+"""The names of pretrained weights, beside those of a model's own sources."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,9 @@ class Wish:
     @property
     def is_file(self) -> bool:
         """Return whether the value names a file."""
-        return self.value.endswith(FILE_ENDINGS) or "/" in self.value or os.sep in self.value
+        if self.value.endswith(FILE_ENDINGS) or "/" in self.value or os.sep in self.value:
+            return True
+        return self.value not in (*NAMES, "none") and Path(self.value).is_file()
 
 
 def find(wish: Wish, model: str, sources: Mapping[str, Source]) -> Weights | None:
@@ -162,7 +167,7 @@ def find(wish: Wish, model: str, sources: Mapping[str, Source]) -> Weights | Non
         return None
     if wish.is_file:
         return read(Path(value), f"file {Path(value).name}")
-    names = list(dict.fromkeys(["auto", "pretrained", "imagenet", "bundled", *sources, "none"]))
+    names = list(dict.fromkeys([*NAMES, *sources, "none"]))
     if value not in names:
         raise UserError(
             f"--weights {value!r} is none of {', '.join(names)} and no {' or '.join(FILE_ENDINGS)} file"

@@ -24,8 +24,9 @@ from bench.errors import UserError
 from bench.learning.checkpoint import to_safetensors
 from bench.learning.cost import parameters
 from bench.learning.models.architecture import ModelSpec
-from bench.learning.models.build import build, read_state
+from bench.learning.models.build import build
 from bench.learning.models.registry import MODELS
+from bench.learning.models.state import read_state
 from bench.learning.models.trial import try_out
 from bench.learning.models.weights import Weights
 from bench.spec import ModelInput

@@ -49,8 +49,6 @@ def array() -> bytes:
     [
         ("a.pt", torchscript, "is a TorchScript archive, a network with its code; save a state dict instead"),
         ("a.pth", exported, "is a program of torch.export; save a state dict instead"),
-        ("a.pth", lambda: safetensors.torch.save(STATE), "is a safetensors file; let its name end in .safetensors"),
-        ("a.safetensors", state_dict, "is a PyTorch file; let its name end in .pth"),
         ("a.safetensors", lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7", "git lfs pull"),
         ("a.pth", lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7", "git lfs pull"),
         ("a.pth", lambda: b"\n<!DOCTYPE html><html>404</html>", "is a web page: the download failed"),
