@@ -24,7 +24,7 @@ from bench.learning.checkpoint import Trained
 from bench.learning.context import LocalContext
 from bench.learning.data import datasets
 from bench.learning.data.datasets import Split
-from bench.learning.data.preprocessing import LARGEST_BATCH
+from bench.learning.data.preprocessing import LARGEST_BATCH, as_inputs
 from bench.learning.execute import Inputs, execute
 from bench.learning.models.architecture import ModelSpec
 from bench.learning.models.build import build
@@ -87,7 +87,7 @@ def test_float_back_ends_answer_every_test_image_like_eager(name: str, model: st
     assert row.version.split()[0] in {"torch", "onnxruntime", "openvino"}
     assert prepared is not None
     assert logits is not None
-    one = answers(prepared, test.images[:3], 1)  # one image at a time gives the same
+    one = answers(prepared, as_inputs(test.images[:3]), 1)  # one image at a time gives the same
     assert np.abs(one - logits[:3]).max() < 1e-3
 
 
