@@ -32,6 +32,7 @@ from bench.reporting.verdicts import (
     Word,
     checkpoints,
     recipes,
+    speed_of,
     speed_value,
     speeds_difference,
     with_holm,
@@ -41,11 +42,6 @@ from bench.spec import Recipe, Record
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SPEEDS: dict[str, Callable[[Entry], Speed | None]] = {
-    TRAINING.key: lambda entry: entry.speeds.training,
-    INFERENCE.key: lambda entry: entry.speeds.batches,
-    LATENCY_P50.key: lambda entry: entry.speeds.single,
-}
 _METRICS = (RECIPES, TRAINING, INFERENCE, LATENCY_P50)
 
 
@@ -141,7 +137,7 @@ def _change(metric: Metric, first: Point, second: Point) -> Verdict:
             stand_in = checkpoints(first.side, second.side)
             verdict = replace(stand_in, metric=CHECKPOINTS, first=first.version.name, second=second.version.name)
         return verdict
-    sides = [_SPEEDS[metric.key](point.entry) for point in (first, second)]
+    sides = [speed_of(metric, point.entry) for point in (first, second)]
     values = [None if side is None else speed_value(metric, side) for side in sides]
     before, after = sides
     difference, why = None, ""
@@ -168,7 +164,7 @@ def _conditions(speed: Speed) -> str:
 
 def relative_speed(metric: Metric, point: Point, first: Point) -> float | None:
     """Return how many times as fast as in the first version, each in units of its reference step; None if unknown."""
-    sides = [_SPEEDS[metric.key](each.entry) for each in (point, first)]
+    sides = [speed_of(metric, each.entry) for each in (point, first)]
     steps = []
     for side in sides:
         value = None if side is None or side.contended else speed_value(metric, side)
@@ -201,7 +197,7 @@ def findings(history: History) -> list[str]:
 def _columns(history: History) -> list[Column[Point]]:
     def speed(metric: Metric) -> Callable[[Point], Cell]:
         def read(point: Point) -> Cell:
-            timed = _SPEEDS[metric.key](point.entry)
+            timed = speed_of(metric, point.entry)
             value = None if timed is None else speed_value(metric, timed)
             relative = relative_speed(metric, point, history.points[0])
             if value is None:

@@ -229,7 +229,7 @@ def checkpoints(first: Side, second: Side) -> Verdict:
     return Verdict(CHECKPOINTS, names[0], names[1], values[0], values[1], difference, why)
 
 
-_WHICH: dict[str, Callable[[Speeds], Speed | None]] = {
+_SPEEDS: dict[str, Callable[[Speeds], Speed | None]] = {
     TRAINING.key: lambda speeds: speeds.training,
     INFERENCE.key: lambda speeds: speeds.batches,
     LATENCY_P50.key: lambda speeds: speeds.single,
@@ -237,9 +237,14 @@ _WHICH: dict[str, Callable[[Speeds], Speed | None]] = {
 }
 
 
+def speed_of(metric: Metric, entry: Entry) -> Speed | None:
+    """Return the timing of a job that a speed metric compares; None if it was not timed."""
+    return _SPEEDS[metric.key](entry.speeds)
+
+
 def speed(metric: Metric, first: Side, second: Side) -> Verdict:
     """Compare throughput or latency, timed after the training, one model at a time."""
-    timed = [_WHICH[metric.key](side.entry.speeds) for side in (first, second)]
+    timed = [speed_of(metric, side.entry) for side in (first, second)]
     values = [None if timing is None else speed_value(metric, timing) for timing in timed]
     first_speed, second_speed = timed
     difference, why = None, ""
@@ -371,7 +376,7 @@ def _ranked(metric: Metric, sides: Iterable[Side]) -> list[Side]:
     """Return the largest group timed on one machine, with one back end, in one precision; best first."""
     by_conditions: dict[tuple[str, str, str], list[tuple[float, str, Side]]] = {}
     for side in sides:
-        timed = _WHICH[metric.key](side.entry.speeds)
+        timed = speed_of(metric, side.entry)
         value = None if timed is None or timed.contended else speed_value(metric, timed)
         if timed is not None and value is not None:
             rank = -value if metric.higher_is_better else value
