@@ -106,13 +106,8 @@ def class_names(store: Store, entries: Sequence[Entry]) -> tuple[str, ...]:
     return names if len(names) == classes else tuple(str(number) for number in range(classes))
 
 
-def confused(store: Store, entries: Sequence[Entry]) -> list[Confused]:
-    """Return the classes that the best jobs confuse most often; [] if the confusion matrices are drawn instead."""
-    entries = [entry for entry in entries if entry.accuracies]
-    if not entries or usual_classes(entries) <= MOST_CLASSES:
+def confused(jobs: Sequence[Answered], names: tuple[str, ...]) -> list[Confused]:
+    """Return the classes that jobs confuse most often; [] if the confusion matrices are drawn instead."""
+    if len(names) <= MOST_CLASSES:
         return []
-    names = class_names(store, entries)
-    return [
-        Confused(job.entry.label, job.whose, most_confused(job.labels, job.predicted), names)
-        for job in answered(store, entries)
-    ]
+    return [Confused(job.entry.label, job.whose, most_confused(job.labels, job.predicted), names) for job in jobs]

@@ -6,22 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.reporting.entries import ByClass, Comparison, Entry
+from bench.reporting.entries import ByClass, Comparison
 from bench.reporting.formats import MISSING, percent
-from bench.reporting.mistakes import answered, class_names
+from bench.reporting.mistakes import Answered
 from bench.reporting.scores import MOST_CLASSES
-from bench.reporting.store import Store
 from bench.reporting.table import Cell, Column, Table, table_of, text_column
 
 
-def by_class(store: Store, entries: Sequence[Entry]) -> list[ByClass]:
-    """Return the accuracy on each class of the best jobs whose predictions are stored, all seeds together."""
-    entries = [entry for entry in entries if entry.accuracies]
-    if not entries:
-        return []
-    names = class_names(store, entries)
+def by_class(jobs: Sequence[Answered], names: tuple[str, ...]) -> list[ByClass]:
+    """Return the accuracy of jobs on each class, all seeds together."""
     found = []
-    for job in answered(store, entries):
+    for job in jobs:
         images = np.bincount(job.labels, minlength=len(names))
         right = np.bincount(job.labels[job.labels == job.predicted], minlength=len(names))
         found.append(ByClass(job.entry.label, job.whose, right.tolist(), images.tolist(), names))

@@ -13,7 +13,7 @@ from bench.reporting.backends import backend_sentences
 from bench.reporting.entries import Comparison, comparisons, data_key, tested
 from bench.reporting.formats import count, one_line, without_html
 from bench.reporting.groups import grouped
-from bench.reporting.mistakes import confused
+from bench.reporting.mistakes import answered, class_names, confused
 from bench.reporting.per_class import by_class, by_class_notes, by_class_table
 from bench.reporting.store import Store
 from bench.reporting.table import as_markdown
@@ -80,14 +80,7 @@ def look(store: Store, records: Sequence[Record] | None = None, choice: Choice =
     """
     if records is None:
         records, _ = store.records(set_aside=True)
-    compared = [
-        replace(
-            comparison,
-            by_class=by_class(store, comparison.entries),
-            confused=confused(store, comparison.entries),
-        )
-        for comparison in comparisons(records, store)
-    ]
+    compared = [_with_mistakes(store, comparison) for comparison in comparisons(records, store)]
     verdicts = [
         [*sentences(findings(store, comparison)), *backend_sentences(comparison), *crossing_sentences(comparison)]
         for comparison in compared
@@ -98,6 +91,15 @@ def look(store: Store, records: Sequence[Record] | None = None, choice: Choice =
         for comparison in compared
     ]
     return Overview(list(records), compared, verdicts, answers, store.set_aside())
+
+
+def _with_mistakes(store: Store, comparison: Comparison) -> Comparison:
+    """Return a comparison with what the best jobs get wrong, by class; their predictions are read once for both."""
+    scored = [entry for entry in comparison.entries if entry.accuracies]
+    if not scored:
+        return comparison
+    jobs, names = answered(store, scored), class_names(store, scored)
+    return replace(comparison, by_class=by_class(jobs, names), confused=confused(jobs, names))
 
 
 def write_summary(store: Store, overview: Overview | None = None, sections: Sequence[str] = ()) -> Path:
