@@ -170,23 +170,25 @@ def accuracy_against_parameters(entries: Sequence[Entry], looks: Mapping[str, Lo
         look = look_of(entry, looks)
         _mean(axis, _accuracies(entry.records), size, look)
         handles.append(line_of(entry.label, look, linestyle="none"))
-    _draw_front(axis, [(size, statistics.fmean(_accuracies(entry.records))) for entry, size in sizes])
+    front = _draw_front(axis, [(size, statistics.fmean(_accuracies(entry.records))) for entry, size in sizes])
     axis.set(xlabel="parameters, trained and frozen", ylabel="test accuracy (%)")
     log_axis(axis.xaxis, [size for _, size in sizes if size])
     axis.margins(x=0.15)
-    note_below(axis, f"Mean of the seeds, with 95 % t-interval (from 3 seeds on). {_FRONT}")
+    note_below(axis, f"Mean of the seeds, with 95 % t-interval (from 3 seeds on).{front}")
     legend_of(figure, handles)
     return figure
 
 
-_FRONT = "Grey: the Pareto front."
+def _draw_front(axis: Axes, points: Sequence[tuple[float, float]]) -> str:
+    """Draw the Pareto front of points (cost, accuracy): those that no other one betters in both.
 
-
-def _draw_front(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """Draw the Pareto front of points (cost, accuracy): those that no other one betters in both."""
+    Return what the note below has to say of it: nothing if the front is one point.
+    """
     front = stats.pareto_front(points)
-    if len(front) > 1:
-        axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, drawstyle="steps-post", zorder=0)
+    if len(front) < 2:
+        return ""
+    axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, drawstyle="steps-post", zorder=0)
+    return " Grey: the Pareto front."
 
 
 def timed_on(entry: Entry) -> str | None:
@@ -222,13 +224,13 @@ def accuracy_against_latency(entries: Sequence[Entry], looks: Mapping[str, Look]
         _mean(axis, values, median, look)
         axis.plot([median, slow], [statistics.fmean(values)] * 2, color=look.colour, linewidth=1, linestyle=":")
         handles.append(line_of(entry.label, look, linestyle="none"))
-    _draw_front(axis, points)
+    front = _draw_front(axis, points)
     axis.set(xlabel="milliseconds for one image, median", ylabel="test accuracy (%)")
     if medians:
         log_axis(axis.xaxis, medians)
     axis.margins(x=0.15)
     where = "; ".join(sorted(machines))
-    note_below(axis, f"One image at a time, exclusive ({where}). Dotted: up to p95. Bar: 95 % t-interval. {_FRONT}")
+    note_below(axis, f"One image at a time, exclusive ({where}). Dotted: up to p95. Bar: 95 % t-interval.{front}")
     legend_of(figure, handles)
     return figure
 
