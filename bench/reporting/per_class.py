@@ -51,5 +51,5 @@ def by_class_notes(comparison: Comparison) -> list[str]:
     """Return whose predictions the table counts, as Markdown."""
     jobs = comparison.by_class
     few = f"The {MOST_CLASSES} worst classes of {jobs[0].label}. " if len(jobs[0].class_names) > MOST_CLASSES else ""
-    whose = "; ".join(f"{job.label}, {job.whose}" for job in jobs)
-    return [f"{few}Share of each class's test images classified right: {whose}"]
+    whose = "; ".join(f"{job.label}, {job.whose.removesuffix('.')}" for job in jobs)
+    return [f"{few}Share of each class's test images classified right: {whose}."]
