@@ -191,7 +191,9 @@ class Site:
         port = f"to-{name}"
         to_machine = ["ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(machine.pid)]
         subprocess.run(["nsenter", "--target", str(self._switch.pid), "--net", *to_machine], check=True)
-        there = f"ip addr add {machine.address}/24 dev eth0 && ip link set eth0 up && ip route add default via 10.77.0.254"
+        there = (
+            f"ip addr add {machine.address}/24 dev eth0 && ip link set eth0 up && ip route add default via 10.77.0.254"
+        )
         if delay_ms or loss:  # one more cable, and a process between the two
             self._on_switch(f"ip link add {port}-a type veth peer name {port}-b && ip link set {port}-a master bridge")
             self._on_switch(f"ip link set {port}-a up && ip link set {port}-b up && ip link set {port} up")
