@@ -426,6 +426,7 @@ class Measured(BaseModel):
     peak_memory_mb: float | None = Field(default=None, description="peak memory of one worker, 10^6 bytes")
     memory_kind: str | None = Field(default=None, description="what peak_memory_mb counts")
 
+    node: str | None = Field(default=None, description="host name of the machine; of the first worker's, if several")
     device: str | None = Field(default=None, description="'cpu' or the GPU's name")
     cpu: str | None = Field(default=None, description="the processor's name")
     cpu_cores: int | None = Field(default=None, description="processors that the system shows")
@@ -529,7 +530,9 @@ class Timing(BaseModel):
         default=None, description="of a training step that never changes, timed right before and after"
     )
     contended: bool = Field(description="something else ran on the machine meanwhile")
+    node: str | None = Field(default=None, description="host name of the machine")
     device: str = Field(description="'cpu' or the GPU's name")
+    cpu: str | None = Field(default=None, description="the processor's name")
     threads: int = Field(description="CPU threads computed with")
     precision: str = Field(description="fp32, bf16 or int8")
     peak_memory_mb: float | None = Field(default=None, description="peak memory during these samples, 10^6 bytes")

@@ -28,7 +28,9 @@ _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 
 """The first bytes of an HTTP/2 client, with empty settings (RFC 9113, 3.4); Ray speaks gRPC, which is HTTP/2."""
 _HTTP2_SETTINGS = 4
 _FRAME_HEADER = 9
-_RIGHT_TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token that it was started with"
+_HOW_TO_SHOW_IT = (
+    "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token that it was started with"
+)
 
 
 def prepare(address: str) -> None:
@@ -71,11 +73,11 @@ def _reason(error: BaseException) -> str:
     told = "\n".join(str(cause) for cause in causes)
     if "InvalidAuthToken" in told or "Unauthenticated" in told:
         asked = os.environ.get("RAY_AUTH_MODE") == "token"
-        return f"the cluster {'refuses this token' if asked else 'asks for a token'}; {_RIGHT_TOKEN}"
+        return f"the cluster {'refuses this token' if asked else 'asks for a token'}; {_HOW_TO_SHOW_IT}"
     if "Version mismatch" in told:
         mismatch = next(cause for cause in causes if "Version mismatch" in str(cause))
         return f"{first_line(mismatch)}; install the cluster's versions of Python and Ray here"
-    return f"no Ray cluster to connect to ({first_line(error)}); if it asks for a token, {_RIGHT_TOKEN}"
+    return f"no Ray cluster to connect to ({first_line(error)}); if it asks for a token, {_HOW_TO_SHOW_IT}"
 
 
 @contextlib.contextmanager
