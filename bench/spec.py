@@ -663,5 +663,12 @@ class Ended:
     """True if other runs shared the machine meanwhile."""
 
 
-Event = Begun | Progress | Saved | Ended
-"""An event of a run, as the driver passes it on; the last one of each run is :class:`Ended`."""
+@dataclass(frozen=True)
+class Notice:
+    """Something to tell the user while runs are trained, in one line."""
+
+    text: str
+
+
+Event = Begun | Progress | Saved | Ended | Notice
+"""An event as the driver passes it on; the last one of each run is :class:`Ended`."""

@@ -246,7 +246,7 @@ def _start_ray(machine: Machine, words: Sequence[str], variables: dict[str, str]
 def wait_for_ray(machine: Machine, process: psutil.Popen) -> None:
     """Wait until Ray runs on a machine; ``process`` started it."""
     log = _ray_log(machine)
-    until(lambda: "Ray runtime started" in log.read_text(), 60, log.read_text, process)
+    until(lambda: "Ray runtime started" in log.read_text(), 150, log.read_text, process)
 
 
 def _ray_log(machine: Machine) -> Path:

@@ -44,11 +44,12 @@ def prepare(address: str) -> None:
     _use_token(address)
 
 
-def join(address: str, *, verbose: bool, **options: Any) -> None:
+def join(address: str, *, variables: dict[str, str], verbose: bool, **options: Any) -> None:
     """Connect this process to the cluster.
 
     Args:
         address: 'HOST:PORT' or 'auto', after :func:`prepare`.
+        variables: environment variables of the workers, which do not inherit this process's.
         verbose: show what Ray prints meanwhile.
         options: for ``ray.init``.
 
@@ -60,7 +61,7 @@ def join(address: str, *, verbose: bool, **options: Any) -> None:
     package = str(Path(__file__).parents[1])
     try:
         with contextlib.nullcontext() if verbose else _without_retries():
-            ray.init(address=address, runtime_env={"py_modules": [package]}, **options)
+            ray.init(address=address, runtime_env={"py_modules": [package], "env_vars": variables}, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"--address {address}: {_reason(error)}") from None
 
@@ -77,7 +78,7 @@ def _reason(error: BaseException) -> str:
     if "Version mismatch" in told:
         mismatch = next(cause for cause in causes if "Version mismatch" in str(cause))
         return f"{first_line(mismatch)}; install the cluster's versions of Python and Ray here"
-    return f"no Ray cluster to connect to ({first_line(error)}); if it asks for a token, {_HOW_TO_SHOW_IT}"
+    return f"no Ray cluster to connect to ({first_line(error)})"
 
 
 @contextlib.contextmanager

@@ -15,12 +15,13 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bench.cluster.coordinator import Report, start_coordinator
-from bench.cluster.placement import Group, groups_that_fit
+from bench.cluster.placement import Group, Need, groups_that_fit
 from bench.cluster.session import ClusterLostError, Session
 from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, Work, submit
+from bench.cluster.waiting import Watch
 from bench.errors import first_line
 from bench.learning.inputs import Inputs, inputs_of
-from bench.spec import Begun, Ended, Event, Measured, Outcome, Run, Status
+from bench.spec import Begun, Ended, Event, Measured, Notice, Outcome, Run, Status
 
 _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 3.0
@@ -69,6 +70,7 @@ class Driver:
         self._runs: dict[str, Run] = {}
         self._begun: dict[str, Begun] = {}
         self._contended: set[str] = set()
+        self._watch = None if session.shares_files else Watch(session.present, may_grow=session.may_grow)
         self._finished: set[str] = set()
 
     def _active(self) -> list[Run]:
@@ -109,14 +111,22 @@ class Driver:
             self._finish(Outcome(run.id, measured))
 
     def _wait(self) -> None:
-        """Pass on events for a quarter of a second, and end the runs that take too long."""
+        """Pass on events for a quarter of a second, tell who waits for nodes, and end the runs that take too long."""
         self._take(_POLL_SECONDS)
+        demand = self._demand() if self._watch is not None else None
+        if self._watch is not None and demand is not None:
+            for line in self._watch.lines(*demand):
+                self._handle(Notice(line))
         limit = self._limits.timeout_seconds or math.inf
         for run in self._active():
             begun = self._begun[run.id]
             if (datetime.now(UTC) - begun.at).total_seconds() > limit:
                 self._end(run, Status.TIMEOUT, f"not done after {limit:g} s (--timeout)")
                 kill(begun)  # Ray starts its task or trial again, which finds this run ended
+
+    def _demand(self) -> tuple[Need, int] | None:
+        """Return (what each group reserves, the number of groups that have not ended); None if there is none."""
+        return None
 
     def _take(self, wait_seconds: float) -> None:
         """Pass on the events since the last call; wait up to ``wait_seconds`` for the first."""
@@ -147,6 +157,8 @@ class Driver:
 class Scheduler(Driver):
     """A driver that trains groups, as many at the same time as Ray has room for."""
 
+    _groups: Sequence[Group] = ()
+
     def train(self, groups: Sequence[Group]) -> None:
         """Train all groups; they start in this order, as soon as Ray has room.
 
@@ -154,6 +166,7 @@ class Scheduler(Driver):
             KeyboardInterrupt: passed on, after the runs that were being trained got their outcomes.
             ClusterLostError: Ray ended or cannot be reached; the runs that were being trained got their outcomes.
         """
+        self._groups = groups
         self._runs = {run.id: run for group in groups for run in group.runs}
         waiting = list(groups)
         submitted: dict[ray.ObjectRef, Group] = {}
@@ -172,6 +185,10 @@ class Scheduler(Driver):
                     waiting[:0] = [again] if again else []
             # every run has its outcome, so their tasks are about to end
             ray.wait(list(submitted), num_returns=len(submitted), timeout=_GRACE_SECONDS)
+
+    def _demand(self) -> tuple[Need, int] | None:
+        unfinished = [group for group in self._groups if any(run.id not in self._finished for run in group.runs)]
+        return (unfinished[0].need, len(unfinished)) if unfinished else None
 
     def _most_at_once(self, group: Group) -> float:
         """Return how many groups may be submitted at once: all, or with several workers per group as many as fit.

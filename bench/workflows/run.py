@@ -19,7 +19,7 @@ from bench.reporting import images, stats
 from bench.reporting.entries import labels_of
 from bench.reporting.formats import counted, duration, part_of, seed_list
 from bench.reporting.store import Store
-from bench.spec import Begun, Ended, Event, Job, Recipe, Record, Run, Saved, Status
+from bench.spec import Begun, Ended, Event, Job, Notice, Recipe, Record, Run, Saved, Status
 from bench.workflows.interrupts import INTERRUPTED, interruptible
 from bench.workflows.phases import Phases
 from bench.workflows.plan import Plan, make_plan
@@ -122,7 +122,7 @@ class Benchmark:
         """Train and time with Ray; return 0, or the exit code if that ended early."""
         options = self.options
         self.phases.enter("starting Ray")
-        opened = contextlib.nullcontext(connected) if connected else connect(options.address, verbose=options.verbose)
+        opened = contextlib.nullcontext(connected) if connected else connect_as(options)
         with opened as session:
             groups = self._place(missing, session)
             if groups or options.dry_run:
@@ -190,6 +190,7 @@ class Benchmark:
             session.nodes,
             cpus_per_worker=self.options.cpus_per_worker,
             gpus_per_worker=self.options.gpus_per_worker,
+            remedy=session.remedy,
         )
 
     def _train(self, session: Session, jobs: Sequence[Job], groups: Sequence[Group]) -> None:
@@ -204,6 +205,8 @@ class Benchmark:
                 if isinstance(event, Begun):
                     self.phases.enter(RUNS)
                     view.begun(event.run_id, event.attempt)
+                elif isinstance(event, Notice):
+                    view.say(event.text)
                 elif isinstance(event, Saved):
                     store.save_state(event.run_id, event.state)
                 elif isinstance(event, Ended):
@@ -315,6 +318,12 @@ class Benchmark:
                     print(f"warning: {self.labels[record.job_id]} by {row.backend}: {row.reason}", file=sys.stderr)
             self.store.write_timings(record.run_id, [row for row in measured.timings if row.run_id == record.run_id])
             self.store.write_deployments(record.run_id, answered)
+
+
+def connect_as(options: Options) -> contextlib.AbstractContextManager[Session]:
+    """Return the connection to Ray that a command asks for."""
+    may_add = [Node(cpus, gpus) for cpus, gpus in options.nodes_to_add()]
+    return connect(options.address, may_add=may_add, verbose=options.verbose)
 
 
 def exit_code_of_training(train: Callable[[], None], what: str) -> int:
