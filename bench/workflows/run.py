@@ -307,6 +307,7 @@ class Benchmark:
                 inputs=self.plan.inputs,
                 backends=backends,
                 waiting=lambda seconds: print(f"timing: {duration(seconds)} so far", flush=True),
+                failed=lambda reason: print(f"warning: not timed {reason}", file=sys.stderr),
             )
         except NotTimedError as error:
             print(f"warning: not timed: {error}", file=sys.stderr)
