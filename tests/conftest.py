@@ -36,6 +36,9 @@ RAY_FIRST = ("tests/test_run.py", "tests/test_faults.py")
 RAY_LAST = (
     "tests/test_any_model.py",
     "tests/test_setups.py",
+    "tests/test_nodes.py",
+    "tests/test_autoscaler.py",
+    "tests/test_slurm.py",
     "tests/test_tune.py",
     "tests/cluster/test_session.py",
     "tests/cluster/test_tune.py",
