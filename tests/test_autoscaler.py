@@ -37,7 +37,12 @@ MOST_NODES = 4
 CONFIG = {
     "cluster_name": "fake",
     "max_workers": MOST_NODES,
-    "provider": {"type": "fake_multinode", "disable_node_updaters": True, "disable_launch_config_check": True},
+    "provider": {
+        "type": "fake_multinode",
+        "use_node_id_as_ip": True,  # all are on this machine
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    },
     "head_node_type": "ray.head.default",
     "available_node_types": {
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
