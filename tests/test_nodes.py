@@ -263,6 +263,18 @@ def test_runs_with_two_workers_on_two_nodes_are_those_of_one_machine(wide: Wide,
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh")
+def test_a_sweep_tries_its_trials_on_nodes_that_share_nothing(wide: Wide) -> None:
+    told = ["--models", "mine.py:Net", "--dataset", "npz:data.npz", "--trials", "4", "--epochs", "2"]
+    ran = wide.head.run(sys.executable, "-m", "bench.tune", *told, "--no-timing", "--address", wide.address)
+
+    assert ran.code == 0, ran
+    assert "Traceback" not in ran.out + ran.err
+    found = records(wide.head)
+    assert set(found[found.judged_on == "validation"].node) == {"first", "second"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh")
 def test_a_cable_that_is_out_for_20_seconds_costs_an_epoch_at_most(wide: Wide, expected: dict[str, str | None]) -> None:
     running, log = start_bench(wide.head, *words("--address", wide.address))
     wait_until_both_train(running, log)
