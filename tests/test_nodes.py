@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ import ray
 import safetensors.torch
 import torch
 from machines import PORT, Machine, Site, bench_run, join, site, start_head, until, wait_for_ray, why_not
-from running import ROOT, command
+from running import ROOT, command, environment, gone
 
 from bench.config.run import Options
 from bench.learning.context import LocalContext
@@ -183,6 +184,31 @@ def test_six_runs_on_nodes_that_share_nothing_one_killed_and_one_late(
     assert repeated_epochs(log) <= 1
     assert "a worker was lost; attempt 2" in log.read_text()
     assert not list((head.work / "results").rglob("*.tmp"))
+
+
+MAKER = """
+import time
+from machines import Site
+
+made = Site()
+machines = [made.add("near"), made.add("far", delay_ms=25, loss=0.01)]
+machines[0].start("sleep", "1000")
+print("made", *(machine.pid for machine in machines), flush=True)
+time.sleep(1000)
+"""
+
+
+def test_machines_end_with_the_process_that_made_them_also_if_it_is_killed() -> None:
+    environ = environment(PYTHONPATH=f"{ROOT}:{ROOT}/tests")
+    maker = psutil.Popen([sys.executable, "-c", MAKER], env=environ, stdout=subprocess.PIPE, text=True)
+    said = maker.stdout.readline().split()
+    family = maker.children(recursive=True)
+    assert said[0] == "made"
+    assert {int(pid) for pid in said[1:]} < {process.pid for process in family}
+    maker.kill()
+
+    assert gone(family, 20) == []
+    maker.wait()
 
 
 # --- in full: one cluster after the other for all that follows -----------------------------------------------------
