@@ -150,10 +150,10 @@ def start_cluster(machines: Site, files: Path, *options: str) -> tuple[Machine, 
     head = machines.add("head", has_bench=True)
     nodes = [machines.add(name) for name in ("first", "second")]
     give(files, head)
-    starting = [start_head(head, "--num-cpus=0", *options)]
-    starting += [join(node, head, "--num-cpus=1", **SLOW) for node in nodes]
-    for machine, process in zip((head, *nodes), starting, strict=True):
-        wait_for_ray(machine, process)
+    wait_for_ray(head, start_head(head, "--num-cpus=0", *options))  # nodes that come before it give up soon
+    joining = [join(node, head, "--num-cpus=1", **SLOW) for node in nodes]
+    for node, process in zip(nodes, joining, strict=True):
+        wait_for_ray(node, process)
     return head, nodes
 
 
