@@ -39,6 +39,8 @@ class Coordinator:
     async def put(self, event: Report) -> None:
         """Take an event; only the first outcome of a run counts."""
         if isinstance(event, Saved):
+            if event.run_id in self._ended:  # sent twice, and late
+                return
             self._states[event.run_id] = event.state
         elif isinstance(event, Outcome):
             if event.run_id in self._ended:

@@ -11,12 +11,15 @@ import ray
 from ray.actor import ActorHandle
 
 
-def answer_of(reference: ray.ObjectRef) -> Any:
+def answer_of(reference: ray.ObjectRef, seconds: float | None = None) -> Any:
     """Return the value of a reference. A task that waits keeps its CPUs; in ray.get it would lend them to other tasks.
 
     An actor, such as a trial of Ray Tune or a worker of Ray Train, keeps them in both.
+
+    Raises:
+        TimeoutError: there was no answer within ``seconds``.
     """
-    return reference.future().result()
+    return reference.future().result(timeout=seconds)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 5.0
 """Seconds that one of several workers waits before it reports that its run failed. If another worker's death was the
 cause, Ray Train ends this one meanwhile, and the run is tried again."""
+RESEND_SECONDS = 30.0
+"""Seconds until a state whose arrival is not confirmed is sent again; each time twice as long."""
 OUT_OF_MEMORY = "ended by Ray because the machine ran out of memory"
 """The reason in the record of a run whose process Ray ended."""
 
@@ -84,7 +86,14 @@ class RayContext:
 
     def save(self, run_id: str, state: bytes) -> None:
         """Send the state and wait until it has arrived, so that it is safe if this worker dies."""
-        answer_of(self.coordinator.put.remote(Saved(run_id, state)))
+        seconds = RESEND_SECONDS
+        while True:
+            try:
+                answer_of(self.coordinator.put.remote(Saved(run_id, state)), seconds)
+            except TimeoutError:  # a network that was cut for a while may have swallowed the call or its answer
+                seconds *= 2
+            else:
+                return
 
     def load(self, run_id: str) -> bytes | None:
         """Return the state that was saved last; None if none was."""
