@@ -45,6 +45,12 @@ class EvaluateOptions(BaseModel):
     std: tuple[float, ...] | None = option(
         None, "standard deviation of each channel that was divided by, together with --mean", group="what", metavar="X"
     )
+    class_names: tuple[str, ...] | None = option(
+        None,
+        "names of the classes in the order of the model's outputs, for weights that do not say them",
+        group="what",
+        metavar="NAME",
+    )
     dataset: str | None = option(
         None,
         "data set whose test images are classified (default: the one that the model was trained on, else auto: MNIST, "
@@ -74,6 +80,14 @@ class EvaluateOptions(BaseModel):
             raise ValueError("--mean needs finite numbers, and --std finite numbers above 0")
         if max(map(abs, mean)) > 1 or max(std) > 1:
             raise ValueError("--mean and --std are for pixels from 0 to 1; divide those for pixels up to 255 by 255")
+        return self
+
+    @model_validator(mode="after")
+    def _distinct_classes(self) -> Self:
+        names = self.class_names or ()
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"--class-names has {twice!r} twice; give each class a name of its own")
         return self
 
     @model_validator(mode="after")

@@ -66,7 +66,7 @@ def evaluate_file(options: EvaluateOptions, redraw: Redraw | None = None) -> str
     folder = pictures.find_pictures(options.images) if options.images is not None else None
     from bench.learning.checkpoint import load_trained  # imports torch
 
-    trained = load_trained(loaded, options.model, options.form)
+    trained = load_trained(loaded, options.model, options.form, options.class_names)
     if folder is not None:
         images = _from_folder(folder, trained, redraw)
     else:
@@ -114,7 +114,9 @@ def _assumed_input(trained: Trained, options: EvaluateOptions) -> str:
 
 
 def _from_folder(folder: Pictures, trained: Trained, redraw: Redraw | None) -> _Images:
-    whose = "this model" if trained.names_classes else "this model (the weights do not name its classes)"
+    whose = "this model"
+    if not trained.names_classes:
+        whose = "this model (the weights do not name its classes; --class-names does)"
     labels = None if folder.folders is None else pictures.labels_of(folder, trained.class_names, whose)
     form, blank, notes = trained.spec.input, 0, []
     listed = pictures.see_pictures(folder)

@@ -59,19 +59,23 @@ def class_numbers(names: Iterable[str], known: Sequence[str], what: str, whose: 
         else:
             strange.append(name)
     if strange:
-        listed = ", ".join(known[:_MOST_LISTED]) + (", ..." if len(known) > _MOST_LISTED else "")
-        raise UserError(f"{_named(what, strange)} of {whose}; the classes are {listed}")
+        raise UserError(f"{_named(what, strange)} of {whose}; the classes are {listed(known)}")
     return numbers
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the names of classes for a sentence, the first ones if they are many."""
+    return ", ".join(names[:_MOST_LISTED]) + (", ..." if len(names) > _MOST_LISTED else "")
 
 
 def _named(what: str, names: Sequence[str]) -> str:
     """Return the subject and verb of a sentence on names that are no classes."""
-    listed = ", ".join(repr(name) for name in names[:_MOST_NAMED])
+    few = ", ".join(repr(name) for name in names[:_MOST_NAMED])
     if len(names) == 1:
-        return f"{what} {listed} is no class"
+        return f"{what} {few} is no class"
     plural = f"{what}es" if what.endswith("s") else f"{what}s"
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return f"{plural} {listed}{more} are no classes"
+    return f"{plural} {few}{more} are no classes"
 
 
 def _forms(name: str) -> set[str]:
