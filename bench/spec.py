@@ -522,17 +522,20 @@ class Timing(BaseModel):
         description="a step of the whole model; a frozen backbone's features; a step of its head on them; or answering"
     )
     backend: str = Field(description="what ran the model; 'eager' for all but inference")
-    batch_size: int = Field(description="images at once")
+    batch_size: int = Field(ge=1, description="images at once")
     sample: int = Field(description="0 for the first after the warm-up")
-    seconds: float = Field(description="of this sample, device synchronised")
+    seconds: float = Field(gt=0, allow_inf_nan=False, description="of this sample, device synchronised")
     reference_seconds: float | None = Field(
-        default=None, description="of a training step that never changes, timed right before and after"
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="of a training step that never changes, timed right before and after",
     )
     contended: bool = Field(description="something else ran on the machine meanwhile")
     device: str = Field(description="'cpu' or the GPU's name")
     threads: int = Field(description="CPU threads computed with")
     precision: str = Field(description="fp32, bf16 or int8")
-    peak_memory_mb: float | None = Field(default=None, description="peak memory during these samples, 10^6 bytes")
+    peak_memory_mb: float | None = Field(default=None, ge=0, description="peak memory during these samples, 10^6 bytes")
     measured_at: datetime = Field(description="UTC")
 
 
@@ -545,20 +548,28 @@ class Deployment(BaseModel):
     backend: str = Field(description="what runs the model")
     status: Literal["ok", "failed"] = Field(description="failed: it could not be prepared, or did not answer")
     reason: str | None = Field(default=None, description="why it failed")
-    images: int | None = Field(default=None, description="test images answered: all of them")
-    correct: int | None = Field(default=None, description="of these, classified right")
-    accuracy: float | None = Field(default=None, description="share of test images classified right")
-    agreement: float | None = Field(default=None, description="share of test images given the same class as by eager")
+    images: int | None = Field(default=None, ge=0, description="test images answered: all of them")
+    correct: int | None = Field(default=None, ge=0, description="of these, classified right")
+    accuracy: float | None = Field(default=None, ge=0, le=1, description="share of test images classified right")
+    agreement: float | None = Field(
+        default=None, ge=0, le=1, description="share of test images given the same class as by eager"
+    )
     disagreements: int | None = Field(
-        default=None, description="images given another class though eager's two largest logits are not within 1e-4"
+        default=None,
+        ge=0,
+        description="images given another class though eager's two largest logits are not within 1e-4",
     )
-    largest_difference: float | None = Field(default=None, description="between a logit and eager's")
-    only_eager_right: int | None = Field(default=None, description="images that only eager classified right")
-    only_this_right: int | None = Field(default=None, description="images that only this back end classified right")
+    largest_difference: float | None = Field(default=None, ge=0, description="between a logit and eager's")
+    only_eager_right: int | None = Field(default=None, ge=0, description="images that only eager classified right")
+    only_this_right: int | None = Field(
+        default=None, ge=0, description="images that only this back end classified right"
+    )
     prepare_seconds: float | None = Field(
-        default=None, description="from the trained model to the first answer of each batch size: export, compiling"
+        default=None,
+        ge=0,
+        description="from the trained model to the first answer of each batch size: export, compiling",
     )
-    deployed_bytes: int | None = Field(default=None, description="size of the files that are deployed")
+    deployed_bytes: int | None = Field(default=None, ge=0, description="size of the files that are deployed")
     threads: int | None = Field(default=None, description="CPU threads computed with")
     precision: str | None = Field(default=None, description="fp32, bf16 or int8, as really used")
     device: str | None = Field(default=None, description="'cpu' or the GPU's name")
