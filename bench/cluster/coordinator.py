@@ -110,7 +110,10 @@ class Coordinator:
         return self._states.get(run_id)
 
     async def take(self, wait_seconds: float) -> list[Report]:
-        """Return all events since the last call; wait up to ``wait_seconds`` for the first."""
+        """Return the events since the last call, of a run's progress in an epoch only the latest.
+
+        Wait up to ``wait_seconds`` for the first.
+        """
         if not self._events:
             self._arrived.clear()
             try:
@@ -118,7 +121,10 @@ class Coordinator:
             except TimeoutError:
                 return []
         events, self._events = self._events, []
-        return events
+        latest = {(event.run_id, event.epoch): event for event in events if isinstance(event, Progress)}
+        return [
+            event for event in events if not isinstance(event, Progress) or event is latest[event.run_id, event.epoch]
+        ]
 
 
 def start_coordinator(states: dict[str, bytes], max_failures: int) -> ActorHandle:

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from bench.cluster.coordinator import Report, start_coordinator
 from bench.cluster.placement import Group, groups_that_fit
 from bench.cluster.session import ClusterLostError, Session
-from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, Work, submit
+from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, Work, report_seconds, submit
 from bench.errors import first_line
 from bench.learning.inputs import Inputs, inputs_of
 from bench.spec import Begun, Ended, Event, Measured, Outcome, Run, Status
@@ -156,14 +156,15 @@ class Scheduler(Driver):
         """
         self._runs = {run.id: run for group in groups for run in group.runs}
         waiting = list(groups)
+        at_once = min(len(groups), groups_that_fit(groups[0].need, self._session.nodes)) if groups else 0
+        every = report_seconds(at_once)
         submitted: dict[ray.ObjectRef, Group] = {}
         with self._until_the_end():
             while not self._runs.keys() <= self._finished:
                 while waiting and len(submitted) < self._most_at_once(waiting[0]):
                     group = waiting.pop(0)
-                    work = Work(
-                        group, inputs_of(group.runs[0], self._inputs), self._coordinator, self._limits.oom_backoff
-                    )
+                    inputs = inputs_of(group.runs[0], self._inputs)
+                    work = Work(group, inputs, self._coordinator, self._limits.oom_backoff, every)
                     submitted[submit(work, max_failures=self._limits.max_failures)] = group
                 self._wait()
                 ended, _ = ray.wait(list(submitted), num_returns=len(submitted), timeout=0)

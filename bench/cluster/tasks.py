@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 5.0
 """Seconds that one of several workers waits before it reports that its run failed. If another worker's death was the
 cause, Ray Train ends this one meanwhile, and the run is tried again."""
+LEAST_REPORT_SECONDS = 0.5
+_REPORTS_A_SECOND = 500
+"""The reports of all workers together that the coordinator takes without delay, on one slow core: measured by
+experiments/speed/scale.py."""
 OUT_OF_MEMORY = "ended by Ray because the machine ran out of memory"
 """The reason in the record of a run whose process Ray ended."""
 
@@ -77,6 +81,7 @@ class RayContext:
     world_size: int
     device: str
     threads: int
+    report_seconds: float
 
     def report(self, progress: Progress) -> None:
         """Send the progress to the driver without waiting for an answer."""
@@ -104,6 +109,12 @@ class Work:
     inputs: SharedInputs
     coordinator: ActorHandle
     oom_backoff: bool
+    report_seconds: float
+
+
+def report_seconds(at_once: int) -> float:
+    """Return the seconds between two reports of a worker when so many report at the same time."""
+    return max(LEAST_REPORT_SECONDS, at_once / _REPORTS_A_SECOND)
 
 
 def submit(work: Work, *, max_failures: int) -> ray.ObjectRef:
@@ -173,6 +184,7 @@ def _train_loop(config: dict[str, Any]) -> None:
         world_size=worker.get_world_size(),
         device=gpu_or_cpu(),
         threads=work.group.need.cpus,
+        report_seconds=work.report_seconds,
     )
     node_id = ray.get_runtime_context().get_node_id()
     for run in work.group.runs:

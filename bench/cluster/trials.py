@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from bench.cluster.tasks import RayContext, SharedInputs, gpu_or_cpu
+from bench.cluster.tasks import LEAST_REPORT_SECONDS, RayContext, SharedInputs, gpu_or_cpu
 from bench.learning.inputs import inputs_of
 from bench.spec import EpochRecord, Job, Progress, Status
 
@@ -22,7 +22,7 @@ class TuneContext(RayContext):
     """The context of a run in a Tune trial: each epoch is reported to Tune, which may stop the trial after it."""
 
     def __init__(self, coordinator: ActorHandle, *, judged: bool, device: str, threads: int) -> None:
-        super().__init__(coordinator, rank=0, world_size=1, device=device, threads=threads)
+        super().__init__(coordinator, 0, 1, device, threads, LEAST_REPORT_SECONDS)
         self.stopped_after: int | None = None
         """The epoch after which the trial was stopped, as others were better; None if it was not."""
         self._judged = judged

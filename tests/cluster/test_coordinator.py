@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.cluster.coordinator import Coordinator
-from bench.spec import Job, Outcome, Run, Status
+from bench.cluster.tasks import report_seconds
+from bench.spec import Job, Outcome, Progress, Run, Saved, Status
 
 
 def runs_of(make_job: Callable[..., Job], count: int) -> list[Run]:
@@ -88,3 +89,27 @@ def test_nothing_begins_after_the_command_is_ending(make_job: Callable[..., Job]
         return await coordinator.begin(run, "node", 1)
 
     assert not asyncio.run(story())
+
+
+def test_of_a_run_s_progress_in_an_epoch_the_driver_takes_the_latest() -> None:
+    def at(run: str, epoch: int, images: int) -> Progress:
+        return Progress(run, epoch, 2, images, 200)
+
+    async def story() -> list[Any]:
+        coordinator = Coordinator({}, 2)
+        for event in (
+            at("a", 1, 10),
+            at("b", 1, 5),
+            at("a", 1, 100),
+            Saved("a", b"state"),
+            at("a", 2, 110),
+            at("a", 2, 120),
+        ):
+            await coordinator.put(event)
+        return await coordinator.take(0)
+
+    assert asyncio.run(story()) == [at("b", 1, 5), at("a", 1, 100), Saved("a", b"state"), at("a", 2, 120)]
+
+
+def test_the_more_workers_report_the_rarer_each_does() -> None:
+    assert [report_seconds(count) for count in (1, 100, 250, 1000, 10_000)] == [0.5, 0.5, 0.5, 2.0, 20.0]
