@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -127,9 +127,10 @@ class Search:
             of_sweep = {record.run_id: record for record in records if record.sweep_id == sweep_id}
             if self.options.fresh:
                 if not self.options.dry_run:
-                    _forget(self.store, of_sweep)
+                    self.store.forget(of_sweep)
                 continue
             stored.records = of_sweep
+            self.store.read_ahead("epochs", of_sweep)
             stored.epochs = {run_id: self.store.epochs(run_id) for run_id in of_sweep}
             if sweep_id in earlier:
                 kept = ("started_at", "finished_at", "gpus_per_trial")
@@ -313,13 +314,6 @@ class Search:
             }
             winners.append(planned.model_copy(update=changes))
         return winners
-
-
-def _forget(store: Store, run_ids: Iterable[str]) -> None:
-    """Delete trials from the store."""
-    for run_id in run_ids:
-        for kind, ending in (("runs", "parquet"), ("epochs", "parquet"), ("unfinished", "state")):
-            (store.root / kind / f"{run_id}.{ending}").unlink(missing_ok=True)
 
 
 def _is_done(trial: Trial) -> bool:
