@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,6 +59,10 @@ _OTHERS = (
 """The exceptions that clients raise beside OSError, by module and name."""
 
 
+_TOKENS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+"""Names that file systems give to what changes with an object, the most exact first."""
+
+
 class StorageError(UserError):
     """An object storage that cannot be read or written now. What is stored there is untouched."""
 
@@ -107,6 +111,11 @@ def _options(scheme: str) -> dict[str, Any]:
         retries = {"total_max_attempts": 4, "mode": "standard"}
         options["config_kwargs"] = {"connect_timeout": 4, "read_timeout": 30, "retries": retries}
     return options
+
+
+def change_token(about: Mapping[str, Any]) -> str:
+    """Return what changes when an object is written again, of what a file system says about it."""
+    return next((str(about[key]) for key in _TOKENS if about.get(key) is not None), "")
 
 
 def _types(names: tuple[tuple[str, str], ...]) -> tuple[type[Exception], ...]:

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.errors import UserError
-from bench.storage import Place, StorageError, storage_errors
+from bench.storage import Place, StorageError, change_token, storage_errors
 
 _AT_ONCE = 1000
 """The number of objects that are fetched before the first is given out, which bounds the memory."""
-_TOKENS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
-"""Names that file systems give to what changes with an object, the most exact first."""
 
 
 class State(NamedTuple):
@@ -148,7 +146,7 @@ def _listed(folder: Place, ending: str) -> Iterator[tuple[str, State]]:
             for path, about in folder.fs.find(folder.path, detail=True).items():
                 name = path.removeprefix(folder.path).lstrip("/")
                 if "/" not in name and name.endswith(ending):
-                    yield name, State(about["size"], next((str(about[key]) for key in _TOKENS if key in about), ""))
+                    yield name, State(about["size"], change_token(about))
         return
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:

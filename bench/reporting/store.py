@@ -108,14 +108,23 @@ class Store:
         with disk_errors(self.root):
             if result.epochs:
                 self._write_rows("epochs", record.run_id, result.epochs, EPOCHS_SCHEMA)
-            if result.predictions is not None:
-                self._write_table(self._file("predictions", record.run_id), to_table(result.predictions))
-            if result.checkpoint is not None:
-                write_whole(self._file("checkpoints", record.run_id), result.checkpoint)
+            self.write_files(record.run_id, result.predictions, result.checkpoint)
             written = self._write_rows("runs", record.run_id, [record], RUNS_SCHEMA)
             add_to_index(self.root, self._file("runs", record.run_id).name, written, record)
             if record.status is not Status.INTERRUPTED:
                 files.remove([self._file("unfinished", record.run_id)])
+
+    def write_files(self, run_id: str, predictions: Predictions | None, checkpoint: bytes | None) -> None:
+        """Store the large files of a run, before its record.
+
+        Raises:
+            UserError: one cannot be written.
+        """
+        with disk_errors(self.root):
+            if predictions is not None:
+                self._write_table(self._file("predictions", run_id), to_table(predictions))
+            if checkpoint is not None:
+                write_whole(self._file("checkpoints", run_id), checkpoint)
 
     def records(self, *, set_aside: bool = False) -> tuple[list[Record], list[str]]:
         """Return (all records, by start time; a line for each file that is no record, and each with absurd figures).
@@ -254,6 +263,13 @@ class Store:
         contents = files.read_each([self._file("unfinished", run_id) for run_id in there])
         states = zip(there, contents, strict=True)
         return {run_id: content for run_id, content in states if isinstance(content, bytes)}
+
+    def state(self, run_id: str) -> bytes | None:
+        """Return the kept training state of a run; None if there is none."""
+        try:
+            return files.read(self._file("unfinished", run_id))
+        except FileNotFoundError:
+            return None
 
     def unfinished(self) -> list[str]:
         """Return the ids of the runs of which a training state is kept."""

@@ -21,6 +21,7 @@ from bench.reporting.formats import counted, duration, part_of, seed_list
 from bench.reporting.remote import open_store
 from bench.reporting.store import Store
 from bench.spec import Begun, Ended, Event, Job, Recipe, Record, Run, Saved, Status
+from bench.workflows.direct import direct_store
 from bench.workflows.interrupts import INTERRUPTED, interruptible
 from bench.workflows.phases import Phases
 from bench.workflows.plan import Plan, make_plan
@@ -101,6 +102,7 @@ class Benchmark:
         if options.dry_run:
             return 0
         self.phases.enter("reporting")
+        self.store.ensure_sent()
         told = [key for key, run in self.ended.items() if run.status is Status.INTERRUPTED]
         write_pages(self.store, told=told, choice=choice_of(self.options))
         self.phases.enter("ending")
@@ -136,6 +138,7 @@ class Benchmark:
                     self._train(session, missing, groups)
                 while more := self._too_wide():
                     self._train(session, more, self._place(more, session))
+                self.store.ensure_sent()
                 self._time(session)
 
             try:
@@ -199,6 +202,9 @@ class Benchmark:
         options, plan, store = self.options, self.plan, self.store
         self.phases.enter("starting workers")
         runs, commit = {run.id: run for job in jobs for run in job.runs()}, git_commit()
+        direct = direct_store(store)
+        if options.fresh:
+            store.forget(runs.keys() & set(store.unfinished()), ("unfinished",))
         with ProgressView(jobs, self.labels) as view:
 
             def handle(event: Event) -> None:
@@ -223,9 +229,10 @@ class Benchmark:
             scheduler = Scheduler(
                 session,
                 inputs=plan.inputs,
-                states={} if options.fresh else store.states(list(runs)),
+                states=store.states(list(runs)) if direct is None else {},
                 limits=Limits(options.max_failures, options.timeout, options.oom_backoff),
                 handle=handle,
+                storage=direct,
             )
             scheduler.train(groups)
 

@@ -35,6 +35,7 @@ from bench.reporting.sweeps import (
 from bench.reporting.table import as_text
 from bench.reporting.tuning import found_table
 from bench.spec import Job, Recipe, Status
+from bench.workflows.direct import direct_store
 from bench.workflows.plan import Plan, check_sizes
 from bench.workflows.report import write_pages
 from bench.workflows.run import Benchmark, exit_code_of_training, prepare, read_stored
@@ -167,6 +168,7 @@ class Search:
                 print(f"{self._describe(need, session.nodes)}\n\n{self._dry()}\n\ndry run: nothing was trained")
                 return 0
             code = exit_code_of_training(lambda: self.search(session), "trials")
+            self.store.ensure_sent()
             if code:
                 write_pages(self.store, show=False)
                 return code
@@ -236,13 +238,15 @@ class Search:
         done = {model: [trial for trial in stored.trials() if _is_done(trial)] for model, stored in self.sweeps.items()}
         with SweepView(dict.fromkeys(self.sweeps, self.wanted), done) as view:
             notes = SweepNotes(self.sweeps, store, view)
+            direct = direct_store(store)
             runner = SweepRunner(
                 session,
                 inputs=plan.inputs,
-                states=store.states([run_id for stored in self.sweeps.values() for run_id in stored.records]),
+                states={} if direct else store.states([key for each in self.sweeps.values() for key in each.records]),
                 limits=Limits(options.max_failures, options.timeout, options.oom_backoff),
                 need=need,
                 handle=notes.take,
+                storage=direct,
                 verbose=options.verbose,
             )
             sweeps = [self._as_model_sweep(stored) for stored in self.sweeps.values()]
