@@ -604,6 +604,10 @@ class Outcome:
     predictions: Predictions | None = None
     checkpoint: bytes | None = None
     """The trained model as a safetensors file."""
+    scores: Scores | None = None
+    """What follows from the predictions, of a worker that has stored them itself."""
+    model_stored: bool = False
+    """True if the worker has stored the trained model itself."""
 
 
 @dataclass(frozen=True)

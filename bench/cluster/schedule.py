@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from bench.cluster.coordinator import Report, start_coordinator
 from bench.cluster.placement import Group, groups_that_fit
 from bench.cluster.session import ClusterLostError, Session
-from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, Work, report_seconds, submit
+from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, Work, WorkerStorage, report_seconds, submit
 from bench.errors import first_line
 from bench.learning.inputs import Inputs, inputs_of
 from bench.spec import Begun, Ended, Event, Measured, Outcome, Run, Status
@@ -51,6 +51,7 @@ class Driver:
         states: dict[str, bytes],
         limits: Limits,
         handle: Handler,
+        storage: WorkerStorage | None = None,
     ) -> None:
         """Put the inputs of runs into Ray's object store: the data once, weights once for each model.
 
@@ -60,7 +61,9 @@ class Driver:
             states: the states that interrupted runs resume from, by run id.
             limits: the limits of each run.
             handle: called with every event, in the thread that waits for the runs.
+            storage: the results folder, if workers write to it themselves.
         """
+        self._storage = storage
         self._session = session
         self._limits = limits
         self._handle = handle
@@ -164,7 +167,7 @@ class Scheduler(Driver):
                 while waiting and len(submitted) < self._most_at_once(waiting[0]):
                     group = waiting.pop(0)
                     inputs = inputs_of(group.runs[0], self._inputs)
-                    work = Work(group, inputs, self._coordinator, self._limits.oom_backoff, every)
+                    work = Work(group, inputs, self._coordinator, self._limits.oom_backoff, every, self._storage)
                     submitted[submit(work, max_failures=self._limits.max_failures)] = group
                 self._wait()
                 ended, _ = ray.wait(list(submitted), num_returns=len(submitted), timeout=0)

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 
@@ -21,7 +21,7 @@ from bench.errors import first_line
 from bench.learning.data.dataset import Dataset
 from bench.learning.inputs import Inputs
 from bench.learning.user_code import UserCode
-from bench.spec import Progress, Saved, Status
+from bench.spec import Outcome, Progress, Run, Saved, Status
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -72,6 +72,19 @@ class SharedInputs:
         return Inputs(self.dataset.get(), self.weights.get(), self.code)
 
 
+class WorkerStorage(Protocol):
+    """A results folder that workers write to themselves. None of its methods raises: what fails goes by the driver."""
+
+    def load(self, run_id: str) -> bytes | None:
+        """Return the state that a run goes on from; None if there is none."""
+
+    def save(self, run_id: str, state: bytes) -> bool:
+        """Store the state that a run goes on from; return whether that succeeded."""
+
+    def keep(self, run: Run, outcome: Outcome) -> Outcome:
+        """Store a run's large files; return the outcome without what was stored."""
+
+
 @dataclass
 class RayContext:
     """The context of a run in a Ray worker."""
@@ -82,19 +95,28 @@ class RayContext:
     device: str
     threads: int
     report_seconds: float
+    storage: WorkerStorage | None = None
+    """The results folder, if workers write to it themselves."""
 
     def report(self, progress: Progress) -> None:
         """Send the progress to the driver without waiting for an answer."""
         self.coordinator.put.remote(progress)
 
     def save(self, run_id: str, state: bytes) -> None:
-        """Send the state and wait until it has arrived, so that it is safe if this worker dies."""
-        answer_of(self.coordinator.put.remote(Saved(run_id, state)))
+        """Store or send the state and wait until it has arrived, so that it is safe if this worker dies."""
+        if self.storage is None or not self.storage.save(run_id, state):
+            answer_of(self.coordinator.put.remote(Saved(run_id, state)))
 
     def load(self, run_id: str) -> bytes | None:
         """Return the state that was saved last; None if none was."""
         state: bytes | None = answer_of(self.coordinator.state.remote(run_id))
-        return state
+        if self.storage is None:
+            return state
+        from ray.train.collective import broadcast_from_rank_zero
+
+        if state is None and self.rank == 0:
+            state = self.storage.load(run_id)
+        return broadcast_from_rank_zero(state) if self.world_size > 1 else state
 
     def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
         """Return True: a benchmark ends no run because others are better."""
@@ -110,6 +132,7 @@ class Work:
     coordinator: ActorHandle
     oom_backoff: bool
     report_seconds: float
+    storage: WorkerStorage | None = None
 
 
 def report_seconds(at_once: int) -> float:
@@ -185,6 +208,7 @@ def _train_loop(config: dict[str, Any]) -> None:
         device=gpu_or_cpu(),
         threads=work.group.need.cpus,
         report_seconds=work.report_seconds,
+        storage=work.storage,
     )
     node_id = ray.get_runtime_context().get_node_id()
     for run in work.group.runs:
@@ -201,7 +225,8 @@ def _train_loop(config: dict[str, Any]) -> None:
             answer_of(coordinator.end.remote(run, status_of(error), reason))
             raise
         if context.rank == 0:
-            answer_of(coordinator.put.remote(outcome))
+            kept = outcome if work.storage is None else work.storage.keep(run, outcome)
+            answer_of(coordinator.put.remote(kept))
 
 
 def gpu_or_cpu() -> str:

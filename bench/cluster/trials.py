@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from bench.cluster.tasks import LEAST_REPORT_SECONDS, RayContext, SharedInputs, gpu_or_cpu
+from bench.cluster.tasks import LEAST_REPORT_SECONDS, RayContext, SharedInputs, WorkerStorage, gpu_or_cpu
 from bench.learning.inputs import inputs_of
 from bench.spec import EpochRecord, Job, Progress, Status
 
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 class TuneContext(RayContext):
     """The context of a run in a Tune trial: each epoch is reported to Tune, which may stop the trial after it."""
 
-    def __init__(self, coordinator: ActorHandle, *, judged: bool, device: str, threads: int) -> None:
-        super().__init__(coordinator, 0, 1, device, threads, LEAST_REPORT_SECONDS)
+    def __init__(
+        self, coordinator: ActorHandle, *, judged: bool, device: str, threads: int, storage: WorkerStorage | None
+    ) -> None:
+        super().__init__(coordinator, 0, 1, device, threads, LEAST_REPORT_SECONDS, storage)
         self.stopped_after: int | None = None
         """The epoch after which the trial was stopped, as others were better; None if it was not."""
         self._judged = judged
@@ -60,6 +62,7 @@ def train_trial(
     coordinator: ActorHandle,
     threads: int,
     oom_backoff: bool,
+    storage: WorkerStorage | None,
 ) -> None:
     """Train one trial: the runs of a job, one after the other, until one is not ok."""
     from bench.learning.execute import execute
@@ -74,7 +77,7 @@ def train_trial(
                 continue
             break
         judged = run.seed == config["judged_seed"]
-        context = TuneContext(coordinator, judged=judged, device=gpu_or_cpu(), threads=threads)
+        context = TuneContext(coordinator, judged=judged, device=gpu_or_cpu(), threads=threads, storage=storage)
         outcome = execute(run, read, context, oom_backoff=oom_backoff)
         measured = outcome.measured
         if measured.status is Status.OK and context.stopped_after is not None:

@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from bench.config.command_line import option
+from bench.storage import PlaceOption
 
 
 class EvaluateOptions(BaseModel):
@@ -16,7 +17,7 @@ class EvaluateOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weights: Path = option(
+    weights: PlaceOption = option(
         ...,
         "trained model: a checkpoint of bench.run, or any PyTorch or safetensors file",
         group="what",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.errors import first_line
-from bench.reporting import images, plots, style
+from bench.reporting import files, images, plots, style
 from bench.reporting.entries import Comparison, DataKey, Entry, data_key
 from bench.reporting.files import disk_errors, write_whole
 from bench.reporting.groups import grouped
@@ -87,7 +87,7 @@ def draw(
     prefixes: set[str] = set()
     written: set[str] = set()
     with disk_errors(folder):
-        folder.mkdir(exist_ok=True)
+        files.make_folder(folder)
         for key in sorted({data_key(record) for record in records}):
             prefix = slug(key[0])
             if prefix in prefixes:  # another data set of that name
@@ -102,9 +102,8 @@ def draw(
                     write_whole(folder / f"{name}.png", png)
                     written |= {f"{name}.svg", f"{name}.png"}
                     gallery.plots.append(Plot(name, title, svg))
-        for file in folder.iterdir():
-            if file.name not in written and OURS.fullmatch(file.name):
-                file.unlink()
+        earlier = [name for name in files.listed(folder) if name not in written and OURS.fullmatch(name)]
+        files.remove(folder / name for name in earlier)
     return galleries
 
 
@@ -162,7 +161,9 @@ def _sizes(entries: Sequence[Entry], looks: Mapping[str, Look], dataset: str) ->
 
 def _learning(store: Store, entries: Sequence[Entry], looks: Mapping[str, Look], notes: list[str]) -> Figures:
     """Yield the learning curves, of jobs with at least two epochs: of one epoch a curve is a dot."""
-    epochs = {record.run_id: store.epochs(record.run_id) for entry in entries for record in entry.records[:MOST_SEEDS]}
+    run_ids = [record.run_id for entry in entries for record in entry.records[:MOST_SEEDS]]
+    store.read_ahead("epochs", run_ids)
+    epochs = {run_id: store.epochs(run_id) for run_id in run_ids}
     there = [entry for entry in entries if any(epochs.get(record.run_id) for record in entry.records)]
     longer = [entry for entry in there if any(len(epochs[record.run_id]) > 1 for record in entry.records[:MOST_SEEDS])]
     if there and not longer:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.reporting import style, sweeps, tuning
@@ -32,6 +31,7 @@ from bench.reporting.tables import (
     runs_table,
 )
 from bench.spec import Record, Status
+from bench.storage import Place
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -65,7 +65,7 @@ class Section:
     plots: list[Markup] = field(default_factory=list)
 
 
-def write_report(store: Store, overview: Overview | None = None, swept: Sequence[Swept] | None = None) -> Path:
+def write_report(store: Store, overview: Overview | None = None, swept: Sequence[Swept] | None = None) -> Place:
     """Write results/report.html, and all plots into results/plots/.
 
     Args:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 from bench.reporting.answer import Answer, Choice, answer_of
 from bench.reporting.backends import backend_sentences
@@ -30,6 +29,7 @@ from bench.reporting.tables import (
 from bench.reporting.train_sizes import crossing_sentences
 from bench.reporting.verdicts import findings, sentences
 from bench.spec import Record, Status
+from bench.storage import Place
 
 MOST_RUNS = 200
 """The most runs in the table of runs; the last ones are shown."""
@@ -102,7 +102,7 @@ def _with_mistakes(store: Store, comparison: Comparison) -> Comparison:
     return replace(comparison, by_class=by_class(jobs, names), confused=confused(jobs, names))
 
 
-def write_summary(store: Store, overview: Overview | None = None, sections: Sequence[str] = ()) -> Path:
+def write_summary(store: Store, overview: Overview | None = None, sections: Sequence[str] = ()) -> Place:
     """Write summary.md and return its path.
 
     Args:
@@ -116,7 +116,7 @@ def write_summary(store: Store, overview: Overview | None = None, sections: Sequ
     return store.write_text("summary.md", render(overview or look(store), sections))
 
 
-def write_answers(store: Store, overview: Overview) -> Path:
+def write_answers(store: Store, overview: Overview) -> Place:
     """Write answer.json, which says for each data set what to use and why; return its path.
 
     Raises:

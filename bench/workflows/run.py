@@ -7,7 +7,6 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from tabulate import tabulate
 
@@ -17,9 +16,12 @@ from bench.config.run import Options
 from bench.learning.backends import BACKENDS, check_installed
 from bench.reporting import images, stats
 from bench.reporting.entries import labels_of
+from bench.reporting.files import read
 from bench.reporting.formats import counted, duration, part_of, seed_list
+from bench.reporting.remote import open_store
 from bench.reporting.store import Store
 from bench.spec import Begun, Ended, Event, Job, Recipe, Record, Run, Saved, Status
+from bench.workflows.direct import direct_store
 from bench.workflows.interrupts import INTERRUPTED, interruptible
 from bench.workflows.phases import Phases
 from bench.workflows.plan import Plan, make_plan
@@ -56,7 +58,7 @@ def prepare(options: Options) -> tuple[Store, Plan]:
     """
     check_installed(() if options.no_timing else options.backends)
     choice_of(options)
-    store = Store(options.results)
+    store = open_store(options.results)
     if not options.dry_run:
         store.prepare()
     plan = make_plan(options)
@@ -100,6 +102,7 @@ class Benchmark:
         if options.dry_run:
             return 0
         self.phases.enter("reporting")
+        self.store.ensure_sent()
         told = [key for key, run in self.ended.items() if run.status is Status.INTERRUPTED]
         write_pages(self.store, told=told, choice=choice_of(self.options))
         self.phases.enter("ending")
@@ -135,6 +138,7 @@ class Benchmark:
                     self._train(session, missing, groups)
                 while more := self._too_wide():
                     self._train(session, more, self._place(more, session))
+                self.store.ensure_sent()
                 self._time(session)
 
             try:
@@ -198,6 +202,9 @@ class Benchmark:
         options, plan, store = self.options, self.plan, self.store
         self.phases.enter("starting workers")
         runs, commit = {run.id: run for job in jobs for run in job.runs()}, git_commit()
+        direct = direct_store(store)
+        if options.fresh:
+            store.forget(runs.keys() & set(store.unfinished()), ("unfinished",))
         with ProgressView(jobs, self.labels) as view:
 
             def handle(event: Event) -> None:
@@ -222,9 +229,10 @@ class Benchmark:
             scheduler = Scheduler(
                 session,
                 inputs=plan.inputs,
-                states={} if options.fresh else store.states(list(runs)),
+                states=store.states(list(runs)) if direct is None else {},
                 limits=Limits(options.max_failures, options.timeout, options.oom_backoff),
                 handle=handle,
+                storage=direct,
             )
             scheduler.train(groups)
 
@@ -261,9 +269,10 @@ class Benchmark:
         if self.options.no_timing or self.options.dry_run:
             return []
         asked, wanted, timed = [], self._backends(), self.store.timed()
+        checkpoints = self.store.checkpoints()
         for job in self.jobs:
             records = self._records_of(job)
-            done = [record for record in records if record.status is Status.OK and self._checkpoint(record).is_file()]
+            done = [record for record in records if record.status is Status.OK and record.run_id in checkpoints]
             # first a run that was timed before, so that all timings of a job are of one run
             done.sort(key=lambda record: record.run_id not in timed)
             if done and (self.options.fresh or not any(wanted <= self._timed_with(record.run_id) for record in done)):
@@ -281,9 +290,6 @@ class Benchmark:
         rows = self.store.deployments(run_id)
         return {row.backend for row in rows if row.status == "ok" or not self.options.retry_failed}
 
-    def _checkpoint(self, record: Record) -> Path:
-        return self.store.root / (record.checkpoint or "no checkpoint")
-
     def _time(self, session: Session) -> None:
         """Time the trained models, one at a time with the machine to itself, and store the timings."""
         records = self._to_time()
@@ -296,7 +302,8 @@ class Benchmark:
         print(f"timing {', '.join(self.labels[record.job_id] for record in records)}, one at a time{how}", flush=True)
         self.phases.enter("timing")
         runs = self._runs()
-        trained = [(runs[record.run_id], self._checkpoint(record).read_bytes()) for record in records]
+        checkpoints = self.store.checkpoints()
+        trained = [(runs[record.run_id], read(checkpoints[record.run_id])) for record in records]
         try:
             measured = time_alone(
                 session,

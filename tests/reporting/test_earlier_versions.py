@@ -67,7 +67,7 @@ def test_records_of_schema_1_have_a_place_in_the_index(
     store: Store, earlier: tuple[Record, list[EpochRecord]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise a folder of many would be read anew by every command."""
-    monkeypatch.setattr(store_module, "_WORTH_AN_INDEX", 1)
+    monkeypatch.setattr(store_module, "WORTH_AN_INDEX", 1)
     (store.root / ".index.jsonl").unlink()
     records, _ = store.records()
 
