@@ -7,19 +7,15 @@ import functools
 import logging
 import os
 import secrets
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from bench.cluster import address as joining
 from bench.cluster.placement import Node
-from bench.config.home import expanded_path
 from bench.errors import DoesNotFitError, UserError, first_line
 from bench.learning.cpus import usable_cpus
 
@@ -77,15 +73,14 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
     Raises:
         UserError: nothing answers at ``address``, or Ray cannot be started.
     """
-    for name, value in (_SETTINGS if verbose else _SETTINGS | _QUIET).items():
+    settings = _SETTINGS | ({} if verbose else _QUIET) | ({} if address is None else joining.SETTINGS)
+    for name, value in settings.items():
         os.environ.setdefault(name, value)
     if address is None:
         _check_threads()
         ask_for_own_token()
     else:
-        _check_address(address)
-        _check_folder(address)
-        _use_token(address)
+        joining.prepare(address)
     import ray
 
     _quieten(verbose)
@@ -97,7 +92,7 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
             _start(**options)
         else:
             until_the_end.callback(ray.shutdown)
-            _join(address, **options)
+            joining.join(address, verbose=verbose, **options)
         resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         nodes = [Node(cpus=each.get("CPU", 0.0), gpus=each.get("GPU", 0.0)) for each in resources]
         yield Session(nodes, shares_files=address is None)
@@ -135,19 +130,6 @@ def _own_folder() -> Iterator[None]:
             os.environ.update({} if before is None else {"RAY_TMPDIR": before})
 
 
-def _join(address: str, **options: Any) -> None:
-    import ray
-
-    package = str(Path(__file__).parents[1])
-    try:
-        ray.init(address=address, runtime_env={"py_modules": [package]}, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"--address {address}: no Ray cluster to connect to ({first_line(error)}); if it asks for a token, "
-            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-        ) from None
-
-
 def _start(**options: Any) -> None:
     """Start Ray; try twice, as it waits only 30 s for its daemons, and a loaded machine may take longer."""
     import ray
@@ -174,26 +156,6 @@ def _quieten(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _use_token(address: str) -> None:
-    """Show the user's token to a cluster at HOST:PORT that asks for it, as Ray does by itself for 'auto'.
-
-    ``ray start`` asks for a token as soon as the user has one, and a cluster that asks for none cannot work with a
-    driver that shows one; so a separate process tries to connect with the token.
-    """
-    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    has_token = named or expanded_path("~/.ray/auth_token").exists()
-    if "RAY_AUTH_MODE" in os.environ or not has_token or address == "auto":
-        return
-    tried = subprocess.run(
-        [sys.executable, "-c", "import sys, ray; ray.init(address=sys.argv[1])", address],
-        env={**os.environ, "RAY_AUTH_MODE": "token"},
-        capture_output=True,
-        check=False,
-    )
-    if tried.returncode == 0:
-        os.environ["RAY_AUTH_MODE"] = "token"
-
-
 def _check_threads() -> None:
     """Refuse a limit on threads that Ray cannot start with; it would wait a minute for daemons that cannot start.
 
@@ -212,34 +174,3 @@ def _check_threads() -> None:
         ) from None
     finally:
         done.set()
-
-
-def _check_folder(address: str) -> None:
-    """Refuse a cluster on this machine that another user started: Ray would abort this process.
-
-    Raises:
-        UserError: Ray's folder cannot be used.
-    """
-    folder = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray")  # noqa: S108 - Ray's own default
-    if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        raise UserError(
-            f"--address {address}: {folder}, where Ray keeps its sockets and logs, is of another user and cannot be "
-            "written; start the cluster and this command as one user, or both with RAY_TMPDIR=DIR, a folder of theirs"
-        )
-
-
-def _check_address(address: str) -> None:
-    """Refuse an unusable address at once; Ray would try it for minutes."""
-    if address == "auto":
-        return
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():
-        raise UserError(f"--address {address!r} is not HOST:PORT (as 10.0.0.1:6379) or auto")
-    if address.startswith("ray://"):
-        raise UserError(f"--address {address}: give the cluster's own address, HOST:PORT, not that of a Ray client")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise UserError(
-            f"--address {address}: nothing answers there ({error}); start one with: ray start --head"
-        ) from None
