@@ -637,10 +637,10 @@ class Progress:
     accuracy: float = math.nan
     """Share of this epoch's training images classified right so far."""
     images_per_second: float = 0.0
-    phase: Literal["features", "training"] = "training"
-    """'features' while the features of a frozen backbone are extracted, else 'training'."""
+    phase: Literal["features", "training", "testing"] = "training"
+    """'features' while the features of a frozen backbone are extracted, 'testing' while test images are answered."""
     phase_share: float = 0.0
-    """Share of the features that is extracted."""
+    """Share of the features that is extracted, or of the test images that is answered."""
 
 
 @dataclass(frozen=True)
