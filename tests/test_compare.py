@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from bench.compare import main
 from bench.errors import UserError
+from bench.history import main as history
 from bench.reporting import timing_stats, verdicts
 from bench.reporting.comparison import Pair
 from bench.reporting.entries import Entry
@@ -338,6 +339,17 @@ def test_two_revisions_of_a_repository_are_compared(repository: Path, capsys: py
     assert "-1.00 points, from 99.00 % to 98.00 %" in capsys.readouterr().out
     assert run("HEAD~1", "HEAD:results/reference/two", "--fail", "accuracy:-0.2pp") == 0
     assert run("HEAD~1", repository / "results" / "reference" / "one", "--fail", "accuracy:-0.2pp") == 1
+
+
+def test_the_revisions_of_a_folder_are_a_history(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert history(["../results/reference/one", "--revisions", "5"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    revisions = subprocess.run(["git", "log", "--format=%h"], capture_output=True, check=True, text=True).stdout.split()
+    rows = [line.split() for line in lines if line.startswith(tuple(revisions))]
+    assert [row[:2] for row in rows] == [[revisions[1], "99.00"], [revisions[0], "98.00"]]
+    assert history(["../results/reference/three", "--revisions", "5"]) == 2
+    assert "git knows no changes of ../results/reference/three here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

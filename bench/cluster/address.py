@@ -28,7 +28,9 @@ _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 
 """The first bytes of an HTTP/2 client, with empty settings (RFC 9113, 3.4); Ray speaks gRPC, which is HTTP/2."""
 _HTTP2_SETTINGS = 4
 _FRAME_HEADER = 9
-_RIGHT_TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token that it was started with"
+_RIGHT_TOKEN = (
+    "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token that it was started with"
+)
 
 
 def prepare(address: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import posixpath
 import subprocess
 import tarfile
 import tempfile
@@ -118,5 +119,5 @@ def revisions_of(folder: str, most: int) -> list[str]:
     listed = _git("log", f"--max-count={most}", "--format=%h", "--", folder)
     if not listed or not listed.strip():
         raise UserError(f"--revisions: git knows no changes of {folder} here")
-    path = (PurePosixPath(prefix) / PurePosixPath(folder)).as_posix()
+    path = posixpath.normpath(posixpath.join(prefix, folder))
     return [f"{revision}:{path}" for revision in reversed(listed.decode().split())]
