@@ -94,7 +94,7 @@ class RemoteStore(Store):
             ) from None
         self._unreachable = None
         if sent:
-            print(f"note: {counted(sent, 'result')} kept in {self.kept.root} brought over to {self.root}")
+            print(f"note: brought over {counted(sent, 'result')} from {self.kept.root} to {self.root}")
 
     def _send(self) -> int:
         """Write all that is kept into the storage, delete it here, and return the number of results."""
