@@ -84,7 +84,7 @@ def check_whole(url: str, runs: int) -> dict[str, Record]:
     for kind in ("epochs", "predictions", "checkpoints"):
         stems = [name.removesuffix(".parquet").removesuffix(".safetensors") for name in files.listed(root / kind)]
         assert sorted(stems) == sorted(found), kind
-    assert Store(root).unfinished() == []
+    assert Store(root).ids("unfinished") == []
     return found
 
 

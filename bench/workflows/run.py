@@ -204,7 +204,7 @@ class Benchmark:
         runs, commit = {run.id: run for job in jobs for run in job.runs()}, git_commit()
         direct = direct_store(store)
         if options.fresh:
-            store.forget(runs.keys() & set(store.unfinished()), ("unfinished",))
+            store.forget(runs.keys() & set(store.ids("unfinished")), ("unfinished",))
         with ProgressView(jobs, self.labels) as view:
 
             def handle(event: Event) -> None:

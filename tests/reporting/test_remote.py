@@ -15,11 +15,12 @@ from factories import job_of, record_of, result_of
 from object_storage import BUSY, EXPIRED, ObjectStorage
 from running import environment
 
+from bench.errors import UserError
 from bench.reporting import files, images
 from bench.reporting import store as store_module
 from bench.reporting.remote import RemoteStore, open_store, worker_url
 from bench.reporting.store import Store
-from bench.spec import Result, Status, Timing
+from bench.spec import Deployment, Result, Status, Timing
 from bench.storage import Place, StorageError, place_of
 from bench.workflows.direct import DirectStore
 from bench.workflows.report import write_pages
@@ -232,6 +233,25 @@ def test_what_cannot_be_written_is_kept_and_brought_over(
     assert {row.backend for row in again.timings(run_id)} == {"eager", "openvino"}, "added to those that are there"
     assert again.states([interrupted.run_id]) == {interrupted.run_id: b"epoch 7"}
     assert not [file for kind in KINDS for file in (Path(str(on_s3.kept.root)) / kind).glob("*.*")], "kept no longer"
+
+
+def test_deployments_that_were_kept_without_timings_are_brought_over(on_s3: RemoteStore, s3: ObjectStorage) -> None:
+    run_id, now = record_of().run_id, datetime(2026, 1, 1, tzinfo=UTC)
+    failed = Deployment(run_id=run_id, backend="openvino", status="failed", reason="no reason", prepared_at=now)
+    with s3.failing(lambda method, path: EXPIRED):
+        on_s3.write_deployments(run_id, [failed])
+    on_s3.ensure_sent()
+    assert on_s3.deployments(run_id) == [failed]
+    assert on_s3.timed() == set(), "it was not timed"
+
+
+def test_what_another_user_could_have_kept_is_not_brought_over(on_s3: RemoteStore, s3: ObjectStorage) -> None:
+    with s3.failing(lambda method, path: EXPIRED):
+        on_s3.write(result_of(record_of()))
+    Path(str(on_s3.kept.root)).chmod(0o777)
+    with pytest.raises(UserError, match="every user can write"):
+        on_s3.ensure_sent()
+    assert on_s3.records()[0] == []
 
 
 def test_what_is_kept_can_be_copied_by_hand(on_s3: RemoteStore, s3: ObjectStorage) -> None:
