@@ -206,6 +206,25 @@ def test_two_commands_into_one_prefix_train_each_run_and_lose_none(
 
 
 @pytest.mark.slow
+def test_two_workers_go_on_from_the_state_in_object_storage_when_one_is_killed(
+    s3: ObjectStorage, s3_url: str, folder: Path, start: Callable[[list[str]], Running]
+) -> None:
+    what = ["--models", "mine.py:slow", "--dataset", "synthetic", "--epochs", "4", "--workers-per-job", "2"]
+    running = start([*what, "--results", s3_url])
+    running.wait_for(lambda log: "epoch 2/4" in log)
+    workers = [one for one in running.workers() if "RayTrainWorker" in " ".join(one.cmdline())]
+    assert len(workers) == 2
+    workers[-1].kill()
+    assert running.process.wait(180) == 0, running.log.read_text()
+    log = running.log.read_text()
+    assert "attempt 2" in log
+    assert log.count("epoch 1/4") == 1, "a finished epoch is not repeated"
+    (record,) = check_whole(s3_url, 1).values()
+    assert record.attempts == 2
+    assert len([line for line in s3.asked if line.startswith("PUT") and "/unfinished/" in line]) >= 3
+
+
+@pytest.mark.slow
 def test_a_sweep_and_its_winner_are_in_object_storage(s3: ObjectStorage, s3_url: str, folder: Path) -> None:
     arguments = ["--models", "cnn", "--dataset", "synthetic", "--epochs", "2", "--trials", "3", "--results", s3_url]
     ran = command("bench.tune", *arguments, "--no-timing", cwd=folder)
