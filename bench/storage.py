@@ -109,7 +109,8 @@ def _options(scheme: str) -> dict[str, Any]:
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme in ("s3", "s3a"):  # botocore backs off between these; s3fs tries what is left a few times more
         retries = {"total_max_attempts": 4, "mode": "standard"}
-        options["config_kwargs"] = {"connect_timeout": 4, "read_timeout": 30, "retries": retries}
+        limits = {"connect_timeout": 4, "read_timeout": 30, "max_pool_connections": 64}
+        options["config_kwargs"] = {**limits, "retries": retries}
         options["max_concurrency"] = 1  # a file in one request: parts could be of two versions
     return options
 
