@@ -45,6 +45,7 @@ _NO_ANSWER = (
     ("botocore.exceptions", "ConnectionError"),
     ("botocore.exceptions", "HTTPClientError"),
     ("aiohttp", "ClientConnectionError"),
+    ("http.client", "HTTPException"),
     ("google.auth.exceptions", "TransportError"),
     ("azure.core.exceptions", "ServiceRequestError"),
 )
@@ -144,7 +145,7 @@ def storage_errors(place: Place, doing: str) -> Iterator[None]:
     except (FileNotFoundError, UserError):
         raise
     except Exception as error:
-        if not isinstance(error, (OSError, *_types(_OTHERS))):
+        if not isinstance(error, (OSError, *_types(_NO_ANSWER + _OTHERS))):
             raise
         raise StorageError(f"cannot {doing} {place}: {_reason(error)}") from error
 
@@ -157,7 +158,7 @@ def _reason(error: Exception) -> str:
         return f"access is refused, or the credentials have expired ({first_line(error)})"
     if isinstance(error, (TimeoutError, ConnectionError, *_types(_NO_ANSWER))):
         return f"the storage does not answer ({first_line(error)})"
-    return first_line(error)
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def reach(place: Place, *, to_write: bool = False) -> None:

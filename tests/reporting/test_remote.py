@@ -165,6 +165,18 @@ def test_records_are_fetched_many_at_once(on_s3: RemoteStore, s3: ObjectStorage)
     assert (datetime.now(UTC) - start).total_seconds() < 10, "one by one would be 20 s"
 
 
+def test_what_cannot_be_seen_now_is_not_taken_for_missing(on_s3: RemoteStore, s3: ObjectStorage) -> None:
+    file = files.write_whole(on_s3.root / "a", b"content") and on_s3.root / "a"
+    looks = [lambda: files.is_file(file), lambda: files.is_folder(on_s3.root), lambda: files.listed(on_s3.root)]
+    assert [bool(look()) for look in looks] == [True, True, True]
+    for fault in (EXPIRED, (400, "Weird", "What?")):
+        for look in looks:
+            with s3.failing(lambda method, path, fault=fault: fault), pytest.raises(StorageError, match="cannot read"):  # type: ignore[misc]
+                look()
+    assert not files.is_file(on_s3.root / "b")
+    assert not files.is_folder(on_s3.root / "b")
+
+
 # --- what goes wrong on the way --------------------------------------------------------------------------------------
 
 
