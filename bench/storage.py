@@ -45,6 +45,7 @@ _NO_ANSWER = (
     ("botocore.exceptions", "ConnectionError"),
     ("botocore.exceptions", "HTTPClientError"),
     ("aiohttp", "ClientConnectionError"),
+    ("http.client", "HTTPException"),
     ("google.auth.exceptions", "TransportError"),
     ("azure.core.exceptions", "ServiceRequestError"),
 )
@@ -109,7 +110,9 @@ def _options(scheme: str) -> dict[str, Any]:
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme in ("s3", "s3a"):  # botocore backs off between these; s3fs tries what is left a few times more
         retries = {"total_max_attempts": 4, "mode": "standard"}
-        options["config_kwargs"] = {"connect_timeout": 4, "read_timeout": 30, "retries": retries}
+        limits = {"connect_timeout": 4, "read_timeout": 30, "max_pool_connections": 64}
+        options["config_kwargs"] = {**limits, "retries": retries}
+        options["max_concurrency"] = 1  # a file in one request: parts could be of two versions
     return options
 
 
@@ -142,7 +145,7 @@ def storage_errors(place: Place, doing: str) -> Iterator[None]:
     except (FileNotFoundError, UserError):
         raise
     except Exception as error:
-        if not isinstance(error, (OSError, *_types(_OTHERS))):
+        if not isinstance(error, (OSError, *_types(_NO_ANSWER + _OTHERS))):
             raise
         raise StorageError(f"cannot {doing} {place}: {_reason(error)}") from error
 
@@ -155,7 +158,7 @@ def _reason(error: Exception) -> str:
         return f"access is refused, or the credentials have expired ({first_line(error)})"
     if isinstance(error, (TimeoutError, ConnectionError, *_types(_NO_ANSWER))):
         return f"the storage does not answer ({first_line(error)})"
-    return first_line(error)
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def reach(place: Place, *, to_write: bool = False) -> None:

@@ -112,11 +112,15 @@ class RayContext:
         state: bytes | None = answer_of(self.coordinator.state.remote(run_id))
         if self.storage is None:
             return state
-        from ray.train.collective import broadcast_from_rank_zero
-
         if state is None and self.rank == 0:
             state = self.storage.load(run_id)
-        return broadcast_from_rank_zero(state) if self.world_size > 1 else state
+        if self.world_size == 1:
+            return state
+        import torch.distributed
+
+        states = [state]  # one that another worker cannot read must not set the workers apart
+        torch.distributed.broadcast_object_list(states, src=0)
+        return states[0]
 
     def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
         """Return True: a benchmark ends no run because others are better."""

@@ -167,7 +167,10 @@ def is_file(file: Place) -> bool:
     if isinstance(file, Path):
         return file.is_file()
     with storage_errors(file, "read"):
-        return bool(file.fs.isfile(file.path))
+        try:
+            return bool(file.fs.info(file.path)["type"] == "file")
+        except FileNotFoundError:
+            return False
 
 
 def is_folder(folder: Place) -> bool:

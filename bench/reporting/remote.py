@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench.errors import UserError
 from bench.learning import cache
 from bench.reporting import files
 from bench.reporting.formats import counted
@@ -30,8 +31,9 @@ class RemoteStore(Store):
     def __init__(self, root: Place) -> None:
         super().__init__(root)
         digest = hashlib.sha256(str(root).encode()).hexdigest()[:12]
-        self.kept = Store(cache.cache_dir() / "unsent" / f"{slug(root.name)}-{digest}")
-        """The folder on this machine."""
+        self._folder = cache.cache_dir() / "unsent" / f"{slug(root.name)}-{digest}"
+        self.kept = Store(self._folder)
+        """The results folder on this machine."""
         self._unreachable: StorageError | None = None
         """Why the storage could not be written last; None if it could."""
 
@@ -82,11 +84,15 @@ class RemoteStore(Store):
         Raises:
             StorageError: the storage still cannot be written; the message says how nothing is lost.
         """
-        if not self.kept.root.is_dir():
+        if not self._folder.is_dir():
             self._unreachable = None
             return
         try:
-            sent = self._send()
+            with cache.locked(self._folder.parent, self._folder.name):
+                cache.check_trusted(self._folder)
+                sent = self._send()
+        except PermissionError as error:
+            raise UserError(f"what is kept in {self._folder} cannot be used ({error}); move it away") from None
         except StorageError as error:
             raise StorageError(
                 f"{error}; what was computed is kept in {self.kept.root}: the same command brings it over and goes on, "
@@ -94,7 +100,7 @@ class RemoteStore(Store):
             ) from None
         self._unreachable = None
         if sent:
-            print(f"note: {counted(sent, 'result')} kept in {self.kept.root} brought over to {self.root}")
+            print(f"note: brought over {counted(sent, 'result')} from {self.kept.root} to {self.root}")
 
     def _send(self) -> int:
         """Write all that is kept into the storage, delete it here, and return the number of results."""
@@ -107,11 +113,13 @@ class RemoteStore(Store):
             # one by one: another command may be keeping results there
             kept.forget([run_id], ("runs", "epochs", "predictions", "checkpoints"))
             sent += 1
-        for run_id in sorted(kept.timed()):
+        for run_id in kept.ids("timings"):
             Store.write_timings(self, run_id, kept.timings(run_id))
+            kept.forget([run_id], ("timings",))
+        for run_id in kept.ids("deployments"):
             Store.write_deployments(self, run_id, kept.deployments(run_id))
-            kept.forget([run_id], ("timings", "deployments"))
-        for run_id, state in kept.states(kept.unfinished()).items():
+            kept.forget([run_id], ("deployments",))
+        for run_id, state in kept.states(kept.ids("unfinished")).items():
             Store.save_state(self, run_id, state)
             kept.forget([run_id], ("unfinished",))
         return sent

@@ -224,7 +224,12 @@ class Store:
 
     def timed(self) -> set[str]:
         """Return the ids of the runs that were timed."""
-        return {name.removesuffix(".parquet") for name in files.listed(self.root / "timings", ".parquet")}
+        return set(self.ids("timings"))
+
+    def ids(self, kind: str) -> list[str]:
+        """Return the ids of the runs with a file in a folder, as 'unfinished', in order."""
+        ending = _ENDINGS.get(kind, ".parquet")
+        return [name.removesuffix(ending) for name in files.listed(self.root / kind, ending)]
 
     def predictions(self, record: Record, problems: list[str] | None = None) -> Predictions | None:
         """Return a run's predictions for the test images; None if they are not stored, or cannot be used.
@@ -258,7 +263,7 @@ class Store:
 
     def states(self, run_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the kept training states of these runs, by run id; runs without one are left out."""
-        kept = set(self.unfinished())
+        kept = set(self.ids("unfinished"))
         there = [run_id for run_id in run_ids if run_id in kept]
         contents = files.read_each([self._file("unfinished", run_id) for run_id in there])
         states = zip(there, contents, strict=True)
@@ -270,10 +275,6 @@ class Store:
             return files.read(self._file("unfinished", run_id))
         except FileNotFoundError:
             return None
-
-    def unfinished(self) -> list[str]:
-        """Return the ids of the runs of which a training state is kept."""
-        return [name.removesuffix(".state") for name in files.listed(self.root / "unfinished", ".state")]
 
     def forget(self, run_ids: Iterable[str], kinds: Sequence[str] = ("runs", "epochs", "unfinished")) -> None:
         """Delete what is stored of runs; by default what there can be of a trial of a sweep.
@@ -290,9 +291,7 @@ class Store:
 
     def checkpoints(self) -> dict[str, Place]:
         """Return the files of the trained models, by run id."""
-        names = files.listed(self.root / "checkpoints", _ENDINGS["checkpoints"])
-        run_ids = [name.removesuffix(_ENDINGS["checkpoints"]) for name in names]
-        return {run_id: self._file("checkpoints", run_id) for run_id in run_ids}
+        return {run_id: self._file("checkpoints", run_id) for run_id in self.ids("checkpoints")}
 
     def read_ahead(self, kind: str, run_ids: Iterable[str]) -> None:
         """Fetch files that are about to be read from object storage, many at once; from a disk each is as quick.

@@ -192,7 +192,7 @@ class Benchmark:
         runs, commit = {run.id: run for job in jobs for run in job.runs()}, git_commit()
         direct = direct_store(store)
         if options.fresh:
-            store.forget(runs.keys() & set(store.unfinished()), ("unfinished",))
+            store.forget(runs.keys() & set(store.ids("unfinished")), ("unfinished",))
         at_once = groups_that_fit(groups[0].need, session.nodes)
         on_cpus = groups[0].need.gpus == 0
         self.more_cpus = max(node.cpus for node in session.nodes) / groups[0].need.cpus if on_cpus else 1.0

@@ -6,8 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from bench.cluster import tasks
 from bench.cluster.coordinator import Coordinator
-from bench.cluster.tasks import report_seconds
+from bench.cluster.tasks import RayContext, report_seconds
 from bench.spec import Job, Outcome, Progress, Run, Saved, Status
 
 
@@ -113,3 +116,49 @@ def test_of_a_run_s_progress_in_an_epoch_the_driver_takes_the_latest() -> None:
 
 def test_the_more_workers_report_the_rarer_each_does() -> None:
     assert [report_seconds(count) for count in (1, 100, 250, 1000, 10_000)] == [0.5, 0.5, 0.5, 2.0, 20.0]
+
+
+class Kept:
+    """Storage that a worker writes to itself, for as long as it works."""
+
+    def __init__(self, works: bool) -> None:
+        self.works, self.states = works, {"a run": b"stored"}
+
+    def save(self, run_id: str, state: bytes) -> bool:
+        if self.works:
+            self.states[run_id] = state
+        return self.works
+
+    def load(self, run_id: str) -> bytes | None:
+        return self.states.get(run_id)
+
+    def keep(self, run: Run, outcome: Outcome) -> Outcome:
+        return outcome
+
+
+class Remote:
+    """A coordinator that answers at once."""
+
+    def __init__(self) -> None:
+        self.sent: dict[str, bytes] = {}
+        self.put = self.state = self
+        self.remote = lambda about: self.sent.get(about) if isinstance(about, str) else self._take(about)
+
+    def _take(self, saved: Any) -> None:
+        self.sent[saved.run_id] = saved.state
+
+
+@pytest.mark.parametrize("works", [True, False], ids=["storage that works", "storage that does not"])
+def test_a_state_goes_to_the_storage_and_only_if_that_fails_to_the_coordinator(
+    works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "answer_of", lambda answer: answer)
+    coordinator, storage = Remote(), Kept(works)
+    context = RayContext(coordinator, rank=0, world_size=1, device="cpu", threads=1, report_seconds=1, storage=storage)
+    assert context.load("a run") == b"stored"
+
+    context.save("a run", b"later")
+
+    assert coordinator.sent == ({} if works else {"a run": b"later"})
+    assert context.load("a run") == b"later"
+    assert context.load("another run") is None
