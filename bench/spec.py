@@ -426,6 +426,7 @@ class Measured(BaseModel):
     peak_memory_mb: float | None = Field(default=None, description="peak memory of one worker, 10^6 bytes")
     memory_kind: str | None = Field(default=None, description="what peak_memory_mb counts")
 
+    node: str | None = Field(default=None, description="host name of the machine; of the first worker's, if several")
     device: str | None = Field(default=None, description="'cpu' or the GPU's name")
     cpu: str | None = Field(default=None, description="the processor's name")
     cpu_cores: int | None = Field(default=None, description="processors that the system shows")
@@ -532,7 +533,9 @@ class Timing(BaseModel):
         description="of a training step that never changes, timed right before and after",
     )
     contended: bool = Field(description="something else ran on the machine meanwhile")
+    node: str | None = Field(default=None, description="host name of the machine")
     device: str = Field(description="'cpu' or the GPU's name")
+    cpu: str | None = Field(default=None, description="the processor's name")
     threads: int = Field(description="CPU threads computed with")
     precision: str = Field(description="fp32, bf16 or int8")
     peak_memory_mb: float | None = Field(default=None, ge=0, description="peak memory during these samples, 10^6 bytes")
@@ -675,5 +678,12 @@ class Ended:
     """True if other runs shared the machine meanwhile."""
 
 
-Event = Begun | Progress | Saved | Ended
-"""An event of a run, as the driver passes it on; the last one of each run is :class:`Ended`."""
+@dataclass(frozen=True)
+class Notice:
+    """Something to tell the user while runs are trained, in one line."""
+
+    text: str
+
+
+Event = Begun | Progress | Saved | Ended | Notice
+"""An event as the driver passes it on; the last one of each run is :class:`Ended`."""

@@ -108,6 +108,7 @@ def record_of(
             "python_version": "3.11.7",
             "torch_version": "2.15.0",
             "torchvision_version": "0.29.2",
+            "node": "node-1",
             "ray_version": "2.60.0",
             "bench_version": "0.1.0",
             "git_commit": "0123456789abcdef+",

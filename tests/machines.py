@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-import json
 import os
 import secrets
 import shlex
@@ -160,7 +159,8 @@ class Machine:
 
     def kill(self) -> None:
         """Pull its plug: its processes end, and its address answers no more."""
-        self._outer.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._outer.kill()
         self._outer.wait(20)
 
 
@@ -229,26 +229,28 @@ def site() -> Iterator[Site]:
 
 
 def start_head(machine: Machine, *words: str, **variables: str) -> psutil.Popen:
-    """Start Ray's head on a machine, and wait until it runs."""
-    options = ("--head", f"--port={PORT}", f"--node-ip-address={machine.address}", *words)
-    return _start_ray(machine, options, variables)
+    """Start Ray's head on a machine; see :func:`wait_for_ray`."""
+    return _start_ray(machine, ("--head", f"--port={PORT}", *words), variables)
 
 
-def join(machine: Machine, head: Machine, *words: str, wait: bool = True, **variables: str) -> psutil.Popen:
-    """Make a machine a node of the cluster."""
-    options = (f"--address={head.address}:{PORT}", f"--node-ip-address={machine.address}", *words)
-    return _start_ray(machine, options, variables, wait=wait)
+def join(machine: Machine, head: Machine, *words: str, **variables: str) -> psutil.Popen:
+    """Make a machine a node of the cluster; see :func:`wait_for_ray`."""
+    return _start_ray(machine, (f"--address={head.address}:{PORT}", *words), variables)
 
 
-def _start_ray(
-    machine: Machine, options: Sequence[str], variables: dict[str, str], *, wait: bool = True
-) -> psutil.Popen:
-    log = machine.tmp / "ray-start.log"
-    words = [str(_BIN / "ray"), "start", "--block", "--object-store-memory=200000000", *options]
-    process = machine.start(*words, log=log, **variables)
-    if wait:
-        until(lambda: "Ray runtime started" in log.read_text(), 60, lambda: log.read_text(), process)
-    return process
+def _start_ray(machine: Machine, words: Sequence[str], variables: dict[str, str]) -> psutil.Popen:
+    options = ("--block", f"--node-ip-address={machine.address}", "--object-store-memory=200000000")
+    return machine.start(str(_BIN / "ray"), "start", *options, *words, log=_ray_log(machine), **variables)
+
+
+def wait_for_ray(machine: Machine, process: psutil.Popen) -> None:
+    """Wait until Ray runs on a machine; ``process`` started it."""
+    log = _ray_log(machine)
+    until(lambda: "Ray runtime started" in log.read_text(), 150, log.read_text, process)
+
+
+def _ray_log(machine: Machine) -> Path:
+    return machine.tmp / "ray-start.log"
 
 
 def until(
@@ -263,12 +265,3 @@ def until(
         assert process is None or process.poll() is None or what(), f"it ended:\n{said()}"
         assert time.monotonic() < end, f"not so in {seconds:g} s:\n{said()}"
         time.sleep(0.1)
-
-
-def nodes_of(head: Machine) -> list[dict[str, object]]:
-    """Return what Ray says of the nodes of the cluster."""
-    code = "import json, ray; ray.init('auto', log_to_driver=False); print('NODES' + json.dumps(ray.nodes()))"
-    said = head.run(sys.executable, "-c", code)
-    assert said.code == 0, said
-    found: list[dict[str, object]] = json.loads(said.out.rpartition("NODES")[2])
-    return found

@@ -28,7 +28,7 @@ _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 
 """The first bytes of an HTTP/2 client, with empty settings (RFC 9113, 3.4); Ray speaks gRPC, which is HTTP/2."""
 _HTTP2_SETTINGS = 4
 _FRAME_HEADER = 9
-_RIGHT_TOKEN = (
+_HOW_TO_SHOW_IT = (
     "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token that it was started with"
 )
 
@@ -44,11 +44,12 @@ def prepare(address: str) -> None:
     _use_token(address)
 
 
-def join(address: str, *, verbose: bool, **options: Any) -> None:
+def join(address: str, *, variables: dict[str, str], verbose: bool, **options: Any) -> None:
     """Connect this process to the cluster.
 
     Args:
         address: 'HOST:PORT' or 'auto', after :func:`prepare`.
+        variables: environment variables of the workers, which do not inherit this process's.
         verbose: show what Ray prints meanwhile.
         options: for ``ray.init``.
 
@@ -60,7 +61,7 @@ def join(address: str, *, verbose: bool, **options: Any) -> None:
     package = str(Path(__file__).parents[1])
     try:
         with contextlib.nullcontext() if verbose else _without_retries():
-            ray.init(address=address, runtime_env={"py_modules": [package]}, **options)
+            ray.init(address=address, runtime_env={"py_modules": [package], "env_vars": variables}, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"--address {address}: {_reason(error)}") from None
 
@@ -73,11 +74,11 @@ def _reason(error: BaseException) -> str:
     told = "\n".join(str(cause) for cause in causes)
     if "InvalidAuthToken" in told or "Unauthenticated" in told:
         asked = os.environ.get("RAY_AUTH_MODE") == "token"
-        return f"the cluster {'refuses this token' if asked else 'asks for a token'}; {_RIGHT_TOKEN}"
+        return f"the cluster {'refuses this token' if asked else 'asks for a token'}; {_HOW_TO_SHOW_IT}"
     if "Version mismatch" in told:
         mismatch = next(cause for cause in causes if "Version mismatch" in str(cause))
         return f"{first_line(mismatch)}; install the cluster's versions of Python and Ray here"
-    return f"no Ray cluster to connect to ({first_line(error)}); if it asks for a token, {_RIGHT_TOKEN}"
+    return f"no Ray cluster to connect to ({first_line(error)})"
 
 
 @contextlib.contextmanager

@@ -54,6 +54,32 @@ class Group:
         return self.runs[0].id
 
 
+def in_words(nodes: Sequence[Node]) -> str:
+    """Return how many nodes there are, with how many CPUs and GPUs in all."""
+    if not nodes:
+        return "no nodes with CPUs"
+    cpus, gpus = (sum(getattr(node, kind) for node in nodes) for kind in ("cpus", "gpus"))
+    count = "1 node" if len(nodes) == 1 else f"{len(nodes):,} nodes"
+    parts = [
+        f"{amount:,g} {kind}{'' if amount == 1 else 's'}" for amount, kind in ((cpus, "CPU"), (gpus, "GPU")) if amount
+    ]
+    return f"{count} with {' and '.join(parts)}"
+
+
+def with_growth(there: Sequence[Node], may_add: Sequence[Node]) -> list[Node]:
+    """Return the nodes of a cluster when it has grown as far as it may.
+
+    Args:
+        there: the nodes that there are.
+        may_add: all nodes that an autoscaler may have at once; of these, some may be there.
+    """
+    remaining = list(may_add)
+    for node in there:
+        if node in remaining:
+            remaining.remove(node)
+    return [*there, *remaining]
+
+
 def groups_that_fit(need: Need, nodes: Sequence[Node]) -> int:
     """Return how many groups with this need the empty cluster can train at once; a worker stays on one node."""
     workers = 0
@@ -73,6 +99,7 @@ def place(
     *,
     cpus_per_worker: int | None = None,
     gpus_per_worker: float | None = None,
+    remedy: str = "",
 ) -> list[Group]:
     """Divide runs into groups with equal needs, in the order in which they are to start.
 
@@ -85,6 +112,7 @@ def place(
         nodes: the machines of the cluster.
         cpus_per_worker: None for half of the smallest node, at most MOST_DEFAULT_CPUS; with GPUs, one GPU's share.
         gpus_per_worker: None for one GPU where the cluster has any.
+        remedy: what else would help if the cluster has no room, for the message.
 
     Raises:
         DoesNotFitError: the empty cluster has no room for a single group.
@@ -100,7 +128,7 @@ def place(
     if slots == 0:
         raise DoesNotFitError(
             f"{need} {'is' if workers == 1 else 'are'} asked for, but there {_describe(nodes)}; "
-            "lower --workers-per-job, --cpus-per-worker or --gpus-per-worker"
+            f"lower --workers-per-job, --cpus-per-worker or --gpus-per-worker{remedy}"
         )
     parts = _parts(jobs, slots) if workers > 1 else [[(run,) for run in job.runs()] for job in jobs]
     # jobs take turns, so that the first results cover all of them

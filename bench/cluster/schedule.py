@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,22 +15,18 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bench.cluster.coordinator import Report, start_coordinator
-from bench.cluster.placement import Group, Need, Node, groups_that_fit
+from bench.cluster.placement import Group, Need, groups_that_fit
 from bench.cluster.session import ClusterLostError, Session
 from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, Work, WorkerStorage, report_seconds, submit
+from bench.cluster.waiting import Watch
 from bench.errors import first_line
 from bench.learning.inputs import Inputs, inputs_of
-from bench.spec import Begun, Ended, Event, Measured, Outcome, Run, Status
+from bench.spec import Begun, Ended, Event, Measured, Notice, Outcome, Run, Status
 
 _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 3.0
-_LOOK_SECONDS = 2.0
-"""Seconds between two looks at what the runs wait for that have not begun."""
-_USUAL_START_SECONDS = 20.0
-"""Seconds within which a worker starts that has its CPUs."""
 
 Handler = Callable[[Event], None]
-Watcher = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -78,6 +73,7 @@ class Driver:
         self._runs: dict[str, Run] = {}
         self._begun: dict[str, Begun] = {}
         self._contended: set[str] = set()
+        self._watch = None if session.shares_files else Watch(session.present, may_grow=session.may_grow)
         self._finished: set[str] = set()
 
     def _active(self) -> list[Run]:
@@ -118,14 +114,22 @@ class Driver:
             self._finish(Outcome(run.id, measured))
 
     def _wait(self) -> None:
-        """Pass on events for a quarter of a second, and end the runs that take too long."""
+        """Pass on events for a quarter of a second, tell who waits for nodes, and end the runs that take too long."""
         self._take(_POLL_SECONDS)
+        demand = self._demand() if self._watch is not None else None
+        if self._watch is not None and demand is not None:
+            for line in self._watch.lines(*demand):
+                self._handle(Notice(line))
         limit = self._limits.timeout_seconds or math.inf
         for run in self._active():
             begun = self._begun[run.id]
             if (datetime.now(UTC) - begun.at).total_seconds() > limit:
                 self._end(run, Status.TIMEOUT, f"not done after {limit:g} s (--timeout)")
                 kill(begun)  # Ray starts its task or trial again, which finds this run ended
+
+    def _demand(self) -> tuple[Need, int] | None:
+        """Return (what each group reserves, the number of groups that have not ended); None if there is none."""
+        return None
 
     def _take(self, wait_seconds: float) -> None:
         """Pass on the events since the last call; wait up to ``wait_seconds`` for the first."""
@@ -156,22 +160,16 @@ class Driver:
 class Scheduler(Driver):
     """A driver that trains groups, as many at the same time as Ray has room for."""
 
-    _next_look = 0.0
-    _has_room_since: float | None = None
-    """The last time at which every place was taken."""
-    _waited_for = ""
+    _groups: Sequence[Group] = ()
 
-    def train(self, groups: Sequence[Group], watch: Watcher = lambda what: None) -> None:
+    def train(self, groups: Sequence[Group]) -> None:
         """Train all groups; they start in this order, as soon as Ray has room.
-
-        Args:
-            groups: what to train.
-            watch: called with what the groups wait for that have not begun, in words, whenever that changes.
 
         Raises:
             KeyboardInterrupt: passed on, after the runs that were being trained got their outcomes.
             ClusterLostError: Ray ended or cannot be reached; the runs that were being trained got their outcomes.
         """
+        self._groups = groups
         self._runs = {run.id: run for group in groups for run in group.runs}
         waiting = list(groups)
         at_once = min(len(groups), groups_that_fit(groups[0].need, self._session.nodes)) if groups else 0
@@ -185,7 +183,6 @@ class Scheduler(Driver):
                     work = Work(group, inputs, self._coordinator, self._limits.oom_backoff, every, self._storage)
                     submitted[submit(work, max_failures=self._limits.max_failures)] = group
                 self._wait()
-                self._tell_what_is_waited_for(groups[0].need, watch)
                 ended, _ = ray.wait(list(submitted), num_returns=len(submitted), timeout=0)
                 for reference in ended:
                     again = self._after(reference, submitted.pop(reference))
@@ -193,28 +190,9 @@ class Scheduler(Driver):
             # every run has its outcome, so their tasks are about to end
             ray.wait(list(submitted), num_returns=len(submitted), timeout=_GRACE_SECONDS)
 
-    def _tell_what_is_waited_for(self, need: Need, watch: Watcher) -> None:
-        """Tell ``watch`` what the groups wait for that have not begun, if it is another thing than before."""
-        now = time.monotonic()
-        if now < self._next_look or self._runs.keys() <= self._begun.keys():
-            return
-        self._next_look = now + _LOOK_SECONDS
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        room = groups_that_fit(need, [Node(each.get("CPU", 0.0), each.get("GPU", 0.0)) for each in alive])
-        if len(self._active()) >= room > 0 or self._has_room_since is None:
-            self._has_room_since = now
-        kind = "GPUs" if need.gpus else "CPUs"
-        if room == 0:
-            what = f"a machine with {need.cpus} CPUs{f' and {need.gpus:g} GPU' if need.gpus else ''}"
-        elif len(self._active()) >= room:
-            what = kind
-        elif now - self._has_room_since < _USUAL_START_SECONDS:
-            what = "a worker"
-        else:
-            what = f"{kind} that other work on this cluster uses"
-        if what != self._waited_for:
-            self._waited_for = what
-            watch(what)
+    def _demand(self) -> tuple[Need, int] | None:
+        unfinished = [group for group in self._groups if any(run.id not in self._finished for run in group.runs)]
+        return (unfinished[0].need, len(unfinished)) if unfinished else None
 
     def _most_at_once(self, group: Group) -> float:
         """Return how many groups may be submitted at once: all, or with several workers per group as many as fit.

@@ -10,12 +10,12 @@ import secrets
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench.cluster import address as joining
-from bench.cluster.placement import Node
+from bench.cluster.placement import Node, with_growth
 from bench.errors import DoesNotFitError, UserError, first_line
 from bench.learning.cpus import usable_cpus
 
@@ -43,6 +43,8 @@ _QUIET = {
 }
 
 
+_SECONDS_TO_GROW = "3600"
+"""The longest that the workers of a run wait for nodes that an autoscaler adds."""
 _LEAST_THREADS = 200
 """The least number of threads that Ray can train with: on two CPUs its processes have 257."""
 _LONGEST_FOLDER = 20
@@ -58,16 +60,35 @@ class Session:
     """A connection to Ray."""
 
     nodes: list[Node]
+    """The nodes that there were at first, with those that an autoscaler may add."""
     shares_files: bool = False
     """True if every worker is on this machine, and reads the files that the driver reads."""
+    may_grow: bool = False
+    """True if an autoscaler adds nodes that are asked for."""
+
+    @property
+    def remedy(self) -> str:
+        """Return what else helps a request that does not fit, as the end of a sentence."""
+        if self.shares_files or self.may_grow:
+            return ""
+        return "; or, if the cluster has an autoscaler, say what it may add (--autoscaler 4x8 is 4 nodes with 8 CPUs)"
+
+    @staticmethod
+    def present() -> list[Node]:
+        """Return the nodes that there are now."""
+        import ray
+
+        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return [Node(cpus=each.get("CPU", 0.0), gpus=each.get("GPU", 0.0)) for each in resources]
 
 
 @contextlib.contextmanager
-def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
+def connect(address: str | None, *, may_add: Sequence[Node] = (), verbose: bool = False) -> Iterator[Session]:
     """Connect to the cluster at ``address``, or start one on this machine.
 
     Args:
         address: 'HOST:PORT' or 'auto'; None starts one.
+        may_add: the nodes that an autoscaler of the cluster may have at once.
         verbose: show what Ray prints.
 
     Raises:
@@ -92,10 +113,12 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Session]:
             _start(**options)
         else:
             until_the_end.callback(ray.shutdown)
-            joining.join(address, verbose=verbose, **options)
-        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        nodes = [Node(cpus=each.get("CPU", 0.0), gpus=each.get("GPU", 0.0)) for each in resources]
-        yield Session(nodes, shares_files=address is None)
+            trains = {name: value for name, value in _SETTINGS.items() if name.startswith("RAY_TRAIN_")}
+            if may_add:
+                trains["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = _SECONDS_TO_GROW
+            joining.join(address, variables=trains, verbose=verbose, **options)
+        nodes = with_growth(Session.present(), may_add)
+        yield Session(nodes, shares_files=address is None, may_grow=bool(may_add))
 
 
 @functools.cache

@@ -311,6 +311,9 @@ class SweepRunner(Driver):
             self._from_tune.get()()
         super()._pass_on(events)
 
+    def _demand(self) -> tuple[Need, int] | None:
+        return self._need, sum(run_id not in self._finished for run_id in self._runs)
+
     def _announce(self, job: Job) -> None:
         self._runs.update({run.id: run for run in job.runs()})
         self._handle(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -14,6 +15,7 @@ from bench.spec import TEST_FRACTION, BackendName, Recipe, RecipeFields
 from bench.storage import PlaceOption
 
 _MOST_SEEDS = 10_000
+_NODES = re.compile(r"(?P<count>[1-9]\d{0,4})x(?P<cpus>[1-9]\d*)(,(?P<gpus>\d+))?")
 _Count = Annotated[int, Field(ge=1)]
 
 
@@ -109,6 +111,14 @@ class Options(ChoiceFields, RecipeFields, _Candidates):
         metavar="ADDRESS",
     )
 
+    autoscaler: tuple[str, ...] = option(
+        (),
+        "nodes that the autoscaler of the cluster at --address may have at once, COUNTxCPUS or COUNTxCPUS,GPUS: "
+        "runs that need them wait for them",
+        group="where to run",
+        metavar="NODES",
+    )
+
     timeout: float | None = option(
         None,
         "stop a run that takes longer than this (default: no limit)",
@@ -153,7 +163,7 @@ class Options(ChoiceFields, RecipeFields, _Candidates):
         json_schema_extra={"group": None},
     )
 
-    @field_validator("models", "weights", "seeds", "backends", mode="before")
+    @field_validator("models", "weights", "seeds", "backends", "autoscaler", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, (str, int, float)) else value
@@ -188,6 +198,20 @@ class Options(ChoiceFields, RecipeFields, _Candidates):
         if twice:
             raise ValueError(f"{twice[0]} is named twice; name each once")
         return values
+
+    @field_validator("autoscaler")
+    @classmethod
+    def _nodes_in_numbers(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if not _NODES.fullmatch(value):
+                raise ValueError(f"{value!r} is not COUNTxCPUS or COUNTxCPUS,GPUS, as 4x8 or 2x16,1")
+        return values
+
+    @model_validator(mode="after")
+    def _an_autoscaler_is_of_a_cluster(self) -> Self:
+        if self.autoscaler and self.address is None:
+            raise ValueError("--autoscaler tells what the cluster at --address may add; give --address too")
+        return self
 
     @model_validator(mode="after")
     def _fractions_need_one_worker(self) -> Self:
@@ -237,6 +261,13 @@ class Options(ChoiceFields, RecipeFields, _Candidates):
         if self.early_stopping is not None and self.validation_size == 0 and self.target_accuracy is None:
             raise ValueError("--early-stopping is judged on held-out training images; give --validation-size N")
         return self
+
+    def nodes_to_add(self) -> list[tuple[float, float]]:
+        """Return (CPUs, GPUs) of each node that ``--autoscaler`` names."""
+        parts = [match for value in self.autoscaler if (match := _NODES.fullmatch(value))]
+        return [
+            (float(match["cpus"]), float(match["gpus"] or 0)) for match in parts for _ in range(int(match["count"]))
+        ]
 
     def recipe(self, train_images: int) -> Recipe:
         """Return the requested recipe for a data set with ``train_images`` training images."""

@@ -96,6 +96,7 @@ def machine(device: str, threads: int) -> dict[str, object]:
 @functools.cache
 def _host() -> dict[str, object]:
     return {
+        "node": platform.node(),
         "cpu": cpu_name(),
         "cpu_cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),

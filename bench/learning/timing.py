@@ -142,7 +142,8 @@ def _timed(calls: Sequence[_Call], threads: int, rounds: int | None = None) -> I
     for device, step in references.items():
         _repeat(step, device, seconds=WARM_UP_SECONDS)
     calls = [_warm(call) for call in calls]
-    names = {device: str(cost.machine(device, threads)["device"]) for device in references}
+    machines = {device: cost.machine(device, threads) for device in references}
+    where = {device: {key: machine[key] for key in ("node", "device", "cpu")} for device, machine in machines.items()}
     counts = [0] * len(calls)
     retries = MOST_RETRIES
     end = time.perf_counter() + LONGEST_SECONDS * len({call.run_id for call in calls})
@@ -166,7 +167,7 @@ def _timed(calls: Sequence[_Call], threads: int, rounds: int | None = None) -> I
                     seconds=seconds,
                     reference_seconds=block.reference,
                     contended=share > CONTENDED_SHARE,
-                    device=names[call.device],
+                    **where[call.device],
                     threads=threads,
                     precision=call.precision,
                     peak_memory_mb=block.memory,

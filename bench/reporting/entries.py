@@ -61,7 +61,7 @@ class Entry:
 
     def machine_of(self, speed: Speed) -> str:
         """Return the machine that a speed of this job was timed on, in words."""
-        cpu = self.records[0].cpu if speed.device == "cpu" else None
+        cpu = (speed.cpu or self.records[0].cpu) if speed.device == "cpu" else None
         return f"{cpu}, {speed.machine}" if cpu else speed.machine
 
 

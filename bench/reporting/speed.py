@@ -38,6 +38,8 @@ class Speed:
     """The number of images at once."""
     device: str
     """'cpu' or the GPU's name."""
+    cpu: str | None
+    """The processor's name; None if it was not stored, as in earlier versions."""
     threads: int
     """The number of CPU threads that computed."""
     precision: str
@@ -162,7 +164,7 @@ def summarise(runs: Iterable[Sequence[Timing]], *, epochs: float = 1, features: 
 
     speeds: dict[tuple[str, str], dict[int, Speed]] = {}
     for (kind, backend, size), samples in grouped(itertools.chain.from_iterable(runs), use_of).items():
-        machines = grouped(samples, attrgetter("device", "threads", "precision")).values()
+        machines = grouped(samples, attrgetter("device", "cpu", "threads", "precision")).values()
         latest = max(machines, key=lambda taken: max(sample.measured_at for sample in taken))
         sessions = grouped(latest, attrgetter("run_id")).values()
         speeds.setdefault((kind, backend), {})[size] = _speed(kind, list(sessions))
@@ -233,7 +235,7 @@ def _speed(kind: Kind, runs: Sequence[Sequence[Timing]]) -> Speed:
         if blocks:
             sessions.append([np.array([sample.seconds for sample in block]) for block in blocks])
             references.append(np.array([block[0].reference_seconds for block in blocks], np.float64))
-    same = runs[0][0].model_dump(include={"backend", "batch_size", "device", "threads", "precision"})
+    same = runs[0][0].model_dump(include={"backend", "batch_size", "device", "cpu", "threads", "precision"})
     memory = [sample.peak_memory_mb for taken in runs for sample in taken if sample.peak_memory_mb is not None]
     return Speed(
         kind=kind,

@@ -364,6 +364,7 @@ def runs_table(records: Sequence[Record]) -> Table:
 
 
 ENVIRONMENT: list[tuple[str, Callable[[Record], object]]] = [
+    ("Node", lambda record: record.node),
     ("Device", lambda record: record.device),
     ("CPU", lambda record: record.cpu),
     ("CPU cores", lambda record: record.cpu_cores),
@@ -381,12 +382,17 @@ ENVIRONMENT: list[tuple[str, Callable[[Record], object]]] = [
 ]
 
 
+_NOT_ALWAYS_STORED = ("Node",)
+"""Rows that are left out where no record has a value, as those of earlier versions."""
+
+
 def environment_table(records: Sequence[Record]) -> Table:
     """Return a table of where the finished runs ran; values that differ are side by side."""
     rows = []
     for header, read in ENVIRONMENT:
         values = dict.fromkeys(str(value) for record in records if (value := read(record)) is not None)
-        rows.append([header, "; ".join(values) or MISSING])
+        if values or header not in _NOT_ALWAYS_STORED:
+            rows.append([header, "; ".join(values) or MISSING])
     for model in sorted({record.model for record in records}):
         labels = {
             f"{record.weights} (SHA-256 {record.weights_sha256[:16]}...)"

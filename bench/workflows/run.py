@@ -18,7 +18,7 @@ from bench.reporting.files import read
 from bench.reporting.formats import counted, duration
 from bench.reporting.remote import open_store
 from bench.reporting.store import Store
-from bench.spec import Begun, Ended, Event, Job, Record, Run, Saved, Status
+from bench.spec import Begun, Ended, Event, Job, Notice, Record, Run, Saved, Status
 from bench.workflows.announce import announced, placement
 from bench.workflows.direct import direct_store
 from bench.workflows.forecast import Forecast
@@ -129,9 +129,7 @@ class Benchmark:
         self.phases.enter("starting Ray")
         with contextlib.ExitStack() as until_the_end:
             view = None if options.dry_run else until_the_end.enter_context(self._view(missing))
-            opened = (
-                contextlib.nullcontext(connected) if connected else connect(options.address, verbose=options.verbose)
-            )
+            opened = contextlib.nullcontext(connected) if connected else connect_as(options)
             session = until_the_end.enter_context(opened)
             groups = self._place(missing, session)
             if groups or view is None:
@@ -182,6 +180,7 @@ class Benchmark:
             session.nodes,
             cpus_per_worker=self.options.cpus_per_worker,
             gpus_per_worker=self.options.gpus_per_worker,
+            remedy=session.remedy,
         )
 
     def _train(self, session: Session, jobs: Sequence[Job], groups: Sequence[Group], view: ProgressView) -> None:
@@ -202,6 +201,8 @@ class Benchmark:
             if isinstance(event, Begun):
                 self.phases.enter(RUNS)
                 view.begun(event.run_id, event.attempt)
+            elif isinstance(event, Notice):
+                view.say(event.text)
             elif isinstance(event, Saved):
                 store.save_state(event.run_id, event.state)
             elif isinstance(event, Ended):
@@ -223,7 +224,8 @@ class Benchmark:
             handle=handle,
             storage=direct,
         )
-        scheduler.train(groups, view.waiting)
+        view.waiting("CPUs" if on_cpus else "GPUs")
+        scheduler.train(groups)
 
     def _too_wide(self) -> list[Job]:
         """Add seeds where --until-ci finds the interval too wide, and return them as jobs; print where it adds none."""
@@ -316,6 +318,12 @@ class Benchmark:
                     print(f"warning: {self.labels[record.job_id]} by {row.backend}: {row.reason}", file=sys.stderr)
             self.store.write_timings(record.run_id, [row for row in measured.timings if row.run_id == record.run_id])
             self.store.write_deployments(record.run_id, answered)
+
+
+def connect_as(options: Options) -> contextlib.AbstractContextManager[Session]:
+    """Return the connection to Ray that a command asks for."""
+    may_add = [Node(cpus, gpus) for cpus, gpus in options.nodes_to_add()]
+    return connect(options.address, may_add=may_add, verbose=options.verbose)
 
 
 def exit_code_of_training(train: Callable[[], None], what: str) -> int:

@@ -16,6 +16,7 @@ from bench.spec import (
     Event,
     Job,
     Measured,
+    Notice,
     Outcome,
     Progress,
     Recipe,
@@ -102,6 +103,8 @@ class SweepNotes:
             self._store.save_state(event.run_id, event.state)
         elif isinstance(event, Progress):
             self._view.update(event)
+        elif isinstance(event, Notice):
+            self._view.say(event.text)
         else:
             self._finished(event)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from bench.cluster.placement import Need, Node, groups_that_fit, place
-from bench.cluster.session import Session, connect
+from bench.cluster.session import Session
 from bench.config.space import Space, Values, describe_values
 from bench.config.tune import TuneOptions
 from bench.errors import UserError
@@ -38,7 +38,7 @@ from bench.spec import Job, Recipe, Status
 from bench.workflows.direct import direct_store
 from bench.workflows.plan import Plan, check_sizes
 from bench.workflows.report import write_pages
-from bench.workflows.run import Benchmark, exit_code_of_training, prepare, read_stored
+from bench.workflows.run import Benchmark, connect_as, exit_code_of_training, prepare, read_stored
 from bench.workflows.sweep import FAILED, StoredSweep, SweepNotes
 from bench.workflows.sweep_progress import SweepView
 from bench.workflows.tuned import note_sources
@@ -162,7 +162,7 @@ class Search:
         if not self.left() and not self.options.dry_run:
             print("every trial that is asked for is already there; --fresh trains them again", flush=True)
             return self._finish(None)
-        with connect(self.options.address, verbose=self.options.verbose) as session:
+        with connect_as(self.options) as session:
             if self.options.dry_run:
                 need = self._need(session)
                 print(f"{self._describe(need, session.nodes)}\n\n{self._dry()}\n\ndry run: nothing was trained")
@@ -190,6 +190,7 @@ class Search:
             session.nodes,
             cpus_per_worker=self.options.cpus_per_worker,
             gpus_per_worker=self.options.gpus_per_worker,
+            remedy=session.remedy,
         )
         return group.need
 

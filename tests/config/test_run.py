@@ -123,6 +123,7 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
     cpus_per_worker: 1
     gpus-per-worker: 0
     address: 10.0.0.1:6379
+    autoscaler: [4x8, "2x16,1"]
     timeout: 60
     max-failures: 0
     oom-backoff: true
@@ -143,7 +144,8 @@ def test_a_preset_fills_the_same_object_as_flags(tmp_path: Path) -> None:
         "--trainable all --image-size 64 --train-size 100 --validation-size 50 --target-accuracy 0.9 --stop-at-target "
         "--early-stopping 3 "
         "--until-ci 0.5 --max-seeds 9 --lr-from-tune --no-timing --seeds 3 4 --workers-per-job 2 --cpus-per-worker 1 "
-        "--gpus-per-worker 0 --address 10.0.0.1:6379 --timeout 60 --max-failures 0 --oom-backoff "
+        "--gpus-per-worker 0 --address 10.0.0.1:6379 --autoscaler 4x8 2x16,1 "
+        "--timeout 60 --max-failures 0 --oom-backoff "
         "--backends eager openvino --retry-failed --results there --fresh --dry-run --verbose "
         "--prefer size --budget size<5MB"
     )
