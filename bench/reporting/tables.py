@@ -103,6 +103,33 @@ def comparison_table(comparison: Comparison) -> Table:
     return table_of(columns, _most_accurate(comparison.entries))
 
 
+FIRST_TO_READ = (
+    "Test accuracy",
+    "Latency of one image, p50 / p95",
+    "Inference throughput, exclusive",
+    "Total parameters",
+    "Training time",
+    "Seeds",
+)
+"""The metrics that most readers look for; a page shows the others behind them."""
+_MOST_TOGETHER = 7
+"""The most metrics in one table of a page, so that it is no wider than a screen."""
+
+
+def comparison_parts(comparison: Comparison) -> tuple[Table, list[Table], list[tuple[str, str]]]:
+    """Return the comparison for a page: (what to read first, the rest, what is the same for all jobs).
+
+    Each table is narrow enough for a screen, and has a row for each job.
+    """
+    table, same = comparison_table(comparison).differing()
+    first = [place for place, header in enumerate(table.headers) if header in FIRST_TO_READ]
+    rest = [place for place in range(1, len(table.headers)) if place not in first]
+    first.sort(key=lambda place: FIRST_TO_READ.index(table.headers[place]))
+    pages = -(-len(rest) // _MOST_TOGETHER)
+    parts = [rest[page::pages] for page in range(pages)] if pages else []
+    return table.only([0, *first]), [table.only([0, *part]) for part in parts], same
+
+
 def comparison_to_read(comparison: Comparison) -> Table:
     """Return the comparison for reading: metrics as rows, unless there are many jobs."""
     table = comparison_table(comparison)

@@ -226,7 +226,7 @@ def test_a_plot_that_cannot_be_drawn_is_named_and_the_others_are_drawn(
     def broken(*_: object, **__: object) -> None:
         raise IndexError("index 999 is out of bounds")
 
-    monkeypatch.setattr("bench.reporting.plots.accuracy_against_parameters", broken)
+    monkeypatch.setattr("bench.reporting.tradeoffs.accuracy_against_parameters", broken)
     store, _ = folder
 
     assert report(["--results", str(store.root)]) == 0
