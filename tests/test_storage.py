@@ -21,6 +21,7 @@ from bench.reporting import files
 from bench.reporting.remote import open_store
 from bench.reporting.store import Store
 from bench.storage import StorageError, place_of, reach
+from bench.workflows.run import prepare
 
 # --- names -----------------------------------------------------------------------------------------------------------
 
@@ -85,6 +86,13 @@ def test_a_wrong_bucket_is_named(s3: ObjectStorage, tmp_path: Path) -> None:
     for module, doing in (("bench.report", "read"), ("bench.run", "write to")):
         said = refused("--results", "s3://nobody-has-this/prefix", module=module, tmp_path=tmp_path, **s3.env)
         assert said == f"error: cannot {doing} s3://nobody-has-this/prefix: there is no bucket nobody-has-this\n"
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_benchmark_looks_at_the_bucket_before_anything_else(s3: ObjectStorage, dry_run: bool) -> None:
+    options = Options(results="s3://nobody-has-this/prefix", dataset="folder:not-looked-for", dry_run=dry_run)
+    with pytest.raises(StorageError, match="there is no bucket nobody-has-this"):
+        prepare(options)
 
 
 def test_missing_credentials_are_named(s3: ObjectStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from bench.reporting.formats import counted, duration
 from bench.reporting.remote import open_store
 from bench.reporting.store import Store
 from bench.spec import Begun, Ended, Event, Job, Notice, Record, Run, Saved, Status
+from bench.storage import reach
 from bench.workflows.announce import announced, placement
 from bench.workflows.direct import direct_store
 from bench.workflows.forecast import Forecast
@@ -59,7 +60,9 @@ def prepare(options: Options) -> tuple[Store, Plan]:
     check_installed(() if options.no_timing else options.backends)
     choice_of(options)
     store = open_store(options.results)
-    if not options.dry_run:
+    if options.dry_run:
+        reach(store.root)
+    else:
         store.prepare()
     plan = make_plan(options)
     if plan.dataset.note:

@@ -138,6 +138,7 @@ def test_trials_can_be_forgotten(store: Store) -> None:
 
 def test_many_records_are_read_by_an_index(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "WORTH_AN_INDEX", 20)
+    monkeypatch.setattr(files, "_AT_ONCE", 7)  # several rounds
     written = [record_of(seed=seed, minutes=seed) for seed in range(30)]
     for record in written:
         store.write(Result(record))
