@@ -95,6 +95,8 @@ def refused(ran: Ran, *words: str) -> None:
         (["--experiment", "nowhere.yaml"], ["--experiment", "nowhere.yaml"]),
         ([*SYNTHETIC, "--address", "localhost"], ["--address", "HOST:PORT"]),
         ([*SYNTHETIC, "--address", "127.0.0.1:9"], ["--address", "127.0.0.1:9", "nothing answers"]),
+        (["--autoscaler", "8"], ["--autoscaler", "'8'", "4x8"]),
+        (["--autoscaler", "4x8"], ["--autoscaler", "give --address"]),
         ([*SYNTHETIC, "--results", "/dev/null/results"], ["--results", "/dev/null/results"]),
         (["--results", "/proc/results"], ["--results", "/proc/results"]),
     ],

@@ -73,7 +73,8 @@ class Driver:
         self._runs: dict[str, Run] = {}
         self._begun: dict[str, Begun] = {}
         self._contended: set[str] = set()
-        self._watch = None if session.shares_files else Watch(session.present, may_grow=session.may_grow)
+        at_most = session.nodes if session.may_grow else ()
+        self._watch = None if session.shares_files else Watch(session.present, at_most=at_most)
         self._finished: set[str] = set()
 
     def _active(self) -> list[Run]:

@@ -1,18 +1,25 @@
-"""Timing of trained models after the training, in one task that has a whole machine of the cluster to itself."""
+"""Timing of trained models after the training, on a node of each kind that the task has to itself.
+
+Other nodes, and other commands on them, go on meanwhile.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from bench.cluster.placement import Node
 from bench.cluster.session import Session
 from bench.cluster.tasks import gpu_or_cpu
 from bench.errors import first_line
+from bench.learning.cpus import cpu_name
 from bench.learning.data.datasets import Dataset, Split
 from bench.learning.inputs import Inputs
 from bench.spec import Run
@@ -24,6 +31,8 @@ WAIT_SECONDS = 600
 """Seconds to wait for a free machine and for the figures of eager mode."""
 PREPARE_SECONDS = 300
 """Further seconds to wait for each model and back end, to be prepared and to answer all test images."""
+ASK_SECONDS = 60
+"""Seconds to wait for each node's answer to which processor it has."""
 FIRST_SIGN_SECONDS = 5.0
 """Seconds to the first sign of life; the next ones follow after twice the time, up to a minute later."""
 _IMAGES, _BATCHES = 512, 8
@@ -41,8 +50,9 @@ def time_alone(
     inputs: Mapping[str, Inputs],
     backends: Sequence[str],
     waiting: Callable[[float], None] = lambda seconds: None,
+    failed: Callable[[str], None] = lambda reason: None,
 ) -> Measured:
-    """Time trained models in turns; nothing else of this session may be running.
+    """Time trained models in turns, on one node of each kind of device; each is reserved whole.
 
     Args:
         session: the cluster to time on.
@@ -50,20 +60,100 @@ def time_alone(
         inputs: what the runs read, by :attr:`bench.spec.Run.inputs_key`.
         backends: names of back ends to time besides eager, which is always timed.
         waiting: called now and then until there are figures, with the seconds that it took so far.
+        failed: called with the reason if there are figures of some kinds of device, but not of one.
 
     Raises:
         NotTimedError: there are no figures; the message says why.
     """
-    largest = max(session.nodes, key=lambda node: (node.gpus, node.cpus))
     images = max(_IMAGES, *(_BATCHES * run.recipe.batch_size for run, _ in trained))
     used = {key: inputs[key] for key in {run.inputs_key for run, _ in trained}}
     parts = {key: replace(each, dataset=_some_of(each.dataset, images)) for key, each in used.items()}
     if not session.shares_files:
         parts = {key: replace(each, dataset=each.dataset.in_memory()) for key, each in parts.items()}
-    threads = max(1, int(largest.cpus))
-    task = ray.remote(num_cpus=threads, num_gpus=1 if largest.gpus >= 1 else 0, max_retries=0)(_time_models)
-    answer = task.remote(list(trained), parts, tuple(backends), threads)
+    work = ray.put((list(trained), parts, tuple(backends)))
     seconds = WAIT_SECONDS + PREPARE_SECONDS * len(trained) * len(backends)
+    figures: list[Measured] = []
+    reasons: list[str] = []
+    for place in places(session):
+        try:
+            figures.append(_time_at(place, work, seconds, waiting))
+        except NotTimedError as error:
+            reasons.append(f"on {place.kind}: {error}" if place.kind else str(error))
+    if not figures:
+        raise NotTimedError("; ".join(reasons))
+    for reason in reasons:
+        failed(reason)
+    whole = figures[0]
+    for more in figures[1:]:
+        whole.timings.extend(more.timings)
+        whole.deployments.extend(more.deployments)
+    return whole
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node to time on; the timing reserves all of its CPUs and, if it has any, one GPU."""
+
+    node: Node
+    kind: str = ""
+    """The name of its GPU or, without any, of its processor; empty if it was not asked for."""
+    node_id: str | None = None
+    """None for any node with so much."""
+
+
+def one_of_each(candidates: Sequence[Place]) -> list[Place]:
+    """Return the largest node of each kind; the largest of all last, as a report shows what was timed last."""
+    by_size = sorted(candidates, key=lambda place: (place.node.gpus, place.node.cpus))
+    largest = {place.kind: place for place in by_size}
+    return [place for place in by_size if largest[place.kind] is place]
+
+
+def places(session: Session) -> list[Place]:
+    """Return the nodes to time on: one of each kind of GPU, in a cluster with GPUs, else one of each processor."""
+    largest = max(session.nodes, key=lambda node: (node.gpus, node.cpus))
+    on_gpu = largest.gpus >= 1
+    alive = [] if session.shares_files else [each for each in ray.nodes() if each["Alive"]]
+    nodes = {each["NodeID"]: Node(each["Resources"].get("CPU", 0), each["Resources"].get("GPU", 0)) for each in alive}
+    suited = {key: node for key, node in nodes.items() if node.cpus >= 1 and (node.gpus >= 1) == on_gpu}
+    if len(suited) < 2:  # a cluster that has shrunk to nothing grows again
+        return [Place(largest)]
+    kinds = _gpus(alive) if on_gpu else _processors(list(suited))
+    return one_of_each([Place(node, kinds[key], key) for key, node in suited.items() if key in kinds]) or [
+        Place(largest)
+    ]
+
+
+def _gpus(nodes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the name of the GPU of each node, by node id; Ray labels nodes with it."""
+    return {each["NodeID"]: each.get("Labels", {}).get("ray.io/accelerator-type", "GPU") for each in nodes}
+
+
+def _processors(node_ids: Sequence[str]) -> dict[str, str]:
+    """Return the name of the processor of each node that answers soon, by node id."""
+    ask = ray.remote(num_cpus=0, max_retries=0)(cpu_name)
+    asked = {ask.options(scheduling_strategy=_on(node_id)).remote(): node_id for node_id in node_ids}
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ASK_SECONDS)
+    kinds = {}
+    for reference in answered:
+        with contextlib.suppress(ray.exceptions.RayError):  # the node has just been lost
+            kinds[asked[reference]] = str(ray.get(reference))
+    return kinds
+
+
+def _on(node_id: str) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node_id, soft=True)  # an autoscaler may remove it
+
+
+def _time_at(place: Place, work: ray.ObjectRef, seconds: float, waiting: Callable[[float], None]) -> Measured:
+    """Time at a place; wait up to ``seconds``.
+
+    Raises:
+        NotTimedError: there are no figures; the message says why.
+    """
+    threads = max(1, int(place.node.cpus))
+    task = ray.remote(num_cpus=threads, num_gpus=1 if place.node.gpus >= 1 else 0, max_retries=0)(_time_models)
+    options = {} if place.node_id is None else {"scheduling_strategy": _on(place.node_id)}
+    answer = task.options(**options).remote(work, threads)
     start, pause = time.monotonic(), FIRST_SIGN_SECONDS
     try:
         while not ray.wait([answer], timeout=pause)[0] and (passed := time.monotonic() - start) < seconds:
@@ -87,15 +177,10 @@ def _some_of(dataset: Dataset, images: int) -> Dataset:
     return replace(dataset, train=Split(dataset.train.images[drawn], dataset.train.labels[drawn]))
 
 
-def _time_models(
-    trained: Sequence[tuple[Run, bytes]],
-    inputs: Mapping[str, Inputs],
-    backends: Sequence[str],
-    threads: int,
-) -> Measured:
+def _time_models(work: tuple[list[tuple[Run, bytes]], dict[str, Inputs], tuple[str, ...]], threads: int) -> Measured:
     from bench.learning.timing import Subject
     from bench.learning.timing_process import time_in_a_process
 
+    trained, inputs, backends = work
     subjects = [Subject(run, content, inputs[run.inputs_key]) for run, content in trained]
-    device = gpu_or_cpu()
-    return time_in_a_process(subjects, backends=backends, device=device, threads=threads)
+    return time_in_a_process(subjects, backends=backends, device=gpu_or_cpu(), threads=threads)

@@ -20,17 +20,17 @@ class Watch:
         self,
         nodes: Callable[[], Sequence[Node]],
         *,
-        may_grow: bool,
+        at_most: Sequence[Node] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin to watch.
 
         Args:
             nodes: returns the nodes that are there.
-            may_grow: whether an autoscaler adds nodes that are asked for.
+            at_most: the nodes that an autoscaler may have at once, with the others; empty without an autoscaler.
             clock: returns the time, in seconds.
         """
-        self._nodes, self._may_grow, self._clock = nodes, may_grow, clock
+        self._nodes, self._at_most, self._clock = nodes, at_most, clock
         self._last: str | None = None
         self._next_look = clock()
         self._waiting_since: float | None = None
@@ -54,7 +54,7 @@ class Watch:
         lines = [f"the cluster now has {there}"] if changed else []
         room = groups_that_fit(need, nodes)
         waiting = groups - room
-        if waiting <= 0 or (room and not self._may_grow):
+        if waiting <= 0 or (room and groups_that_fit(need, self._at_most) <= room):
             self._waiting_since = None
             return lines
         if self._waiting_since is None or changed:

@@ -1,8 +1,9 @@
-"""The number of CPUs that this process may use: those of its affinity mask, within the quota of its cgroup."""
+"""The processor's name, and how many CPUs this process may use: its affinity mask, within its cgroup's quota."""
 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,3 +53,14 @@ def _folders(mounted: Path, listing: Path) -> Iterator[Path]:
         root = mounted / controllers
         inner = root / path.strip("/")
         yield from (folder for folder in (inner, *inner.parents) if folder.is_relative_to(root))
+
+
+def cpu_name() -> str:
+    """Return the processor's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

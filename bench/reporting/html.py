@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bench.reporting import style, sweeps, tuning
 from bench.reporting.answer import Answer
+from bench.reporting.devices import by_device_notes, by_device_table
 from bench.reporting.entries import Comparison, DataKey, data_key, title_of
 from bench.reporting.formats import MISSING, counted
 from bench.reporting.gallery import Gallery, draw
@@ -189,6 +190,9 @@ def _data(section_id: str, key: DataKey, comparison: Comparison | None, gallery:
             section.tables.append(Shown(f"Back ends on {section.title}", backends))
             section.notes.extend(_same_for(same, "back ends"))
             section.notes.extend(backend_notes(comparison))
+        if (devices := by_device_table(comparison)) is not None:
+            section.tables.append(Shown(f"Speed by device on {section.title}", devices))
+            section.notes.extend(by_device_notes(comparison))
         if (classes := by_class_table(comparison)) is not None:
             section.tables.append(Shown(f"Accuracy by class on {section.title}", classes))
             section.notes.extend(by_class_notes(comparison))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,6 +109,8 @@ class Speeds:
     """The steps of the head on features that are already extracted."""
     by_backend: Mapping[str, Answers] = field(default_factory=dict)
     """The inference of each back end, eager first."""
+    elsewhere: Mapping[str, Speeds] = field(default_factory=dict)
+    """The speeds on the other kinds of device that the job was timed on, by the device's name."""
 
     @property
     def answers(self) -> Answers:
@@ -144,8 +147,24 @@ def speeds_of(store: Store, records: Sequence[Record], timed: set[str]) -> Speed
     samples = [store.timings(record.run_id) for record in chosen]
     if not chosen:
         return Speeds()
-    epochs = fmean(record.epochs_done or record.epochs for record in chosen)
-    return summarise(samples, epochs=epochs, features=chosen[0].features_cached is not None)
+    summary = functools.partial(
+        summarise,
+        epochs=fmean(record.epochs_done or record.epochs for record in chosen),
+        features=chosen[0].features_cached is not None,
+    )
+    speeds = summary(samples)
+    shown = {device_of(speed) for speed in speeds.all()}
+    named = [sample for taken in samples for sample in taken if sample.device != "cpu" or sample.cpu is not None]
+    others = grouped((sample for sample in named if device_of(sample) not in shown), device_of)
+    elsewhere = {
+        device: summary(grouped(taken, attrgetter("run_id")).values()) for device, taken in sorted(others.items())
+    }
+    return replace(speeds, elsewhere=elsewhere)
+
+
+def device_of(timed: Timing | Speed) -> str:
+    """Return the kind of device that a timing is of: the GPU's name, or the processor's."""
+    return timed.device if timed.device != "cpu" or timed.cpu is None else timed.cpu
 
 
 def summarise(runs: Iterable[Sequence[Timing]], *, epochs: float = 1, features: bool = False) -> Speeds:

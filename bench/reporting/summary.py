@@ -9,6 +9,7 @@ from functools import cached_property
 
 from bench.reporting.answer import Answer, Choice, answer_of
 from bench.reporting.backends import backend_sentences
+from bench.reporting.devices import by_device_notes, by_device_table
 from bench.reporting.entries import Comparison, comparisons, data_key, tested
 from bench.reporting.formats import count, one_line, without_html
 from bench.reporting.groups import grouped
@@ -176,6 +177,8 @@ def _compared(comparison: Comparison, verdicts: Sequence[str], answer: Answer) -
     parts += footnotes(comparison)
     if (backends := backends_table(comparison)) is not None:
         parts += [f"### Back ends on {comparison.title}", as_markdown(backends), *backend_notes(comparison)]
+    if (devices := by_device_table(comparison)) is not None:
+        parts += [f"### Speed by device on {comparison.title}", as_markdown(devices), *by_device_notes(comparison)]
     if (classes := by_class_table(comparison)) is not None:
         parts += [f"### Accuracy by class on {comparison.title}", as_markdown(classes), *by_class_notes(comparison)]
     if (pairs := confused_table(comparison)) is not None:

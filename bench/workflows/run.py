@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -310,6 +311,7 @@ class Benchmark:
                 inputs=self.plan.inputs,
                 backends=backends,
                 waiting=lambda seconds: None if view.live else print(f"timing: {duration(seconds)} so far", flush=True),
+                failed=lambda reason: print(f"warning: not timed {reason}", file=sys.stderr),
             )
         except NotTimedError as error:
             print(f"warning: not timed: {error}", file=sys.stderr)
@@ -324,7 +326,9 @@ class Benchmark:
 
 
 def connect_as(options: Options) -> contextlib.AbstractContextManager[Session]:
-    """Return the connection to Ray that a command asks for."""
+    """Return the connection to Ray that a command asks for; print a note if it may have meant another."""
+    if options.address is None and (cluster := os.environ.get("RAY_ADDRESS")):  # as in a job of `ray job submit`
+        print(f"note: this starts a Ray of its own, on this machine; --address auto uses the cluster at {cluster}")
     may_add = [Node(cpus, gpus) for cpus, gpus in options.nodes_to_add()]
     return connect(options.address, may_add=may_add, verbose=options.verbose)
 

@@ -17,9 +17,9 @@ NEED = Need(1, 1, 0)
 class Cluster:
     """A cluster at a time: what is told of it while time passes, with the second in front."""
 
-    def __init__(self, *, may_grow: bool = True) -> None:
+    def __init__(self, at_most: Sequence[Node] = [Node(100, 0)]) -> None:
         self.now, self.nodes = 0.0, [Node(0, 0)]
-        self.watch = Watch(lambda: self.nodes, may_grow=may_grow, clock=lambda: self.now)
+        self.watch = Watch(lambda: self.nodes, at_most=at_most, clock=lambda: self.now)
 
     def passes(self, seconds: float, groups: int, need: Need = NEED) -> list[str]:
         told, end = [], self.now + seconds
@@ -48,15 +48,16 @@ def test_growth_is_told_and_what_still_waits() -> None:
     ]
 
 
-def test_a_queue_on_a_cluster_that_cannot_grow_is_nothing_to_tell() -> None:
-    cluster = Cluster(may_grow=False)
+@pytest.mark.parametrize("at_most", [[], [Node(1, 0)]], ids=["no autoscaler", "grown as far as it may"])
+def test_a_queue_on_a_cluster_that_cannot_grow_is_nothing_to_tell(at_most: list[Node]) -> None:
+    cluster = Cluster(at_most)
     cluster.nodes = [Node(1, 0)]
 
     assert cluster.passes(100, 8) == []
 
 
 def test_a_cluster_that_lost_its_last_node_waits_for_one_also_without_an_autoscaler() -> None:
-    cluster = Cluster(may_grow=False)
+    cluster = Cluster([])
     cluster.nodes = [Node(1, 0)]
     cluster.passes(3, 1)
     cluster.nodes = []

@@ -19,7 +19,7 @@ from bench.reporting.store import Store
 from bench.spec import Job, Recipe, Result
 from bench.workflows.plan import Plan, make_plan
 from bench.workflows.report import write_pages
-from bench.workflows.run import Benchmark
+from bench.workflows.run import Benchmark, connect_as
 
 
 def test_each_variant_is_a_job_that_differs_in_what_it_says(tmp_path: Path) -> None:
@@ -203,3 +203,13 @@ def test_on_a_terminal_a_command_says_at_once_what_it_does(
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == lines
     assert printed[0].startswith(first)
+
+
+def test_a_command_that_starts_its_own_ray_beside_a_cluster_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    connect_as(Options())
+    assert "--address auto uses the cluster at 10.0.0.1:6379" in capsys.readouterr().out
+    connect_as(Options(address="auto"))
+    assert capsys.readouterr().out == ""
