@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.reporting.answer import Answer, Choice, answer_of
 from bench.reporting.backends import backend_sentences
 from bench.reporting.entries import Comparison, comparisons, data_key, tested
+from bench.reporting.footnotes import backend_notes, footnotes
 from bench.reporting.formats import count, one_line, without_html
 from bench.reporting.groups import grouped
 from bench.reporting.mistakes import answered, class_names, confused
@@ -18,13 +19,11 @@ from bench.reporting.per_class import by_class, by_class_notes, by_class_table
 from bench.reporting.store import Store
 from bench.reporting.table import as_markdown
 from bench.reporting.tables import (
-    backend_notes,
     backends_table,
     comparison_to_read,
     confused_notes,
     confused_table,
     environment_table,
-    footnotes,
     runs_table,
 )
 from bench.reporting.train_sizes import crossing_sentences
