@@ -18,7 +18,7 @@ class EvaluateOptions(BaseModel):
 
     weights: Path = option(
         ...,
-        "trained model: a checkpoint of bench.run, or any PyTorch or safetensors file",
+        "trained model of bench.run (a checkpoint), or any PyTorch or safetensors file",
         group="what",
         metavar="FILE",
     )

@@ -35,7 +35,10 @@ MOST_RUNS = 200
 MOST_FAILED = 50
 """The most runs in the list of those that did not finish; the last ones are shown."""
 REPORT = "[report.html](report.html) has the same with plots, tables that sort, and the images that models got wrong."
-ONE_CHECKPOINT = "Accuracy is that of one checkpoint, in brackets its 95 % Wilson interval over the test images."
+ONE_CHECKPOINT = (
+    "Accuracy is that of one trained model, and in brackets where it likely lies for other test images of the kind "
+    "(95 % Wilson interval)."
+)
 SET_ASIDE = "These files in `runs/` were no records of runs; they are in `set-aside/` now."
 
 
@@ -181,5 +184,6 @@ def _compared(comparison: Comparison, verdicts: Sequence[str], answer: Answer) -
         title = f"### Classes most often confused on {comparison.title}"
         parts += [title, as_markdown(pairs), *confused_notes(comparison)]
     if verdicts:
-        parts.append("\n".join(f"- {one_line(sentence)}" for sentence in verdicts))
+        listed = "\n".join(f"- {one_line(sentence)}" for sentence in verdicts)
+        parts += [f"### Details: the comparisons on {comparison.title}", listed]
     return parts

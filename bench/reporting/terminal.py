@@ -30,7 +30,7 @@ def print_results(overview: Overview, told: Collection[str] = ()) -> None:
             for note in backend_notes(comparison):
                 print(note)
         if verdicts:
-            print()
+            print("\ndetails:")
         for sentence in verdicts:
             print(f"- {one_line(sentence)}")
     failed = [record for record in overview.failed if record.run_id not in told]
