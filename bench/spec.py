@@ -539,6 +539,11 @@ class Timing(BaseModel):
     threads: int = Field(description="CPU threads computed with")
     precision: str = Field(description="fp32, bf16 or int8")
     peak_memory_mb: float | None = Field(default=None, ge=0, description="peak memory during these samples, 10^6 bytes")
+    joules_per_image: float | None = Field(
+        default=None,
+        ge=0,
+        description="energy to answer one image, as the processors or the GPU count it; null where they do not",
+    )
     measured_at: datetime = Field(description="UTC")
 
 

@@ -145,8 +145,8 @@ def test_markdown_is_tables_and_lists(results: Path, capsys: pytest.CaptureFixtu
 
     shown = capsys.readouterr().out
     assert "### cnn and mobilenet on data" in shown
-    assert "| accuracy of the recipe | 99.10 % | 80.00 % | -19.10 points |" in " ".join(shown.split())
-    assert "- Kept: cnn and mobilenet, accuracy of the recipe: -19.10 points" in shown
+    assert "| accuracy (recipe) | 99.10 % | 80.00 % | -19.10 points |" in " ".join(shown.split())
+    assert "- Kept: cnn and mobilenet, accuracy (recipe): -19.10 points" in shown
 
 
 def test_jobs_of_one_model_are_named_by_their_label(
@@ -244,7 +244,7 @@ def test_a_worse_accuracy_breaks_the_limit(
     fill(versions[1], {"cnn": [20, 21, 22]})
 
     assert run(*versions, "--fail", LIMITS) == 1
-    assert "FAILED: cnn, accuracy of the recipe: -1.00 points, from 98.90 % to 97.90 %" in capsys.readouterr().out
+    assert "FAILED: cnn, accuracy (recipe): -1.00 points, from 98.90 % to 97.90 %" in capsys.readouterr().out
     assert run(*versions, "--fail", "accuracy:-2pp") == 0
 
 
@@ -254,7 +254,7 @@ def test_with_few_seeds_the_checkpoints_are_judged(
     folders = [fill(tmp_path / name, {"cnn": [missed]}).root for name, missed in (("a", 10), ("b", 30))]
 
     assert run(*folders, "--fail", "accuracy:-0.2pp") == 1
-    assert "FAILED: cnn, accuracy of the checkpoint: -2.00 points" in capsys.readouterr().out
+    assert "FAILED: cnn, accuracy (checkpoint): -2.00 points" in capsys.readouterr().out
 
 
 def test_a_limit_that_cannot_be_checked_is_no_success(

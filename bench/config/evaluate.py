@@ -19,7 +19,7 @@ class EvaluateOptions(BaseModel):
 
     weights: PlaceOption = option(
         ...,
-        "trained model: a checkpoint of bench.run, or any PyTorch or safetensors file",
+        "trained model of bench.run (a checkpoint), or any PyTorch or safetensors file",
         group="what",
         metavar="FILE",
     )

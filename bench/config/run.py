@@ -76,7 +76,7 @@ class Options(ChoiceFields, RecipeFields, _Candidates):
 
     until_ci: float | None = option(
         None,
-        "add seeds until the 95 % confidence interval of each accuracy is at most POINTS percentage points wide",
+        "add seeds until each accuracy is known to POINTS percentage points (width of its 95 % confidence interval)",
         group="training",
         metavar="POINTS",
         gt=0,

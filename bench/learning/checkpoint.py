@@ -85,7 +85,7 @@ def load_trained(
             raise UserError(f"{weights.path} is of {named}, which is not here; name the file with --model FILE.py:NAME")
     architecture = find(model)
     if named is not None and _last_part(named) != _last_part(model):
-        raise UserError(f"{weights.path} is a checkpoint of {named}, not of {model}; use --model {named}")
+        raise UserError(f"{weights.path} is a trained model of {named}, not of {model}; use --model {named}")
     stated = _input_in(about, architecture, weights)
     if stated is not None and form:
         raise UserError(f"{weights.path} says that it was trained on {stated.describe()}; leave out {_flags(form)}")

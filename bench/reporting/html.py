@@ -14,6 +14,7 @@ from bench.reporting import style, sweeps, tuning
 from bench.reporting.answer import Answer
 from bench.reporting.devices import by_device_notes, by_device_table
 from bench.reporting.entries import Comparison, DataKey, data_key, title_of
+from bench.reporting.footnotes import backend_notes, footnotes
 from bench.reporting.formats import MISSING, counted
 from bench.reporting.gallery import Gallery, draw
 from bench.reporting.per_class import by_class_notes, by_class_table
@@ -22,13 +23,11 @@ from bench.reporting.summary import MOST_FAILED, ONE_CHECKPOINT, SET_ASIDE, Over
 from bench.reporting.sweeps import Swept
 from bench.reporting.table import Table
 from bench.reporting.tables import (
-    backend_notes,
     backends_table,
     comparison_parts,
     confused_notes,
     confused_table,
     environment_table,
-    footnotes,
     runs_table,
 )
 from bench.spec import Record, Status

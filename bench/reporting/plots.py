@@ -141,7 +141,7 @@ def accuracy_over_seeds(entries: Sequence[Entry], looks: Mapping[str, Look], *, 
     axis.spines["left"].set_visible(False)
     axis.grid(axis="y", visible=False)
     each = "each seed" if all(len(entry.records) <= MOST_DOTS for entry in entries) else f"{MOST_DOTS} seeds"
-    note_below(axis, f"Small: {each}. Large: mean, and 95 % t-interval (from 3 seeds on).")
+    note_below(axis, f"Small: {each}. Large: mean, and where it likely lies (95 % t-interval).")
     return figure
 
 
@@ -315,6 +315,6 @@ def accuracy_against_train_size(curves: Sequence[Entry], looks: Mapping[str, Loo
         handles.append(line_of(curve.label, look))
     axis.set(xlabel="training images", ylabel="test accuracy (%)")
     log_axis(axis.xaxis, sizes, at_values=len(sizes) <= 8)
-    note_below(axis, "Mean of the seeds, with 95 % t-interval (from 3 seeds on).")
+    note_below(axis, "Mean of the seeds, and where it likely lies (95 % t-interval, from 3 seeds on).")
     legend_of(figure, handles)
     return figure

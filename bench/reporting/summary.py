@@ -11,6 +11,7 @@ from bench.reporting.answer import Answer, Choice, answer_of
 from bench.reporting.backends import backend_sentences
 from bench.reporting.devices import by_device_notes, by_device_table
 from bench.reporting.entries import Comparison, comparisons, data_key, tested
+from bench.reporting.footnotes import backend_notes, footnotes
 from bench.reporting.formats import count, one_line, without_html
 from bench.reporting.groups import grouped
 from bench.reporting.mistakes import answered, class_names, confused
@@ -18,13 +19,11 @@ from bench.reporting.per_class import by_class, by_class_notes, by_class_table
 from bench.reporting.store import Store
 from bench.reporting.table import as_markdown
 from bench.reporting.tables import (
-    backend_notes,
     backends_table,
     comparison_to_read,
     confused_notes,
     confused_table,
     environment_table,
-    footnotes,
     runs_table,
 )
 from bench.reporting.train_sizes import crossing_sentences
@@ -37,7 +36,10 @@ MOST_RUNS = 200
 MOST_FAILED = 50
 """The most runs in the list of those that did not finish; the last ones are shown."""
 REPORT = "[report.html](report.html) has the same with plots, tables that sort, and the images that models got wrong."
-ONE_CHECKPOINT = "Accuracy is that of one checkpoint, in brackets its 95 % Wilson interval over the test images."
+ONE_CHECKPOINT = (
+    "Accuracy is that of one trained model, and in brackets where it likely lies for other test images of the kind "
+    "(95 % Wilson interval)."
+)
 SET_ASIDE = "These files in `runs/` were no records of runs; they are in `set-aside/` now."
 
 
@@ -185,5 +187,6 @@ def _compared(comparison: Comparison, verdicts: Sequence[str], answer: Answer) -
         title = f"### Classes most often confused on {comparison.title}"
         parts += [title, as_markdown(pairs), *confused_notes(comparison)]
     if verdicts:
-        parts.append("\n".join(f"- {one_line(sentence)}" for sentence in verdicts))
+        listed = "\n".join(f"- {one_line(sentence)}" for sentence in verdicts)
+        parts += [f"### Details: the comparisons on {comparison.title}", listed]
     return parts

@@ -64,7 +64,7 @@ def placement(plan: Plan, groups: Sequence[Group], nodes: Sequence[Node], labels
         tabulate(rows, headers, disable_numparse=True),
         *([f"... and {counted(more, 'more row')}"] if more > 0 else []),
         "",
-        f"recipe: {_recipe(plan)}",
+        f"training: {_recipe(plan)}",
         "dry run: nothing was trained",
     ]
 

@@ -60,7 +60,7 @@ def _export_onnx(store: Store, records: list[Record], folder: Path, data_dir: Pa
 
     finished = [record for record in records if record.status is Status.OK and record.checkpoint is not None]
     if not finished:
-        raise UserError(f"--onnx: {store.root} holds no checkpoint of a finished run")
+        raise UserError(f"--onnx: {store.root} holds no trained model of a finished run")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

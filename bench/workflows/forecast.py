@@ -42,6 +42,11 @@ class _Watched:
     points: list[tuple[float, float]] = field(default_factory=list)
     """(time, images done) of the part under way."""
     ended: bool = False
+    job_id: str = ""
+    """That of the run, which takes a while to work out."""
+
+    def __post_init__(self) -> None:
+        self.job_id = self.run.job_id
 
     def enter(self, part: Part, now: float) -> None:
         self.part, self.since, self.points = part, now, []
@@ -82,6 +87,7 @@ class Forecast:
         self._at_once = 1
         self._groups: list[list[_Watched]] = []
         self._runs: dict[str, _Watched] = {}
+        self._under_way: dict[str, _Watched] = {}
         self._begun = False
         self._paces = Paces()
         self._begins: dict[str, list[float]] = {}
@@ -107,6 +113,7 @@ class Forecast:
     def begun(self, run_id: str, now: float) -> None:
         """Note that a run begins, for the first time or again."""
         self._begun = True
+        self._under_way[run_id] = self._runs[run_id]
         self._runs[run_id].enter("begin", now)
 
     def update(self, progress: Progress, now: float) -> None:
@@ -123,6 +130,10 @@ class Forecast:
         """Note that a run has its outcome."""
         watched = self._runs[record.run_id]
         watched.ended, watched.part = True, None
+        self._under_way.pop(record.run_id, None)
+        self._groups = [
+            group for group in self._groups if watched not in group or not all(each.ended for each in group)
+        ]
         if record.status is Status.OK:
             self._paces.learn(record)
             self._extracted.add(network_of(watched.run))
@@ -147,13 +158,13 @@ class Forecast:
 
     def runs_left(self, now: float) -> float | None:
         """Return the seconds until the last run ends; None while nothing is known of any run."""
-        paces, coming = self._paces_now(), dict[Network, float]()
+        paces, coming, usual = self._paces_now(), dict[Network, float](), dict[str, float | None]()
         busy: list[float] = []
         waiting: list[float] = []
         groups = ([watched for watched in group if not watched.ended] for group in self._groups)
         # those that extract features come first: others wait for what they extract
         for group in sorted(filter(None, groups), key=lambda group: group[0].part != "features"):
-            lefts = [self._rest(watched, now, paces, coming) for watched in group]
+            lefts = [self._rest_of(watched, now, paces, coming, usual) for watched in group]
             known = [left for left in lefts if left is not None]
             if len(known) < len(lefts):
                 return None
@@ -166,29 +177,49 @@ class Forecast:
 
     def run_left(self, run_id: str, now: float) -> float | None:
         """Return the seconds that a run still takes once it has begun; None if nothing is known yet."""
+        return self.each_left([run_id], now)[run_id]
+
+    def each_left(self, run_ids: Iterable[str], now: float) -> dict[str, float | None]:
+        """Return the seconds that each of some runs still takes once it has begun; None if nothing is known yet."""
         paces, coming = self._paces_now(), dict[Network, float]()
-        for other in self._runs.values():
+        for other in self._under_way.values():
             if other.part == "features":
                 self._rest(other, now, paces, coming)
-        return self._rest(self._runs[run_id], now, paces, coming)
+        return {run_id: self._rest(self._runs[run_id], now, paces, coming) for run_id in run_ids}
 
     def part_of(self, run_id: str) -> tuple[Part | None, bool]:
         """Return (the part that a run is in, whether it waits for features that another run extracts)."""
         watched = self._runs[run_id]
         network = network_of(watched.run)
-        others = (other for other in self._runs.values() if other.part == "features")
+        others = (other for other in self._under_way.values() if other.part == "features")
         waits = watched.part == "begin" and any(network_of(other.run) == network for other in others)
         return watched.part, waits
 
     def _paces_now(self) -> Paces:
         """Return what is known of runs that ended and of those under way."""
         paces = self._paces.copy()
-        for watched in self._runs.values():
+        for watched in self._under_way.values():
             if watched.part is not None and len(watched.points) > 1:
                 seconds, images = watched.so_far()
                 if images > 0:
                     paces.add(watched.run, watched.part, seconds, images)
         return paces
+
+    def _rest_of(
+        self,
+        watched: _Watched,
+        now: float,
+        paces: Paces,
+        coming: dict[Network, float],
+        usual: dict[str, float | None],
+    ) -> float | None:
+        """Return the rest of a run; ``usual`` keeps that of runs not begun, the same for all seeds of a job."""
+        if watched.part is not None or self._extracts(watched, coming):
+            return self._rest(watched, now, paces, coming)
+        job_id = watched.job_id
+        if job_id not in usual:
+            usual[job_id] = self._rest(watched, now, paces, coming)
+        return usual[job_id]
 
     def _rest(self, watched: _Watched, now: float, paces: Paces, coming: dict[Network, float]) -> float | None:
         """Return the rest of a run; add to ``coming`` when the features that it extracts will be there."""
@@ -213,10 +244,10 @@ class Forecast:
     def _rest_of_part(self, watched: _Watched, part: Part, now: float, paces: Paces) -> float | None:
         run, under_way = watched.run, watched.part == part
         if part == "begin":
-            seen = self._begins.get(run.job_id) or [each for begins in self._begins.values() for each in begins]
+            seen = self._begins.get(watched.job_id) or [each for begins in self._begins.values() for each in begins]
             usual = median(seen or [BEGIN_SECONDS])
             return max(0.0, usual - (now - watched.since)) if under_way else usual
-        share = self._epochs[run.job_id].each if part == "training" and run.job_id in self._epochs else 1.0
+        share = self._epochs[watched.job_id].each if part == "training" and watched.job_id in self._epochs else 1.0
         last, done = watched.points[-1] if under_way and watched.points else (now, 0.0)
         each = (watched.pace() if under_way else None) or paces.of(run, part)
         return None if each is None else max(0.0, max(0.0, images_of(run, part) * share - done) * each - (now - last))

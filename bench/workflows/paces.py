@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -36,6 +35,10 @@ class Total:
         self.seconds += seconds
         self.number += number
 
+    def plus(self, seconds: float, number: float) -> Total:
+        """Return the total with further seconds and images."""
+        return Total(self.seconds + seconds, self.number + number)
+
     @property
     def each(self) -> float:
         """Return the seconds for each."""
@@ -57,7 +60,7 @@ class Paces:
 
     def copy(self) -> Paces:
         """Return a copy whose totals of this command can be added to."""
-        return replace(self, of_jobs=deepcopy(self.of_jobs), of_networks=deepcopy(self.of_networks))
+        return replace(self, of_jobs=dict(self.of_jobs), of_networks=dict(self.of_networks))
 
     def learn(self, record: Record, *, earlier: bool = False) -> None:
         """Take over what a finished run measured; ``earlier`` if another command trained it."""
@@ -76,9 +79,10 @@ class Paces:
 
     def add(self, run: Run, part: Part, seconds: float, images: float) -> None:
         """Take over what a part of a run that is under way took so far."""
-        self.of_jobs.setdefault((run.job_id, part), Total()).add(seconds, images)
-        key = network_of(run), part, part == "training" and on_features(run)
-        self.of_networks.setdefault(key, Total()).add(seconds, images)
+        job = run.job_id, part
+        network = network_of(run), part, part == "training" and on_features(run)
+        self.of_jobs[job] = self.of_jobs.get(job, Total()).plus(seconds, images)
+        self.of_networks[network] = self.of_networks.get(network, Total()).plus(seconds, images)
 
     def of(self, run: Run, part: Part) -> float | None:
         """Return the seconds for each image in a part of a run; None while nothing is known of any run."""

@@ -63,6 +63,9 @@ class ProgressView(View):
         self._start = clock()
         self._lock = threading.RLock()  # the table is drawn in another thread
         self._runs: dict[str, Run] = {}
+        self._waiting: dict[str, Run] = {}
+        self._left_as_of: tuple[float, float | None] = (0.0, None)
+        self._next_forecast = 0.0
         self._under_way: dict[str, Progress | None] = {}
         self._finished: set[str] = set()
         self._epochs_printed: dict[str, int] = {}
@@ -83,7 +86,7 @@ class ProgressView(View):
             self._stage, self._at_once = "", at_once
             self._forecast.plan(groups, at_once)
             for run in (run for group in groups for run in group):
-                self._runs[run.id] = run
+                self._runs[run.id] = self._waiting[run.id] = run
 
     def waiting(self, what: str) -> None:
         """Show what the runs wait for that have not begun."""
@@ -95,6 +98,7 @@ class ProgressView(View):
     def begun(self, run_id: str, attempt: int) -> None:
         """Show that a worker begins a run, for the ``attempt``-th time."""
         with self._lock:
+            self._waiting.pop(run_id, None)
             self._under_way[run_id] = None
             self._forecast.begun(run_id, self._clock())
         if attempt > 1:
@@ -120,6 +124,7 @@ class ProgressView(View):
     def finished(self, record: Record) -> None:
         """Show how a run ended."""
         with self._lock:
+            self._waiting.pop(record.run_id, None)
             self._under_way.pop(record.run_id, None)
             self._finished.add(record.run_id)
             self._forecast.ended(record)
@@ -158,21 +163,21 @@ class ProgressView(View):
         for header in ("loss", "accuracy", "images/s", "time left"):
             table.add_column(header, justify="right", no_wrap=True)
         begun = list(self._under_way)
+        lefts = self._forecast.each_left(begun[:_MOST_ROWS], now)
         for run_id in begun[:_MOST_ROWS]:
             progress = self._under_way[run_id]
             figures = ["", "", ""]
             if progress is not None and progress.phase == "training":
                 accuracy = f"{100 * progress.accuracy:.1f} %"
                 figures = [f"{progress.loss:.3f}", accuracy, f"{progress.images_per_second:,.0f}"]
-            left = clock_time(self._forecast.run_left(run_id, now))
+            left = clock_time(lefts[run_id])
             run = self._runs[run_id]
             table.add_row(self._short(run), str(run.seed), self._doing(run_id, progress), *figures, left)
         if len(begun) > _MOST_ROWS:
             table.add_row(f"{len(begun) - _MOST_ROWS} more", "", "under way")
-        waiting = [run for run in self._runs.values() if run.id not in self._under_way and run.id not in self._finished]
-        if waiting:
-            alone = waiting[0] if len(waiting) == 1 else None
-            name = f"{len(waiting):,} more runs" if alone is None else self._short(alone)
+        if self._waiting:
+            alone = next(iter(self._waiting.values())) if len(self._waiting) == 1 else None
+            name = f"{len(self._waiting):,} more runs" if alone is None else self._short(alone)
             table.add_row(
                 name,
                 "" if alone is None else str(alone.seed),
@@ -202,7 +207,7 @@ class ProgressView(View):
 
     def _whole(self, now: float) -> Table:
         """Return the line on the whole command."""
-        left, passed = self._forecast.left(now), now - self._start
+        left, passed = self._left(now), now - self._start
         share = 0.0 if left is None else passed / (passed + left)
         words = [self._stage] if self._stage else []
         if self._runs:
@@ -213,6 +218,15 @@ class ProgressView(View):
         line = Table.grid(padding=(0, 2, 0, 0))
         line.add_row(ProgressBar(total=1.0, completed=share, width=_BAR), Text(", ".join(words), overflow="fold"))
         return line
+
+    def _left(self, now: float) -> float | None:
+        """Return the seconds until the command ends; worked out so seldom that it costs a twentieth of the time."""
+        if now >= self._next_forecast:
+            start = time.perf_counter()
+            self._left_as_of = now, self._forecast.left(now)
+            self._next_forecast = now + 20 * (time.perf_counter() - start)
+        then, left = self._left_as_of
+        return None if left is None else max(0.0, left - (now - then))
 
     @property
     def _gap(self) -> int:

@@ -246,10 +246,10 @@ class Benchmark:
             # below three seeds there is no interval
             points = 100 * (interval.high - interval.low) if interval is not None else math.inf
             if points <= width:
-                print(f"{label}: {seeds} seeds, interval {points:.2f} points wide: narrow enough")
+                print(f"{label}: {seeds} seeds, accuracy known to {points:.2f} points (95 % interval): enough")
                 continue
             if seeds >= self.options.max_seeds:
-                print(f"{label}: {seeds} seeds, the most allowed (--max-seeds); interval {points:.2f} points wide")
+                print(f"{label}: {seeds} seeds, the most allowed (--max-seeds); accuracy known to {points:.2f} points")
                 continue
             # the width shrinks with the root of the number of seeds
             wanted = 3 - seeds if interval is None else min(math.ceil(seeds * ((points / width) ** 2 - 1)), seeds)

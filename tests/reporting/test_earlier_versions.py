@@ -14,8 +14,8 @@ from factories import stored_in
 
 from bench.reporting import store as store_module
 from bench.reporting.entries import comparisons
+from bench.reporting.footnotes import footnotes
 from bench.reporting.store import Store
-from bench.reporting.tables import footnotes
 from bench.spec import BEFORE_BACKENDS, EpochRecord, Record, Result
 
 
