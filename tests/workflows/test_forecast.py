@@ -66,7 +66,7 @@ def test_the_time_left_of_a_recorded_command_is_right_within_a_quarter() -> None
 
 @pytest.mark.parametrize(
     ("folder", "at_once"),
-    [("mnist-cpu2", 2), ("five-seeds-cpu2", 2), ("precision-cpu2", 2), ("low-data-cpu2", 2), ("fast-cpu2", 1)],
+    [("mnist-cpu2", 2), ("five-seeds-cpu2", 2), ("precision-cpu2", 2), ("fast-cpu2", 1)],
 )
 def test_the_time_left_of_recorded_runs_on_a_steady_machine_is_right_within_a_quarter(
     folder: str, at_once: int
