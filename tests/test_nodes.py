@@ -301,6 +301,24 @@ def test_a_sweep_tries_its_trials_on_nodes_that_share_nothing(wide: Wide) -> Non
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh")
+def test_models_are_timed_on_one_node_of_each_kind_and_never_compared_across(wide: Wide) -> None:
+    other = "sed 's/^model name.*/model name : Another Processor/' /proc/cpuinfo > /tmp/cpuinfo"
+    done = wide.nodes[1].run("sh", "-c", f"{other} && mount --bind /tmp/cpuinfo /proc/cpuinfo")
+    assert done.code == 0, done
+    told = [word for word in bench_run(*words("--address", wide.address, seeds=1)) if word != "--no-timing"]
+    ran = wide.head.run(*told, timeout=300)
+
+    assert ran.code == 0, ran
+    timed = pd.read_parquet(wide.head.work / "results" / "timings")
+    assert timed.groupby("cpu").node.agg(set).to_dict()["Another Processor"] == {"second"}
+    assert set(timed.node) == {"first", "second"}
+    summary = (wide.head.work / "results" / "summary.md").read_text()
+    assert "### Speed by device" in summary
+    assert "| Another Processor" in summary
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh")
 def test_a_cable_that_is_out_for_20_seconds_costs_an_epoch_at_most(wide: Wide, expected: dict[str, str | None]) -> None:
     running, log = start_bench(wide.head, *words("--address", wide.address))
     wait_until_both_train(running, log)
