@@ -60,15 +60,15 @@ $(BIN)/python:
 	@touch $@
 
 .venv/.installed-test: .venv/.installed-run
-	@$(INSTALL) --editable '.[offline,timm,huggingface,demo,export,backends,tune,test]'
+	@$(INSTALL) --editable '.[offline,timm,huggingface,demo,export,backends,cluster,energy,tune,storage,test]'
 	@touch $@
 
 .venv/.installed-lint: .venv/.installed-test
-	@$(INSTALL) --editable '.[offline,timm,huggingface,demo,export,backends,tune,test,lint]'
+	@$(INSTALL) --editable '.[offline,timm,huggingface,demo,export,backends,cluster,energy,tune,storage,test,lint]'
 	@touch $@
 
 .venv-oldest/.installed: pyproject.toml | .venv/.installed-test
 	@echo "installing the lowest declared versions into .venv-oldest: about 6 GB"
 	@$(PYTHON) -m venv --clear .venv-oldest
-	@$(BIN)/uv pip install --python $(OLDEST)/python --resolution lowest-direct --editable '.[offline,timm,huggingface,demo,export,backends,tune,test]'
+	@$(BIN)/uv pip install --python $(OLDEST)/python --resolution lowest-direct --editable '.[offline,timm,huggingface,demo,export,backends,cluster,energy,tune,storage,test]'
 	@touch $@

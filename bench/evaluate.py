@@ -12,8 +12,8 @@ from bench.config.evaluate import EvaluateOptions
 if TYPE_CHECKING:
     from bench.learning.data.pictures import Redraw
 
-_DESCRIPTION = """Measure a trained model: accuracy with its 95 % interval, accuracy of each class, what is taken for
-what, calibration (ECE) and latency. Pictures without labels are classified instead. Trains nothing."""
+_DESCRIPTION = """Measure a trained model: accuracy and how far it may be off, accuracy of each class, what is
+taken for what, calibration (ECE) and latency. Pictures without labels are classified instead. Trains nothing."""
 
 _EPILOG = """examples:
   python -m bench.evaluate --weights results/checkpoints/ID.safetensors

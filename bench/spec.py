@@ -523,11 +523,14 @@ class Timing(BaseModel):
         description="a step of the whole model; a frozen backbone's features; a step of its head on them; or answering"
     )
     backend: str = Field(description="what ran the model; 'eager' for all but inference")
-    batch_size: int = Field(description="images at once")
+    batch_size: int = Field(ge=1, description="images at once")
     sample: int = Field(description="0 for the first after the warm-up")
-    seconds: float = Field(description="of this sample, device synchronised")
+    seconds: float = Field(gt=0, allow_inf_nan=False, description="of this sample, device synchronised")
     reference_seconds: float | None = Field(
-        default=None, description="of a training step that never changes, timed right before and after"
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="of a training step that never changes, timed right before and after",
     )
     contended: bool = Field(description="something else ran on the machine meanwhile")
     node: str | None = Field(default=None, description="host name of the machine")
@@ -535,7 +538,12 @@ class Timing(BaseModel):
     cpu: str | None = Field(default=None, description="the processor's name")
     threads: int = Field(description="CPU threads computed with")
     precision: str = Field(description="fp32, bf16 or int8")
-    peak_memory_mb: float | None = Field(default=None, description="peak memory during these samples, 10^6 bytes")
+    peak_memory_mb: float | None = Field(default=None, ge=0, description="peak memory during these samples, 10^6 bytes")
+    joules_per_image: float | None = Field(
+        default=None,
+        ge=0,
+        description="energy to answer one image, as the processors or the GPU count it; null where they do not",
+    )
     measured_at: datetime = Field(description="UTC")
 
 
@@ -548,20 +556,28 @@ class Deployment(BaseModel):
     backend: str = Field(description="what runs the model")
     status: Literal["ok", "failed"] = Field(description="failed: it could not be prepared, or did not answer")
     reason: str | None = Field(default=None, description="why it failed")
-    images: int | None = Field(default=None, description="test images answered: all of them")
-    correct: int | None = Field(default=None, description="of these, classified right")
-    accuracy: float | None = Field(default=None, description="share of test images classified right")
-    agreement: float | None = Field(default=None, description="share of test images given the same class as by eager")
+    images: int | None = Field(default=None, ge=0, description="test images answered: all of them")
+    correct: int | None = Field(default=None, ge=0, description="of these, classified right")
+    accuracy: float | None = Field(default=None, ge=0, le=1, description="share of test images classified right")
+    agreement: float | None = Field(
+        default=None, ge=0, le=1, description="share of test images given the same class as by eager"
+    )
     disagreements: int | None = Field(
-        default=None, description="images given another class though eager's two largest logits are not within 1e-4"
+        default=None,
+        ge=0,
+        description="images given another class though eager's two largest logits are not within 1e-4",
     )
-    largest_difference: float | None = Field(default=None, description="between a logit and eager's")
-    only_eager_right: int | None = Field(default=None, description="images that only eager classified right")
-    only_this_right: int | None = Field(default=None, description="images that only this back end classified right")
+    largest_difference: float | None = Field(default=None, ge=0, description="between a logit and eager's")
+    only_eager_right: int | None = Field(default=None, ge=0, description="images that only eager classified right")
+    only_this_right: int | None = Field(
+        default=None, ge=0, description="images that only this back end classified right"
+    )
     prepare_seconds: float | None = Field(
-        default=None, description="from the trained model to the first answer of each batch size: export, compiling"
+        default=None,
+        ge=0,
+        description="from the trained model to the first answer of each batch size: export, compiling",
     )
-    deployed_bytes: int | None = Field(default=None, description="size of the files that are deployed")
+    deployed_bytes: int | None = Field(default=None, ge=0, description="size of the files that are deployed")
     threads: int | None = Field(default=None, description="CPU threads computed with")
     precision: str | None = Field(default=None, description="fp32, bf16 or int8, as really used")
     device: str | None = Field(default=None, description="'cpu' or the GPU's name")
@@ -596,6 +612,10 @@ class Outcome:
     predictions: Predictions | None = None
     checkpoint: bytes | None = None
     """The trained model as a safetensors file."""
+    scores: Scores | None = None
+    """What follows from the predictions, of a worker that has stored them itself."""
+    model_stored: bool = False
+    """True if the worker has stored the trained model itself."""
 
 
 @dataclass(frozen=True)
@@ -625,10 +645,10 @@ class Progress:
     accuracy: float = math.nan
     """Share of this epoch's training images classified right so far."""
     images_per_second: float = 0.0
-    phase: Literal["features", "training"] = "training"
-    """'features' while the features of a frozen backbone are extracted, else 'training'."""
+    phase: Literal["features", "training", "testing"] = "training"
+    """'features' while the features of a frozen backbone are extracted, 'testing' while test images are answered."""
     phase_share: float = 0.0
-    """Share of the features that is extracted."""
+    """Share of the features that is extracted, or of the test images that is answered."""
 
 
 @dataclass(frozen=True)

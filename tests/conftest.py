@@ -8,19 +8,22 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from factories import job_of, record_of, result_of
 from hypothesis import settings
+from object_storage import BUCKET, ObjectStorage, object_storage
 
 from bench.cluster.session import ask_for_own_token
 from bench.learning.data import datasets
 from bench.learning.data.datasets import DATASETS, Dataset, Split
 from bench.learning.models.registry import MODELS
-from bench.spec import Job, Record, Result, Run
+from bench.spec import Job, Record, Result, Run, slug
 
 settings.register_profile("bench", deadline=None)  # machines are shared: time says nothing
 settings.load_profile("bench")
@@ -34,6 +37,7 @@ ROOT = Path(__file__).parents[1]
 
 RAY_FIRST = ("tests/test_run.py", "tests/test_faults.py")
 RAY_LAST = (
+    "tests/test_object_storage.py",
     "tests/test_any_model.py",
     "tests/test_setups.py",
     "tests/test_nodes.py",
@@ -45,7 +49,7 @@ RAY_LAST = (
 )
 USES_RAY = (*RAY_FIRST, *RAY_LAST)
 
-STARTS_A_PROCESS = {"modules_after", "browser"}
+STARTS_A_PROCESS = {"modules_after", "browser", "s3_server"}
 """Fixtures that make a test heavy."""
 
 SKIPPED: list[str] = []
@@ -114,6 +118,35 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[ObjectStorage]:
+    with object_storage() as storage:
+        yield storage
+
+
+@pytest.fixture
+def s3(s3_server: ObjectStorage, monkeypatch: pytest.MonkeyPatch) -> ObjectStorage:
+    """An S3 server that this process and those that it starts can use, until the test ends."""
+    for name, value in s3_server.env.items():
+        monkeypatch.setenv(name, value)
+    s3_server.asked.clear()
+    return s3_server
+
+
+@pytest.fixture
+def s3_url(s3: ObjectStorage, request: pytest.FixtureRequest) -> str:
+    """The URL of an empty results folder."""
+    return f"s3://{BUCKET}/{slug(request.node.name)}-{uuid.uuid4().hex[:6]}"
+
+
+@pytest.fixture
+def memory_url() -> Iterator[str]:
+    """The URL of an empty folder in the memory of this process."""
+    url = f"memory://{uuid.uuid4().hex[:6]}"
+    yield url
+    fsspec.filesystem("memory").rm(url, recursive=True) if fsspec.filesystem("memory").exists(url) else None
 
 
 @pytest.fixture(scope="session")

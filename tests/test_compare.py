@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from bench.compare import main
 from bench.errors import UserError
+from bench.history import main as history
 from bench.reporting import timing_stats, verdicts
 from bench.reporting.comparison import Pair
 from bench.reporting.entries import Entry
@@ -144,8 +145,8 @@ def test_markdown_is_tables_and_lists(results: Path, capsys: pytest.CaptureFixtu
 
     shown = capsys.readouterr().out
     assert "### cnn and mobilenet on data" in shown
-    assert "| accuracy of the recipe | 99.10 % | 80.00 % | -19.10 points |" in " ".join(shown.split())
-    assert "- Kept: cnn and mobilenet, accuracy of the recipe: -19.10 points" in shown
+    assert "| accuracy (recipe) | 99.10 % | 80.00 % | -19.10 points |" in " ".join(shown.split())
+    assert "- Kept: cnn and mobilenet, accuracy (recipe): -19.10 points" in shown
 
 
 def test_jobs_of_one_model_are_named_by_their_label(
@@ -243,7 +244,7 @@ def test_a_worse_accuracy_breaks_the_limit(
     fill(versions[1], {"cnn": [20, 21, 22]})
 
     assert run(*versions, "--fail", LIMITS) == 1
-    assert "FAILED: cnn, accuracy of the recipe: -1.00 points, from 98.90 % to 97.90 %" in capsys.readouterr().out
+    assert "FAILED: cnn, accuracy (recipe): -1.00 points, from 98.90 % to 97.90 %" in capsys.readouterr().out
     assert run(*versions, "--fail", "accuracy:-2pp") == 0
 
 
@@ -253,7 +254,7 @@ def test_with_few_seeds_the_checkpoints_are_judged(
     folders = [fill(tmp_path / name, {"cnn": [missed]}).root for name, missed in (("a", 10), ("b", 30))]
 
     assert run(*folders, "--fail", "accuracy:-0.2pp") == 1
-    assert "FAILED: cnn, accuracy of the checkpoint: -2.00 points" in capsys.readouterr().out
+    assert "FAILED: cnn, accuracy (checkpoint): -2.00 points" in capsys.readouterr().out
 
 
 def test_a_limit_that_cannot_be_checked_is_no_success(
@@ -338,6 +339,17 @@ def test_two_revisions_of_a_repository_are_compared(repository: Path, capsys: py
     assert "-1.00 points, from 99.00 % to 98.00 %" in capsys.readouterr().out
     assert run("HEAD~1", "HEAD:results/reference/two", "--fail", "accuracy:-0.2pp") == 0
     assert run("HEAD~1", repository / "results" / "reference" / "one", "--fail", "accuracy:-0.2pp") == 1
+
+
+def test_the_revisions_of_a_folder_are_a_history(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert history(["../results/reference/one", "--revisions", "5"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    revisions = subprocess.run(["git", "log", "--format=%h"], capture_output=True, check=True, text=True).stdout.split()
+    rows = [line.split() for line in lines if line.startswith(tuple(revisions))]
+    assert [row[:2] for row in rows] == [[revisions[1], "99.00"], [revisions[0], "98.00"]]
+    assert history(["../results/reference/three", "--revisions", "5"]) == 2
+    assert "git knows no changes of ../results/reference/three here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from bench.config.run import Options
 from bench.config.tune import TuneOptions
 from bench.reporting.entries import comparisons
 from bench.reporting.exports.common import figures, parameters
-from bench.reporting.store import RUNS_SCHEMA
+from bench.reporting.schemas import RUNS_SCHEMA
 from bench.spec import DatasetInfo, Job, Measured, Outcome, Recipe, Status
 from bench.workflows.record import assemble
 

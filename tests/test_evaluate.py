@@ -124,6 +124,33 @@ def test_folders_that_the_checkpoint_does_not_name_are_refused_in_one_sentence(
         refused(Ran(code, *capsys.readouterr()), repr(sorted(names)[0]), *words)
 
 
+def test_weights_that_do_not_name_their_classes_are_given_names(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    images, labels = results.data.test.images[::20], results.data.test.labels[::20]
+    plain, named = (
+        as_pictures(images, np.array(list(names))[labels], tmp_path / names[1]) for names in ("0123456789", words)
+    )
+    torch.save(safetensors.torch.load_file(results.checkpoint), tmp_path / "bare.pth")
+    bare, given = ["--weights", str(tmp_path / "bare.pth"), "--model", "cnn"], ["--class-names", *words]
+
+    right = []
+    for folder, more in ((plain, []), (named, given)):
+        assert main([*bare, "--images", str(folder), *more]) == 0
+        right.append(accuracy_line(capsys.readouterr().out))
+    assert right[0] == right[1]
+
+    wrong: list[tuple[list[str], str]] = [
+        ([*bare, "--class-names", "a", "b"], "--class-names has 2 names, but"),
+        ([*bare, "--class-names", "a", "b", "a"], "--class-names has 'a' twice"),
+        (["--weights", str(results.checkpoint), *given], "names its classes itself: 0, 1, 2"),
+    ]
+    for options, words_said in wrong:
+        code = main([*options, "--images", str(named)])
+        refused(Ran(code, *capsys.readouterr()), words_said)
+
+
 def test_a_data_set_with_other_classes_is_refused_and_with_others_in_order_is_said(
     results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,10 +70,12 @@ def test_a_terminal_shows_a_live_line_of_each_model_and_of_all_runs(in_a_termina
     shown, _ = in_a_terminal
 
     assert "\x1b[" in shown
-    live = [line for line in re.split(r"[\r\n]", shown) if re.search("epoch [12]/2|features", line)]
+    doing = "training, epoch [12]/2|features|testing|loading data and model"
+    live = [line for line in re.split(r"[\r\n]", shown) if re.search(doing, line)]
     assert any("cnn" in line for line in live)
     assert any("mobilenet" in line for line in live)
-    assert re.search(r"all\s.*of 2 runs done", shown)
+    assert re.search(r"[012] of 2 runs done, \d\d:\d\d so far, about \d\d:\d\d left", shown)
+    assert re.search(r"starting Ray.* so far", shown)
 
 
 @NEEDS_SCRIPT

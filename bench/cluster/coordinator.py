@@ -53,11 +53,14 @@ class Coordinator:
     async def begin(self, run: Run, node_id: str, pid: int) -> bool:
         """Note that a worker is about to train ``run``, and return True; return False if it must not train it.
 
-        It must not if the run or the command has ended, or if the workers of the run were lost too often.
+        It must not if the run or the command has ended, or if the workers of the run were lost too often. A worker that
+        did not get the answer may ask again.
         """
         if self._closed or run.id in self._ended:
             return False
         before = self._begun.get(run.id)
+        if before is not None and (before.node_id, before.pid) == (node_id, pid):
+            return True
         attempt = before.attempt + 1 if before else 1
         if attempt > self._max_failures + 1:
             times = f", {attempt - 1} times" if attempt > 2 else ""
@@ -112,7 +115,10 @@ class Coordinator:
         return self._states.get(run_id)
 
     async def take(self, wait_seconds: float) -> list[Report]:
-        """Return all events since the last call; wait up to ``wait_seconds`` for the first."""
+        """Return the events since the last call, of a run's progress in an epoch only the latest.
+
+        Wait up to ``wait_seconds`` for the first.
+        """
         if not self._events:
             self._arrived.clear()
             try:
@@ -120,7 +126,10 @@ class Coordinator:
             except TimeoutError:
                 return []
         events, self._events = self._events, []
-        return events
+        latest = {(event.run_id, event.epoch): event for event in events if isinstance(event, Progress)}
+        return [
+            event for event in events if not isinstance(event, Progress) or event is latest[event.run_id, event.epoch]
+        ]
 
 
 def start_coordinator(states: dict[str, bytes], max_failures: int) -> ActorHandle:

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from bench.cluster.coordinator import Report, start_coordinator
 from bench.cluster.placement import Group, Need, groups_that_fit
 from bench.cluster.session import ClusterLostError, Session
-from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, Work, submit
+from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, Work, WorkerStorage, report_seconds, submit
 from bench.cluster.waiting import Watch
 from bench.errors import first_line
 from bench.learning.inputs import Inputs, inputs_of
@@ -52,6 +52,7 @@ class Driver:
         states: dict[str, bytes],
         limits: Limits,
         handle: Handler,
+        storage: WorkerStorage | None = None,
     ) -> None:
         """Put the inputs of runs into Ray's object store: the data once, weights once for each model.
 
@@ -61,7 +62,9 @@ class Driver:
             states: the states that interrupted runs resume from, by run id.
             limits: the limits of each run.
             handle: called with every event, in the thread that waits for the runs.
+            storage: the results folder, if workers write to it themselves.
         """
+        self._storage = storage
         self._session = session
         self._limits = limits
         self._handle = handle
@@ -170,14 +173,15 @@ class Scheduler(Driver):
         self._groups = groups
         self._runs = {run.id: run for group in groups for run in group.runs}
         waiting = list(groups)
+        at_once = min(len(groups), groups_that_fit(groups[0].need, self._session.nodes)) if groups else 0
+        every = report_seconds(at_once)
         submitted: dict[ray.ObjectRef, Group] = {}
         with self._until_the_end():
             while not self._runs.keys() <= self._finished:
                 while waiting and len(submitted) < self._most_at_once(waiting[0]):
                     group = waiting.pop(0)
-                    work = Work(
-                        group, inputs_of(group.runs[0], self._inputs), self._coordinator, self._limits.oom_backoff
-                    )
+                    inputs = inputs_of(group.runs[0], self._inputs)
+                    work = Work(group, inputs, self._coordinator, self._limits.oom_backoff, every, self._storage)
                     submitted[submit(work, max_failures=self._limits.max_failures)] = group
                 self._wait()
                 ended, _ = ray.wait(list(submitted), num_returns=len(submitted), timeout=0)

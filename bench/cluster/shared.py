@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.actor import ActorHandle
+from ray.actor import ActorHandle, ActorMethod
+
+ASK_AGAIN_SECONDS = 30.0
+"""Seconds until a call is made again; each time twice as long."""
 
 
 def answer_of(reference: ray.ObjectRef, seconds: float | None = None) -> Any:
@@ -20,6 +23,20 @@ def answer_of(reference: ray.ObjectRef, seconds: float | None = None) -> Any:
         TimeoutError: there was no answer within ``seconds``.
     """
     return reference.future().result(timeout=seconds)
+
+
+def asked(method: ActorMethod, *arguments: Any) -> Any:
+    """Call a method of the coordinator and return its answer; ask again if it does not come.
+
+    A network that was cut for a while may have swallowed the call or the answer, and Ray then waits for ever. So two
+    calls of the method must do no more than one.
+    """
+    seconds = ASK_AGAIN_SECONDS
+    while True:
+        try:
+            return answer_of(method.remote(*arguments), seconds)
+        except TimeoutError:
+            seconds *= 2
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,17 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 
 from bench.cluster.placement import Group
-from bench.cluster.shared import Shared, answer_of
+from bench.cluster.shared import Shared, asked
 from bench.errors import first_line
 from bench.learning.data.dataset import Dataset
 from bench.learning.inputs import Inputs
 from bench.learning.user_code import UserCode
-from bench.spec import Progress, Saved, Status
+from bench.spec import Outcome, Progress, Run, Saved, Status
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 5.0
 """Seconds that one of several workers waits before it reports that its run failed. If another worker's death was the
 cause, Ray Train ends this one meanwhile, and the run is tried again."""
-RESEND_SECONDS = 30.0
-"""Seconds until a state whose arrival is not confirmed is sent again; each time twice as long."""
+LEAST_REPORT_SECONDS = 0.5
+_REPORTS_A_SECOND = 500
+"""The reports of all workers together that the coordinator takes without delay, on one slow core: measured by
+experiments/speed/scale.py."""
 OUT_OF_MEMORY = "ended by Ray because the machine ran out of memory"
 """The reason in the record of a run whose process Ray ended."""
 
@@ -70,6 +72,19 @@ class SharedInputs:
         return Inputs(self.dataset.get(), self.weights.get(), self.code)
 
 
+class WorkerStorage(Protocol):
+    """A results folder that workers write to themselves. None of its methods raises: what fails goes by the driver."""
+
+    def load(self, run_id: str) -> bytes | None:
+        """Return the state that a run goes on from; None if there is none."""
+
+    def save(self, run_id: str, state: bytes) -> bool:
+        """Store the state that a run goes on from; return whether that succeeded."""
+
+    def keep(self, run: Run, outcome: Outcome) -> Outcome:
+        """Store a run's large files; return the outcome without what was stored."""
+
+
 @dataclass
 class RayContext:
     """The context of a run in a Ray worker."""
@@ -79,26 +94,33 @@ class RayContext:
     world_size: int
     device: str
     threads: int
+    report_seconds: float
+    storage: WorkerStorage | None = None
+    """The results folder, if workers write to it themselves."""
 
     def report(self, progress: Progress) -> None:
         """Send the progress to the driver without waiting for an answer."""
         self.coordinator.put.remote(progress)
 
     def save(self, run_id: str, state: bytes) -> None:
-        """Send the state and wait until it has arrived, so that it is safe if this worker dies."""
-        seconds = RESEND_SECONDS
-        while True:
-            try:
-                answer_of(self.coordinator.put.remote(Saved(run_id, state)), seconds)
-            except TimeoutError:  # a network that was cut for a while may have swallowed the call or its answer
-                seconds *= 2
-            else:
-                return
+        """Store or send the state and wait until it has arrived, so that it is safe if this worker dies."""
+        if self.storage is None or not self.storage.save(run_id, state):
+            asked(self.coordinator.put, Saved(run_id, state))
 
     def load(self, run_id: str) -> bytes | None:
         """Return the state that was saved last; None if none was."""
-        state: bytes | None = answer_of(self.coordinator.state.remote(run_id))
-        return state
+        state: bytes | None = asked(self.coordinator.state, run_id)
+        if self.storage is None:
+            return state
+        if state is None and self.rank == 0:
+            state = self.storage.load(run_id)
+        if self.world_size == 1:
+            return state
+        import torch.distributed
+
+        states = [state]  # one that another worker cannot read must not set the workers apart
+        torch.distributed.broadcast_object_list(states, src=0)
+        return states[0]
 
     def goes_on(self, run_id: str, epoch: int, validation_accuracy: float | None) -> bool:
         """Return True: a benchmark ends no run because others are better."""
@@ -113,6 +135,13 @@ class Work:
     inputs: SharedInputs
     coordinator: ActorHandle
     oom_backoff: bool
+    report_seconds: float
+    storage: WorkerStorage | None = None
+
+
+def report_seconds(at_once: int) -> float:
+    """Return the seconds between two reports of a worker when so many report at the same time."""
+    return max(LEAST_REPORT_SECONDS, at_once / _REPORTS_A_SECOND)
 
 
 def submit(work: Work, *, max_failures: int) -> ray.ObjectRef:
@@ -182,10 +211,12 @@ def _train_loop(config: dict[str, Any]) -> None:
         world_size=worker.get_world_size(),
         device=gpu_or_cpu(),
         threads=work.group.need.cpus,
+        report_seconds=work.report_seconds,
+        storage=work.storage,
     )
     node_id = ray.get_runtime_context().get_node_id()
     for run in work.group.runs:
-        may_begin = answer_of(coordinator.begin.remote(run, node_id, os.getpid())) if context.rank == 0 else None
+        may_begin = asked(coordinator.begin, run, node_id, os.getpid()) if context.rank == 0 else None
         if several:
             may_begin = broadcast_from_rank_zero(may_begin)
         if not may_begin:
@@ -195,10 +226,11 @@ def _train_loop(config: dict[str, Any]) -> None:
         except Exception as error:  # raised only by a run with several workers, see execute()
             time.sleep(GRACE_SECONDS)
             reason = f"worker {context.rank}: {type(error).__name__}: {first_line(error)}"
-            answer_of(coordinator.end.remote(run, status_of(error), reason))
+            asked(coordinator.end, run, status_of(error), reason)
             raise
         if context.rank == 0:
-            answer_of(coordinator.put.remote(outcome))
+            kept = outcome if work.storage is None else work.storage.keep(run, outcome)
+            asked(coordinator.put, kept)
 
 
 def gpu_or_cpu() -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from bench.cluster.tasks import RayContext, SharedInputs, gpu_or_cpu
+from bench.cluster.shared import asked
+from bench.cluster.tasks import LEAST_REPORT_SECONDS, RayContext, SharedInputs, WorkerStorage, gpu_or_cpu
 from bench.learning.inputs import inputs_of
 from bench.spec import EpochRecord, Job, Progress, Status
 
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 class TuneContext(RayContext):
     """The context of a run in a Tune trial: each epoch is reported to Tune, which may stop the trial after it."""
 
-    def __init__(self, coordinator: ActorHandle, *, judged: bool, device: str, threads: int) -> None:
-        super().__init__(coordinator, rank=0, world_size=1, device=device, threads=threads)
+    def __init__(
+        self, coordinator: ActorHandle, *, judged: bool, device: str, threads: int, storage: WorkerStorage | None
+    ) -> None:
+        super().__init__(coordinator, 0, 1, device, threads, LEAST_REPORT_SECONDS, storage)
         self.stopped_after: int | None = None
         """The epoch after which the trial was stopped, as others were better; None if it was not."""
         self._judged = judged
@@ -60,6 +63,7 @@ def train_trial(
     coordinator: ActorHandle,
     threads: int,
     oom_backoff: bool,
+    storage: WorkerStorage | None,
 ) -> None:
     """Train one trial: the runs of a job, one after the other, until one is not ok."""
     from bench.learning.execute import execute
@@ -69,18 +73,18 @@ def train_trial(
     node_id = ray.get_runtime_context().get_node_id()
     scores = []
     for run in runs:
-        if not ray.get(coordinator.begin.remote(run, node_id, os.getpid())):
-            if ray.get(coordinator.status.remote(run.id)) is Status.OK:  # trained in a process that was lost
+        if not asked(coordinator.begin, run, node_id, os.getpid()):
+            if asked(coordinator.status, run.id) is Status.OK:  # trained in a process that was lost
                 continue
             break
         judged = run.seed == config["judged_seed"]
-        context = TuneContext(coordinator, judged=judged, device=gpu_or_cpu(), threads=threads)
+        context = TuneContext(coordinator, judged=judged, device=gpu_or_cpu(), threads=threads, storage=storage)
         outcome = execute(run, read, context, oom_backoff=oom_backoff)
         measured = outcome.measured
         if measured.status is Status.OK and context.stopped_after is not None:
             reason = f"others were better after epoch {context.stopped_after}"
             measured = measured.model_copy(update={"status": Status.STOPPED, "reason": reason})
-        ray.get(coordinator.put.remote(replace(outcome, measured=measured)))
+        asked(coordinator.put, replace(outcome, measured=measured))
         scores.append(0.0 if measured.status is Status.DIVERGED else measured.validation_accuracy)
         if measured.status is not Status.OK:
             break

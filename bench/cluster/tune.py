@@ -275,6 +275,7 @@ class SweepRunner(Driver):
                 coordinator=self._coordinator,
                 threads=self._need.cpus,
                 oom_backoff=self._limits.oom_backoff,
+                storage=self._storage,
             ),
             {"CPU": self._need.cpus, **({"GPU": self._need.gpus} if self._need.gpus else {})},
         )

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from bench.config.command_line import option
+from bench.storage import PlaceOption
 
 
 class CompareOptions(BaseModel):
@@ -19,7 +20,9 @@ class CompareOptions(BaseModel):
         ..., "a model, a results folder, or a git revision, REV or REV:FOLDER", group="what", metavar="OLD", flag=""
     )
     second: str = option(..., "the same, to be judged against OLD", group="what", metavar="NEW", flag="")
-    results: Path = option(Path("results"), "results folder that models are looked up in", group="what", metavar="DIR")
+    results: PlaceOption = option(
+        Path("results"), "results folder or URL that models are looked up in", group="what", metavar="DIR"
+    )
     fail: str | None = option(
         None, "end with exit code 1 if NEW is worse by more than this", group="output", metavar="LIMITS"
     )

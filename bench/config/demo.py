@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.config.command_line import option
+from bench.storage import PlaceOption
 
 
 class DemoOptions(BaseModel):
@@ -15,7 +16,7 @@ class DemoOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    results: Path = option(Path("results"), "folder with checkpoints/", group="what", metavar="DIR")
+    results: PlaceOption = option(Path("results"), "folder or URL with checkpoints/", group="what", metavar="DIR")
     port: Annotated[int, Field(ge=1, le=65535)] | None = option(
         None, "port on 127.0.0.1 (default: the first free one from 7860)", group="page", metavar="N"
     )

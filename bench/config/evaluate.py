@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from bench.config.command_line import option
+from bench.storage import PlaceOption
 
 
 class EvaluateOptions(BaseModel):
@@ -16,9 +17,9 @@ class EvaluateOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weights: Path = option(
+    weights: PlaceOption = option(
         ...,
-        "trained model: a checkpoint of bench.run, or any PyTorch or safetensors file",
+        "trained model of bench.run (a checkpoint), or any PyTorch or safetensors file",
         group="what",
         metavar="FILE",
     )
@@ -44,6 +45,12 @@ class EvaluateOptions(BaseModel):
     )
     std: tuple[float, ...] | None = option(
         None, "standard deviation of each channel that was divided by, together with --mean", group="what", metavar="X"
+    )
+    class_names: tuple[str, ...] | None = option(
+        None,
+        "names of the classes in the order of the model's outputs, for weights that do not say them",
+        group="what",
+        metavar="NAME",
     )
     dataset: str | None = option(
         None,
@@ -74,6 +81,14 @@ class EvaluateOptions(BaseModel):
             raise ValueError("--mean needs finite numbers, and --std finite numbers above 0")
         if max(map(abs, mean)) > 1 or max(std) > 1:
             raise ValueError("--mean and --std are for pixels from 0 to 1; divide those for pixels up to 255 by 255")
+        return self
+
+    @model_validator(mode="after")
+    def _distinct_classes(self) -> Self:
+        names = self.class_names or ()
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"--class-names has {twice!r} twice; give each class a name of its own")
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from bench.config.command_line import option
+from bench.storage import PlaceOption
 
 LOCAL = "local"
 """The value of --mlflow without a URI: a SQLite file in the results folder."""
@@ -36,7 +37,7 @@ class ExportOptions(BaseModel):
         group="where to",
         metavar="DIR",
     )
-    results: Path = option(Path("results"), "results folder", group="what", metavar="DIR")
+    results: PlaceOption = option(Path("results"), "results folder or URL", group="what", metavar="DIR")
     data_dir: Path | None = option(
         None,
         "folder with the data set's files, whose test images ONNX models are checked on",

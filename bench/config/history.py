@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import BaseModel, ConfigDict
 
 from bench.config.command_line import option
+from bench.storage import PlaceOption
 
 
 class HistoryOptions(BaseModel):
@@ -25,4 +24,4 @@ class HistoryOptions(BaseModel):
     revisions: int | None = option(
         None, "of the one folder named, the last N git revisions in which it changed", group="what", metavar="N", ge=2
     )
-    page: Path | None = option(None, "also write a page with plots", group="output", metavar="FILE.html")
+    page: PlaceOption | None = option(None, "also write a page with plots", group="output", metavar="FILE.html")

@@ -8,6 +8,7 @@ from pydantic import ConfigDict
 
 from bench.config.choice import ChoiceFields
 from bench.config.command_line import option
+from bench.storage import PlaceOption
 
 
 class ReportOptions(ChoiceFields):
@@ -15,4 +16,4 @@ class ReportOptions(ChoiceFields):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    results: Path = option(Path("results"), "results folder", group="what", metavar="DIR")
+    results: PlaceOption = option(Path("results"), "results folder or URL", group="what", metavar="DIR")

@@ -12,6 +12,7 @@ from bench.config.choice import ChoiceFields
 from bench.config.command_line import option
 from bench.errors import UserError
 from bench.spec import TEST_FRACTION, BackendName, Recipe, RecipeFields
+from bench.storage import PlaceOption
 
 _MOST_SEEDS = 10_000
 _NODES = re.compile(r"(?P<count>[1-9]\d{0,4})x(?P<cpus>[1-9]\d*)(,(?P<gpus>\d+))?")
@@ -75,7 +76,7 @@ class Options(ChoiceFields, RecipeFields, _Candidates):
 
     until_ci: float | None = option(
         None,
-        "add seeds until the 95 % confidence interval of each accuracy is at most POINTS percentage points wide",
+        "add seeds until each accuracy is known to POINTS percentage points (width of its 95 % confidence interval)",
         group="training",
         metavar="POINTS",
         gt=0,
@@ -145,7 +146,9 @@ class Options(ChoiceFields, RecipeFields, _Candidates):
         min_length=1,
     )
     no_timing: bool = option(False, "skip the measurement of speed and latency after the training", group="results")
-    results: Path = option(Path("results"), "folder that results are written to", group="results", metavar="DIR")
+    results: PlaceOption = option(
+        Path("results"), "folder that results are written to, or s3://BUCKET/PREFIX", group="results", metavar="DIR"
+    )
     fresh: bool = option(False, "train again the runs that the results folder already has", group="results")
     dry_run: bool = option(False, "print the plan and the placement, train nothing", group="results")
     verbose: bool = option(False, "show Ray's own messages", group="results")

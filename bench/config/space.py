@@ -173,8 +173,8 @@ def read_space(file: Path) -> tuple[Space, Values]:
     content = read_yaml(file, "--space")
     if not isinstance(content, dict) or not content:
         raise UserError(
-            f"--space: {file} must hold fields of the recipe, as in 'lr: {{low: 0.0001, high: 0.1, log: true}}' "
-            "or 'batch_size: [32, 64]'"
+            f"--space: {file} must hold training options, as in 'lr: {{low: 0.0001, high: 0.1, log: true}}' or "
+            "'batch_size: [32, 64]'"
         )
     return parse_space({str(name).replace("-", "_"): value for name, value in content.items()}, f"--space: {file}")
 

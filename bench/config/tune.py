@@ -69,7 +69,7 @@ class TuneOptions(Options):
     )
     space: Path | None = option(
         None,
-        "YAML file of what to vary, instead of the learning rate alone: fields of the recipe, each with "
+        "YAML file of what to vary, instead of the learning rate alone: training options, each with "
         "{low: X, high: Y, log: true}, a list of values, or one fixed value",
         group="the search",
         metavar="FILE",

@@ -8,10 +8,12 @@ import os
 import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from bench.config.command_line import run_command
 from bench.config.demo import DemoOptions
 from bench.errors import UserError, first_line
+from bench.storage import reach
 
 _DESCRIPTION = """Open a page on which you draw a digit with mouse, pen or finger, or drop a picture of one; every
 trained model in the results folder answers at once. The page is reachable from this machine only. Ctrl-C ends it."""
@@ -34,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _act(options: DemoOptions) -> int:
-    if options.results.exists() and not options.results.is_dir():
+    reach(options.results)
+    if isinstance(options.results, Path) and options.results.exists() and not options.results.is_dir():
         raise UserError(f"--results {options.results} is a file; name a results folder")
     for name, value in QUIETLY.items():
         os.environ[name] = value  # read when gradio is imported

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,11 @@ from bench.learning.checkpoint import Trained, load_trained
 from bench.learning.evaluation import probabilities
 from bench.learning.models import weights
 from bench.reporting.entries import labels_of
+from bench.reporting.files import State, listed, local_copy
 from bench.reporting.store import Store
+from bench.storage import Place
 
+ENDING = ".safetensors"
 TOP = 3
 """The number of classes that an answer names."""
 
@@ -60,10 +62,10 @@ class Answers:
 class Shelf:
     """The checkpoints in a results folder, each loaded once, and again if its file has changed."""
 
-    def __init__(self, results: Path) -> None:
+    def __init__(self, results: Place) -> None:
         self.folder = results / "checkpoints"
-        self._loaded: dict[tuple[Path, int], Trained | str] = {}
-        """A model, or why it cannot be used, by file and time of change."""
+        self._loaded: dict[tuple[str, State], Trained | str] = {}
+        """A model, or why it cannot be used, by the name and state of its file."""
         self._named: dict[str, tuple[str, str]] = {}
         self._lock = threading.Lock()  # the page answers several visitors at once
 
@@ -71,12 +73,11 @@ class Shelf:
         """Return (models by run id, a line for each checkpoint that cannot be used), as the folder is now."""
         loaded = {}
         with self._lock:
-            for file in sorted(self.folder.glob("*.safetensors")):
+            for key in listed(self.folder, ENDING).items():
                 with suppress(FileNotFoundError):  # deleted just now
-                    key = file, file.stat().st_mtime_ns
-                    loaded[key] = self._loaded.get(key) or _load(file)
+                    loaded[key] = self._loaded.get(key) or _load(self.folder / key[0])
             self._loaded = loaded
-        models = {file.stem: entry for (file, _), entry in loaded.items() if isinstance(entry, Trained)}
+        models = {name.removesuffix(ENDING): entry for (name, _), entry in loaded.items() if isinstance(entry, Trained)}
         return models, tuple(entry for entry in loaded.values() if isinstance(entry, str))
 
     def answer(self, picture: Image.Image) -> Answers:
@@ -127,9 +128,10 @@ class Shelf:
         return self._named
 
 
-def _load(file: Path) -> Trained | str:
+def _load(file: Place) -> Trained | str:
     try:
-        stored = weights.read(file, f"file {file.name}")
+        with local_copy(file) as copy:
+            stored = weights.read(copy, f"file {file.name}")
         trained = load_trained(stored)
         probabilities(trained, np.zeros((1, 1, 28, 28), dtype=np.uint8))  # the first call is slow
         return trained

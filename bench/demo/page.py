@@ -20,6 +20,7 @@ from bench.demo.answers import Shelf
 from bench.demo.guard import Guard
 from bench.errors import UserError
 from bench.learning.data.pixels import quiet
+from bench.storage import Place
 from bench.workflows.interrupts import interruptible
 
 HOST = "127.0.0.1"
@@ -36,7 +37,7 @@ DATA_URL = "data:image/png;base64,"
 TITLE = "Which digit is this?"
 
 
-def build(results: Path) -> gr.Blocks:
+def build(results: Place) -> gr.Blocks:
     """Return the page that answers with the checkpoints in the folder ``results``."""
     shelf = Shelf(results)
 
@@ -78,7 +79,7 @@ def read_canvas(text: str) -> Image.Image | None:
     return picture
 
 
-def start(results: Path, *, port: int | None) -> str:
+def start(results: Place, *, port: int | None) -> str:
     """Serve the page and return its address. The server's threads go on until the process ends.
 
     Raises:

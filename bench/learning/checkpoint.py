@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from bench.errors import UserError, first_line
+from bench.learning.data.class_names import listed
 from bench.learning.models.architecture import Architecture, ModelSpec
 from bench.learning.models.build import load_weights, make
 from bench.learning.models.registry import IMAGENET_MEAN, IMAGENET_STD, MODELS, find
@@ -52,7 +53,12 @@ def to_safetensors(model: nn.Module, spec: ModelSpec, class_names: tuple[str, ..
     return cast(bytes, safetensors.torch.save(state, metadata=metadata))
 
 
-def load_trained(weights: Weights, model: str | None = None, form: Mapping[str, object] | None = None) -> Trained:
+def load_trained(
+    weights: Weights,
+    model: str | None = None,
+    form: Mapping[str, object] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Trained:
     """Load the whole trained model in a checkpoint, with its head.
 
     Args:
@@ -60,6 +66,7 @@ def load_trained(weights: Weights, model: str | None = None, form: Mapping[str, 
         model: name of the model; None takes the name in the checkpoint.
         form: fields of :class:`ModelInput` that the user gave, for a file that does not say them; where neither does,
             they are those of the model with pretrained weights.
+        class_names: the names of the classes, for a file that does not say them.
 
     Returns:
         The model; classes that the file does not name are called by their numbers.
@@ -78,14 +85,14 @@ def load_trained(weights: Weights, model: str | None = None, form: Mapping[str, 
             raise UserError(f"{weights.path} is of {named}, which is not here; name the file with --model FILE.py:NAME")
     architecture = find(model)
     if named is not None and _last_part(named) != _last_part(model):
-        raise UserError(f"{weights.path} is a checkpoint of {named}, not of {model}; use --model {named}")
+        raise UserError(f"{weights.path} is a trained model of {named}, not of {model}; use --model {named}")
     stated = _input_in(about, architecture, weights)
     if stated is not None and form:
         raise UserError(f"{weights.path} says that it was trained on {stated.describe()}; leave out {_flags(form)}")
     spec = architecture.spec(stated or _input_assumed(architecture, form or {}))
     state = read_state(weights, make(spec, 2).state_dict())
     classes = _classes(state, spec, weights)
-    names = _names(about, classes)
+    names = _names(about, classes, class_names, weights)
     module = make(spec, classes)
     expected = {name for name in module.state_dict() if not name.endswith("num_batches_tracked")}
     load_weights(module, spec, weights, classes)
@@ -208,12 +215,23 @@ def _other_model(state: State) -> str | None:
     return None
 
 
-def _names(about: dict[str, str], classes: int) -> tuple[str, ...] | None:
-    """Return the names of the classes in a checkpoint's metadata; None if there is no name for each class."""
+def _names(
+    about: dict[str, str], classes: int, given: Sequence[str] | None, weights: Weights
+) -> tuple[str, ...] | None:
+    """Return the names of the classes, in a checkpoint's metadata or given; None if there is no name for each class.
+
+    Raises:
+        UserError: names are given, and the checkpoint has other ones, or another number of classes.
+    """
     try:
         named: Any = json.loads(about.get("class_names", "null"))
     except ValueError:
         named = None
-    if isinstance(named, list) and len(named) == classes:
-        return tuple(str(name) for name in named)
-    return None
+    stated = tuple(map(str, named)) if isinstance(named, list) and len(named) == classes else None
+    if given is None or tuple(given) == stated:
+        return stated
+    if stated is not None:
+        raise UserError(f"{weights.path} names its classes itself: {listed(stated)}; leave out --class-names")
+    if len(given) != classes:
+        raise UserError(f"--class-names has {len(given)} names, but {weights.path} knows {classes} classes")
+    return tuple(given)

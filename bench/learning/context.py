@@ -18,6 +18,8 @@ class Context(Protocol):
     """The device as torch names it: 'cpu', 'cuda:0'."""
     threads: int
     """The number of CPU threads to compute with, the same throughout the run."""
+    report_seconds: float
+    """The time between two reports within an epoch; a report reads the loss, which waits for the device."""
 
     def report(self, progress: Progress) -> None:
         """Report how far the run is. Called on rank 0 only; must not wait."""
@@ -38,9 +40,10 @@ class LocalContext:
     rank = 0
     world_size = 1
 
-    def __init__(self, *, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(self, *, device: str = "cpu", threads: int = 1, report_seconds: float = 0.5) -> None:
         self.device = device
         self.threads = threads
+        self.report_seconds = report_seconds
         self.progress: list[Progress] = []
         self.saved: dict[str, bytes] = {}
 

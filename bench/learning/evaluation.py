@@ -52,6 +52,7 @@ def evaluate(
     precision: str = "fp32",
     rank: int = 0,
     world_size: int = 1,
+    report: Callable[[float], None] = lambda share: None,
 ) -> Evaluation:
     """Predict every image of ``data`` exactly once; the workers share the images, and each returns the whole result.
 
@@ -66,6 +67,7 @@ def evaluate(
         precision: 'fp32' or 'bf16'.
         rank: this worker's number, from 0.
         world_size: number of workers.
+        report: called after each batch with the share of this worker's images that is done.
     """
     model.eval()
     images, device = len(data.labels), data.device
@@ -80,7 +82,7 @@ def evaluate(
     synchronise(device)
     start = time.perf_counter()
     parts = parts_of(images, batch_of(spec.input, device))[rank::world_size]
-    for part, batch in zip(parts, in_turn(inputs, parts, device), strict=True):
+    for number, (part, batch) in enumerate(zip(parts, in_turn(inputs, parts, device), strict=True), start=1):
         with arithmetic(device, precision):
             logits = answer(prepare(batch)).float()
         losses[part] = F.cross_entropy(logits, data.labels[part], reduction="none")
@@ -89,6 +91,7 @@ def evaluate(
             shares[part, place], best = remaining.max(1)
             classes[part, place] = best
             remaining.scatter_(1, best[:, None], -1.0)
+        report(number / len(parts))
     if world_size > 1:  # the others have 0 for an image's loss and probabilities, and -1 for its classes
         for values in (losses, shares):
             torch.distributed.all_reduce(values)

@@ -7,8 +7,10 @@ import gc
 import hashlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Literal
 
 import torch
 import torch.distributed
@@ -109,9 +111,11 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
     else:
         trainee = on_images(model, spec, train, recipe.bn_mode, as_tensor(positions), augmentation)
 
-    def evaluate_on(data: DeviceSplit, known: Tensor | None = None) -> Evaluation:
+    def evaluate_on(
+        data: DeviceSplit, known: Tensor | None = None, report: Callable[[float], None] = lambda share: None
+    ) -> Evaluation:
         workers = {"rank": context.rank, "world_size": context.world_size}
-        return evaluate(model, spec, data, features=known, precision=precision, **workers)
+        return evaluate(model, spec, data, features=known, precision=precision, report=report, **workers)
 
     validate = None
     if len(held_out):
@@ -125,7 +129,8 @@ def _execute(run: Run, inputs: Inputs, context: Context, started_at: datetime, b
         _agree(model)
     tested, tested_figures = None, {}
     if run.judged_on == "test":
-        tested = evaluate_on(DeviceSplit.of(inputs.dataset.test, context.device))
+        test = DeviceSplit.of(inputs.dataset.test, context.device)
+        tested = evaluate_on(test, report=_reporter(run, "testing", context, len(fitted.epochs)))
         if not math.isfinite(tested.loss):
             raise DivergedError(f"the loss over the test images is {tested.loss}")
         tested_figures = {
@@ -210,21 +215,7 @@ def _features(
     run: Run, data: DeviceSplit, embedding: nn.Module, spec: ModelSpec, precision: str, context: Context
 ) -> Features:
     """Return the training images' features, and report progress while they are extracted."""
-
-    def report(share: float) -> None:
-        if context.rank == 0:
-            context.report(
-                Progress(
-                    run_id=run.id,
-                    epoch=1,
-                    epochs=run.recipe.epochs,
-                    images_done=0,
-                    images_total=run.images_per_epoch * run.recipe.epochs,
-                    phase="features",
-                    phase_share=share,
-                )
-            )
-
+    report = _reporter(run, "features", context)
     key = f"{run.dataset.sha256} train {run.plugin_sha256}"  # equal tensors may be used by other code
     if context.rank > 0:  # the first worker extracts and times it, the others read the cache
         torch.distributed.barrier()
@@ -232,6 +223,24 @@ def _features(
     if context.world_size > 1 and context.rank == 0:
         torch.distributed.barrier()
     return features
+
+
+def _reporter(
+    run: Run, phase: Literal["features", "testing"], context: Context, epoch: int = 1
+) -> Callable[[float], None]:
+    """Return a function that reports, a few times a second, which share of a phase is done."""
+    total = run.images_per_epoch * run.recipe.epochs
+    done = 0 if phase == "features" else total
+    progress = Progress(run.id, epoch, run.recipe.epochs, images_done=done, images_total=total, phase=phase)
+    next_report = 0.0
+
+    def report(share: float) -> None:
+        nonlocal next_report
+        if context.rank == 0 and ((now := time.perf_counter()) >= next_report or share == 1):
+            next_report = now + context.report_seconds
+            context.report(replace(progress, phase_share=share))
+
+    return report
 
 
 def weights_digest(model: nn.Module) -> str:

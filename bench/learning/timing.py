@@ -10,7 +10,9 @@ and marked if that does not help.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench.learning import cost
+from bench.learning import cost, energy
 from bench.learning.augmentation import augmentation_of
 from bench.learning.backends import backend
 from bench.learning.backends.deploy import deploy
@@ -39,7 +41,7 @@ from bench.learning.inputs import Inputs
 from bench.learning.models.architecture import ModelSpec
 from bench.learning.optimizers import make_optimizer
 from bench.learning.precision import arithmetic, precision_on
-from bench.learning.process import flush_denormals, prepare_process
+from bench.learning.process import flush_denormals, prepare_process, synchronise
 from bench.learning.training import Trainee, on_features, on_images, training_step
 from bench.spec import Deployment, Run, Timing
 
@@ -117,7 +119,26 @@ def time_models(subjects: Sequence[Subject], *, backends: Sequence[str] = (), de
     calls: list[_Call] = []
     for subject in subjects:
         calls += _calls(subject, list(dict.fromkeys((EAGER, *backends))), device, threads, measured.deployments)
-    measured.timings.extend(_timed(calls, threads))
+    timings = list(_timed(calls, threads))
+    joules = _energies(calls, device)  # after the timing, as it would heat the machine
+    for row in timings:
+        each = joules.get((row.run_id, row.kind, row.backend, row.batch_size))
+        measured.timings.append(row if each is None else row.model_copy(update={"joules_per_image": each}))
+    return measured
+
+
+def _energies(calls: Sequence[_Call], device: str) -> dict[tuple[str, str, str, int], float]:
+    """Return the joules for each image that is answered; of no call if nothing counts them."""
+    meter = energy.meter_of(device)
+    measured: dict[tuple[str, str, str, int], float] = {}
+    for call in calls if meter is not None else ():
+        # a back end that takes images from the CPU may compute on either
+        if meter is None or call.kind != "inference" or call.device != device:
+            continue
+        with contextlib.suppress(OSError):
+            wait = functools.partial(synchronise, torch.device(call.device))
+            joules = energy.joules_of(call.once, meter, wait=wait, seconds=energy.SECONDS)
+            measured[call.run_id, call.kind, call.backend, call.batch_size] = joules / call.batch_size
     return measured
 
 

@@ -24,9 +24,6 @@ from bench.learning.precision import arithmetic, precision_on
 from bench.learning.process import synchronise
 from bench.spec import Progress, Recipe
 
-REPORT_SECONDS = 0.5
-"""The time between two progress reports. Not every step reports, as reading the loss waits for the device."""
-
 
 class DivergedError(Exception):
     """The error of a loss that is no longer a finite number."""
@@ -222,7 +219,7 @@ def _train_epoch(
     done = part_done = 0
     synchronise(order.device)
     start = time.perf_counter()
-    next_report = start + REPORT_SECONDS
+    next_report = start + context.report_seconds
     batches = batches_of(order, recipe.batch_size)
     # a last batch that is smaller than the number of workers: join with one image, of weight 0
     parts = [batch[rank::world] if rank < len(batch) else batch[:1] for batch in batches]
@@ -249,7 +246,7 @@ def _train_epoch(
             part_done += len(part)
         done += len(batch)
         if rank == 0 and (now := time.perf_counter()) >= next_report:
-            next_report = now + REPORT_SECONDS
+            next_report = now + context.report_seconds
             report(done, float(loss_sum) / part_done, int(correct) / part_done, now - start)
     if world > 1:
         totals = torch.stack([loss_sum.double(), correct.double()])

@@ -53,7 +53,7 @@ class Result:
 
 def metric_name(metric: Metric) -> str:
     """Return what a table and a limit call a metric."""
-    return f"accuracy of the {metric.name}" if metric.in_points else metric.name
+    return f"accuracy ({metric.name})" if metric.in_points else metric.name
 
 
 def _table(pair: Pair) -> Table:
@@ -65,8 +65,8 @@ def _table(pair: Pair) -> Table:
             Column(last.first, lambda verdict: cell_of(verdict.first_value, verdict.metric.show)),
             Column(last.second, lambda verdict: cell_of(verdict.second_value, verdict.metric.show)),
             Column("Difference", lambda verdict: Cell(verdict.change or MISSING)),
-            Column("95 % interval", lambda verdict: Cell(verdict.interval or MISSING)),
-            Column("p", lambda verdict: Cell(verdict.p or MISSING)),
+            Column("Likely range (95 % interval)", lambda verdict: Cell(verdict.interval or MISSING)),
+            Column("By chance (p)", lambda verdict: Cell(verdict.p or MISSING)),
             text_column("Finding", lambda verdict: verdict.word),
         ],
         pair.verdicts,

@@ -122,6 +122,8 @@ def comparisons(records: Iterable[Record], store: Store | None = None) -> list[C
     timed = store.timed() if store is not None else set()
     if store is None or not timed:
         return compared
+    store.read_ahead("deployments", timed)
+    store.read_ahead("timings", timed)
     return [
         replace(comparison, entries=[_with_timings(entry, store, timed) for entry in comparison.entries])
         for comparison in compared

@@ -54,7 +54,7 @@ def assessment_text(figures: Assessment) -> str:
     throughput = f"{per_second(figures.images_per_second)} in batches, on the CPU"
     rows = [
         ["accuracy", f"{percent(accuracy)}  ({correct:,} of {images:,})"],
-        ["95 % interval", f"{_range(figures.interval)}  (Wilson)"],
+        ["likely range", f"{_range(figures.interval)}  (95 % interval, Wilson)"],
         *_further(figures.scores),
         ["cross-entropy", f"{figures.loss:.4f} nats"],
         ["calibration error", f"{percent(figures.scores.test_calibration_error or 0.0)}  ({calibration})"],
@@ -95,7 +95,7 @@ def _per_class(figures: Assessment) -> str:
         taken_for = f"{figures.class_names[worst]} ({mistakes})" if mistakes else MISSING
         shown = [percent(table[number, number] / images), _range(interval)] if images else [MISSING, MISSING]
         rows.append([name, count(images), *shown, taken_for])
-    headers = ["class", "images", "accuracy", "95 % interval", "most often taken for (images)"]
+    headers = ["class", "images", "accuracy", "likely range (95 % interval)", "most often taken for (images)"]
     return tabulate(rows, headers, disable_numparse=True, colalign=["left", "right", "right", "right", "left"])
 
 

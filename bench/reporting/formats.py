@@ -50,6 +50,11 @@ def per_second(number: float) -> str:
     return f"{number:,.0f} images/s"
 
 
+def joules(number: float) -> str:
+    """Return an energy with at least three digits: '0.123 J', '12.3 J', '1,234 J'."""
+    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2 if number >= 1 else 3}f} J"
+
+
 def milliseconds(seconds: float) -> str:
     """Return seconds as milliseconds with at least three digits: '0.512 ms', '12.3 ms', '1,234 ms'."""
     number = 1000 * seconds

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.config.home import expanded
 from bench.errors import UserError, unknown
 from bench.reporting.answer import Answer, Choice, Preference, answer_of, parse_budget
 from bench.reporting.entries import comparisons
 from bench.reporting.store import Store
 from bench.reporting.verdicts import Side, Verdict, compare
 from bench.spec import EpochRecord, Record, Status, Timing
+from bench.storage import Place, place_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,17 +82,19 @@ class Results:
         raise UserError(f"{first} and {second} were not trained on the same data")
 
 
-def load_results(folder: str | Path = "results") -> Results:
-    """Load a results folder.
+def load_results(folder: str | Place = "results") -> Results:
+    """Load a results folder: a path, or a URL of object storage.
 
     Raises:
         UserError: the folder holds no runs.
     """
-    store = Store(Path(folder).expanduser())
-    if not (store.root / "runs").is_dir():
+    store = Store(place_of(expanded(folder)))
+    if not store.holds_runs():
         raise UserError(f"{store.root} holds no runs; python -m bench.run makes some")
     records, _ = store.records()
     timed = store.timed()
+    store.read_ahead("epochs", [record.run_id for record in records])
+    store.read_ahead("timings", timed)
     ran = [record for record in records if record.run_id in timed]
     return Results(
         store=store,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.errors import first_line
-from bench.reporting import images, plots, style
+from bench.reporting import files, images, plots, style, tradeoffs
 from bench.reporting.entries import Comparison, DataKey, Entry, data_key
 from bench.reporting.files import disk_errors, write_whole
 from bench.reporting.groups import grouped
@@ -31,13 +31,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_JOBS = 12
-"""The most jobs in one plot."""
+"""The most jobs in one plot, but in those of what accuracy costs."""
+MOST_POINTS = 100
+"""The most jobs in a plot of what accuracy costs."""
 MOST_CURVES = 6
 """The most jobs among the learning curves."""
 MOST_IMAGES = 30
 """The most images in a grid of wrong answers."""
 OURS = re.compile(
-    r".*-(learning-curves|accuracy(-(parameters|latency|lr|train-size).*)?|confusion-.+|wrong-.+)\.(svg|png)"
+    r".*-(learning-curves|accuracy(-(parameters|size|latency|lr|train-size).*)?|confusion-.+|wrong-.+)\.(svg|png)"
 )
 """The pattern of the names of the files that this module writes; those of plots no longer drawn are deleted."""
 
@@ -87,7 +89,7 @@ def draw(
     prefixes: set[str] = set()
     written: set[str] = set()
     with disk_errors(folder):
-        folder.mkdir(exist_ok=True)
+        files.make_folder(folder)
         for key in sorted({data_key(record) for record in records}):
             prefix = slug(key[0])
             if prefix in prefixes:  # another data set of that name
@@ -102,9 +104,8 @@ def draw(
                     write_whole(folder / f"{name}.png", png)
                     written |= {f"{name}.svg", f"{name}.png"}
                     gallery.plots.append(Plot(name, title, svg))
-        for file in folder.iterdir():
-            if file.name not in written and OURS.fullmatch(file.name):
-                file.unlink()
+        earlier = [name for name in files.listed(folder) if name not in written and OURS.fullmatch(name)]
+        files.remove(folder / name for name in earlier)
     return galleries
 
 
@@ -139,10 +140,14 @@ def _figures(
     if entries:
         shown = sorted(best_jobs(entries, MOST_JOBS), key=entries.index)
         if len(shown) < len(entries):
-            notes.append(f"Of {len(entries):,} jobs the plots show {len(shown)}: each model's best, then the next.")
+            notes.append(
+                f"Of {len(entries):,} jobs the plots show {len(shown)}: each model's best, then the next. Those of "
+                f"accuracy against latency and size show {'all' if len(entries) <= MOST_POINTS else MOST_POINTS}."
+            )
+        several = sorted(best_jobs(entries, MOST_POINTS), key=entries.index)
         yield "The accuracies", _accuracy(shown, looks, dataset)
-        yield "Accuracy against parameters", _sizes(shown, looks, dataset)
-        yield "Accuracy against latency", _latency(shown, looks, notes)
+        yield "Accuracy against parameters", _sizes(several, looks, dataset)
+        yield "Accuracy against latency", _latency(several, looks, notes)
         yield "Accuracy against the number of training images", _train_sizes(entries, looks)
         curves = sorted(best_jobs(shown, MOST_CURVES), key=entries.index)
         yield "The learning curves", _learning(store, curves, looks, notes)
@@ -156,13 +161,17 @@ def _accuracy(entries: Sequence[Entry], looks: Mapping[str, Look], dataset: str)
 
 
 def _sizes(entries: Sequence[Entry], looks: Mapping[str, Look], dataset: str) -> Figures:
-    if any(entry.records[0].total_parameters is not None for entry in entries):
-        yield "accuracy-parameters", plots.accuracy_against_parameters(entries, looks, dataset=dataset)
+    if tradeoffs.has_sizes(entries):
+        yield "accuracy-size", tradeoffs.accuracy_against_size(entries, looks, dataset=dataset)
+    elif any(entry.records[0].total_parameters is not None for entry in entries):
+        yield "accuracy-parameters", tradeoffs.accuracy_against_parameters(entries, looks, dataset=dataset)
 
 
 def _learning(store: Store, entries: Sequence[Entry], looks: Mapping[str, Look], notes: list[str]) -> Figures:
     """Yield the learning curves, of jobs with at least two epochs: of one epoch a curve is a dot."""
-    epochs = {record.run_id: store.epochs(record.run_id) for entry in entries for record in entry.records[:MOST_SEEDS]}
+    run_ids = [record.run_id for entry in entries for record in entry.records[:MOST_SEEDS]]
+    store.read_ahead("epochs", run_ids)
+    epochs = {run_id: store.epochs(run_id) for run_id in run_ids}
     there = [entry for entry in entries if any(epochs.get(record.run_id) for record in entry.records)]
     longer = [entry for entry in there if any(len(epochs[record.run_id]) > 1 for record in entry.records[:MOST_SEEDS])]
     if there and not longer:
@@ -174,13 +183,13 @@ def _learning(store: Store, entries: Sequence[Entry], looks: Mapping[str, Look],
 
 def _latency(entries: Sequence[Entry], looks: Mapping[str, Look], notes: list[str]) -> Figures:
     """Yield a plot for each machine that was timed on, since times on two machines do not compare."""
-    machines = grouped(entries, plots.timed_on)
+    machines = grouped(entries, tradeoffs.timed_on)
     machines.pop(None, None)
     if any(entry.speeds.single is not None and entry.speeds.single.contended for entry in entries):
         notes.append("Latencies that were measured while other jobs used the machine are not plotted.")
     for machine, timed in sorted(machines.items(), key=lambda item: item[0] or ""):
         name = "accuracy-latency" if len(machines) == 1 else f"accuracy-latency-{_digest(str(machine))}"
-        yield name, plots.accuracy_against_latency(timed, looks, dataset=entries[0].records[0].dataset)
+        yield name, tradeoffs.accuracy_against_latency(timed, looks, dataset=entries[0].records[0].dataset)
 
 
 def _train_sizes(entries: Sequence[Entry], looks: Mapping[str, Look]) -> Figures:

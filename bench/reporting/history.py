@@ -229,7 +229,7 @@ def _accuracy(point: Point) -> Cell:
 
 NOTE = (
     "(x 1.05): times as fast as in the first version, both in units of a reference step timed beside them. In brackets "
-    "the 95 % interval: over the seeds from three on, else over the test images."
+    "where it likely lies (95 % interval): over the seeds from three on, else over the test images."
 )
 
 

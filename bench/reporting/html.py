@@ -8,14 +8,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.reporting import style, sweeps, tuning
 from bench.reporting.answer import Answer
 from bench.reporting.devices import by_device_notes, by_device_table
 from bench.reporting.entries import Comparison, DataKey, data_key, title_of
-from bench.reporting.formats import counted
+from bench.reporting.footnotes import backend_notes, footnotes
+from bench.reporting.formats import MISSING, counted
 from bench.reporting.gallery import Gallery, draw
 from bench.reporting.per_class import by_class_notes, by_class_table
 from bench.reporting.store import Store
@@ -23,16 +23,15 @@ from bench.reporting.summary import MOST_FAILED, ONE_CHECKPOINT, SET_ASIDE, Over
 from bench.reporting.sweeps import Swept
 from bench.reporting.table import Table
 from bench.reporting.tables import (
-    backend_notes,
     backends_table,
-    comparison_table,
+    comparison_parts,
     confused_notes,
     confused_table,
     environment_table,
-    footnotes,
     runs_table,
 )
 from bench.spec import Record, Status
+from bench.storage import Place
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -40,6 +39,8 @@ if TYPE_CHECKING:
 NAME = "report.html"
 MOST_RUNS = 500
 """The most runs in the table of runs; the last ones are shown."""
+BREAKS = r" (?=[(\[/]|to |n = |\d+ threads?$)"
+"""The places at which the text of a cell may go on in another line."""
 WIDEST = 20
 """The longest word, in letters, that is not broken inside a row's name."""
 
@@ -60,13 +61,15 @@ class Section:
     id: str
     title: str
     tables: list[Shown] = field(default_factory=list)
+    more: list[Shown] = field(default_factory=list)
+    """Tables that are shown when the reader asks for them."""
     notes: list[str] = field(default_factory=list)
     items: list[tuple[str, str]] = field(default_factory=list)
     """The lines of a list: (name, text)."""
     plots: list[Markup] = field(default_factory=list)
 
 
-def write_report(store: Store, overview: Overview | None = None, swept: Sequence[Swept] | None = None) -> Path:
+def write_report(store: Store, overview: Overview | None = None, swept: Sequence[Swept] | None = None) -> Place:
     """Write results/report.html, and all plots into results/plots/.
 
     Args:
@@ -113,6 +116,7 @@ def page(lead: str, findings: Sequence[tuple[str, Answer, Sequence[str]]], secti
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     environment.tests["unbreakable"] = lambda text: max(map(len, re.split(r"[\s-]", text))) > WIDEST
+    environment.filters["pieces"] = lambda text: re.split(BREAKS, style.plain(str(text), 2000))
     environment.filters["plain"] = lambda text: style.plain(str(text), 2000)
     css, script = (
         Markup(loader.get_source(environment, name)[0].strip())  # noqa: S704 - ours
@@ -175,10 +179,15 @@ def _data(section_id: str, key: DataKey, comparison: Comparison | None, gallery:
 
     section = Section(section_id, title_of(key) if comparison is None else comparison.title)
     if comparison is not None:
-        section.tables.append(Shown(section.title, comparison_table(comparison)))
+        first, rest, same = comparison_parts(comparison)
+        section.tables.append(Shown("Models", first))
+        section.more.extend(Shown("More figures of each model", table) for table in rest)
+        section.notes.extend(_same_for(same))
         section.notes.extend(re.sub(r"\\(?=[*+])", "", note) for note in footnotes(comparison))
         if (backends := backends_table(comparison)) is not None:
+            backends, same = backends.differing()
             section.tables.append(Shown(f"Back ends on {section.title}", backends))
+            section.notes.extend(_same_for(same, "back ends"))
             section.notes.extend(backend_notes(comparison))
         if (devices := by_device_table(comparison)) is not None:
             section.tables.append(Shown(f"Speed by device on {section.title}", devices))
@@ -196,6 +205,12 @@ def _data(section_id: str, key: DataKey, comparison: Comparison | None, gallery:
     return section
 
 
+def _same_for(same: Sequence[tuple[str, str]], what: str = "models") -> list[str]:
+    """Return a sentence on the columns that were left out, as they say the same of all."""
+    known = [f"{header[:1].lower()}{header[1:]} {text}" for header, text in same if text != MISSING]
+    return [f"The same for all {what}: {'; '.join(known)}."] if known else []
+
+
 def _sweeps(swept: Sequence[Swept]) -> Section:
     section = Section("sweeps", "Sweeps")
     section.tables.append(Shown("The best of each sweep", tuning.found_table(swept)))
@@ -208,8 +223,8 @@ def _sweeps(swept: Sequence[Swept]) -> Section:
 
 
 def _runs(records: Sequence[Record]) -> Section:
-    table = runs_table(records[: -MOST_RUNS - 1 : -1])
-    notes = [ONE_CHECKPOINT]
+    table, same = runs_table(records[: -MOST_RUNS - 1 : -1]).differing()
+    notes = [*_same_for(same, "runs"), ONE_CHECKPOINT]
     if len(records) > MOST_RUNS:
         notes.append(f"These are the last {MOST_RUNS} of {len(records):,} runs.")
-    return Section("runs", "Every run", [Shown("Every run", table)], notes)
+    return Section("runs", "Every run", [Shown("Every run", table)], notes=notes)

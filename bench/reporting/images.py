@@ -11,14 +11,14 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.reporting.files import disk_errors, write_whole
+from bench.reporting.files import disk_errors, listed, make_folder, source_of, write_whole
 from bench.spec import slug
+from bench.storage import Place
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """The errors that reading a damaged file raises."""
@@ -55,14 +55,14 @@ class Images(Protocol):
 
 
 def save(
-    root: Path,
+    root: Place,
     sha256: str,
     images: Images,
     labels: NDArray[np.integer],
     class_names: Sequence[str],
     *,
     dataset: str = "test",
-) -> Path | None:
+) -> Place | None:
     """Keep the test images of the data set with this digest in the results folder ``root``, unless they are there.
 
     Args:
@@ -102,7 +102,7 @@ def save(
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), entry.getvalue(), zipfile.ZIP_DEFLATED)
     file = root / "images" / f"{slug(dataset)}-{sha256[:12]}.npz"
     with disk_errors(file.parent):
-        file.parent.mkdir(exist_ok=True)
+        make_folder(file.parent)
         write_whole(file, content.getvalue())
     return file
 
@@ -127,19 +127,19 @@ def shrunk(images: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
     return small
 
 
-def load(root: Path, sha256: str) -> KeptImages | None:
+def load(root: Place, sha256: str) -> KeptImages | None:
     """Return the test images of the data set with this digest; None if ``root`` keeps none, or they are damaged."""
     file = _file(root, sha256)
     return None if file is None else _read(file, sha256)
 
 
-def class_names(root: Path, sha256: str) -> tuple[str, ...] | None:
+def class_names(root: Place, sha256: str) -> tuple[str, ...] | None:
     """Return the names of the classes of the data set with this digest; None if they are not kept, or damaged."""
     file = _file(root, sha256)
     if file is None:
         return None
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with np.load(source_of(file), allow_pickle=False) as stored:
             return _names(stored) if str(stored["sha256"]) == sha256 else None
     except _DAMAGED:
         return None
@@ -149,13 +149,14 @@ def _names(stored: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
     return tuple(str(name) for name in stored["class_names"])
 
 
-def _file(root: Path, sha256: str) -> Path | None:
-    return min((root / "images").glob(f"*-{sha256[:12]}.npz"), default=None)
+def _file(root: Place, sha256: str) -> Place | None:
+    names = listed(root / "images", f"-{sha256[:12]}.npz")
+    return root / "images" / min(names) if names else None
 
 
-def _read(file: Path, sha256: str) -> KeptImages | None:
+def _read(file: Place, sha256: str) -> KeptImages | None:
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with np.load(source_of(file), allow_pickle=False) as stored:
             if str(stored["sha256"]) != sha256:
                 return None
             kept = KeptImages(stored["images"], stored["labels"], _names(stored))

@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.reporting import stats
 from bench.reporting.entries import Entry, trained_on
 from bench.reporting.formats import counted
 from bench.reporting.groups import grouped
 from bench.reporting.images import shrunk
 from bench.reporting.scores import confusion
-from bench.reporting.speed import EAGER
-from bench.reporting.stats import mean_interval
 from bench.reporting.style import (
     WIDTH,
     Look,
+    draw_mean,
     figure_of,
     legend_of,
     line_of,
@@ -119,7 +117,7 @@ def _band(
     return means
 
 
-# --- accuracy, and what it costs -------------------------------------------------------------------------------------
+# --- accuracy, seed by seed ------------------------------------------------------------------------------------------
 
 
 @styled
@@ -136,102 +134,14 @@ def accuracy_over_seeds(entries: Sequence[Entry], looks: Mapping[str, Look], *, 
         small: dict[str, Any] = {"color": look.colour, "alpha": 0.45, "markersize": 4, "markeredgewidth": 0}
         dots = values[:MOST_DOTS]
         axis.plot(dots, [row + above / 2] * len(dots), "o", **small)
-        _mean(axis, values, row, look, horizontal=True)
+        draw_mean(axis, values, row, look, horizontal=True)
         where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         axis.annotate(labels[row], (0, row), (2, 7), **where)
     axis.set(xlabel="test accuracy (%)", yticks=[], ylim=(len(entries) - 0.6, -1))
     axis.spines["left"].set_visible(False)
     axis.grid(axis="y", visible=False)
     each = "each seed" if all(len(entry.records) <= MOST_DOTS for entry in entries) else f"{MOST_DOTS} seeds"
-    note_below(axis, f"Small: {each}. Large: mean, and 95 % t-interval (from 3 seeds on).")
-    return figure
-
-
-def _mean(axis: Axes, values: Sequence[float], at: float, look: Look, *, horizontal: bool = False) -> None:
-    """Draw the mean of ``values``, with its interval if there is one."""
-    mean = statistics.fmean(values)
-    interval = mean_interval(values)
-    spread = None if interval is None else [[mean - interval.low], [interval.high - mean]]
-    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 6, "linestyle": "none"}
-    if horizontal:
-        axis.errorbar([mean], [at], xerr=spread, **style)
-    else:
-        axis.errorbar([at], [mean], yerr=spread, **style)
-
-
-@styled
-def accuracy_against_parameters(entries: Sequence[Entry], looks: Mapping[str, Look], *, dataset: str) -> Figure:
-    """Draw mean test accuracy against the number of parameters, with its 95 % t-interval over the seeds."""
-    sizes = [(entry, size) for entry in entries if (size := entry.records[0].total_parameters) is not None]
-    figure = figure_of(f"Test accuracy on {dataset} against model size", 3.4)
-    axis = figure.subplots()
-    handles = []
-    for entry, size in sizes:
-        look = look_of(entry, looks)
-        _mean(axis, _accuracies(entry.records), size, look)
-        handles.append(line_of(entry.label, look, linestyle="none"))
-    front = _draw_front(axis, [(size, statistics.fmean(_accuracies(entry.records))) for entry, size in sizes])
-    axis.set(xlabel="parameters, trained and frozen", ylabel="test accuracy (%)")
-    log_axis(axis.xaxis, [size for _, size in sizes if size])
-    axis.margins(x=0.15)
-    note_below(axis, f"Mean of the seeds, with 95 % t-interval (from 3 seeds on).{front}")
-    legend_of(figure, handles)
-    return figure
-
-
-def _draw_front(axis: Axes, points: Sequence[tuple[float, float]]) -> str:
-    """Draw the Pareto front of points (cost, accuracy): those that no other one betters in both.
-
-    Return what the note below has to say of it: nothing if the front is one point.
-    """
-    front = stats.pareto_front(points)
-    if len(front) < 2:
-        return ""
-    axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, drawstyle="steps-post", zorder=0)
-    return " Grey: the Pareto front."
-
-
-def timed_on(entry: Entry) -> str | None:
-    """Return the machine and back end that one image at a time was timed on with nothing else running; None if none."""
-    single = entry.speeds.single
-    if single is None or single.contended:
-        return None
-    return entry.machine_of(single) + ("" if single.backend == EAGER else f", {single.backend}")
-
-
-@styled
-def accuracy_against_latency(entries: Sequence[Entry], looks: Mapping[str, Look], *, dataset: str) -> Figure:
-    """Draw mean test accuracy against the median time for one image.
-
-    Args:
-        entries: the jobs to draw, timed on one machine; those that were not timed alone are left out.
-    """
-    figure = figure_of(f"Test accuracy on {dataset} against latency", 3.4)
-    axis = figure.subplots()
-    handles = []
-    medians, points = [], []
-    machines = set()
-    for entry in entries:
-        look = look_of(entry, looks)
-        single, machine = entry.speeds.single, timed_on(entry)
-        if single is None or machine is None:
-            continue
-        median, slow = (1000 * (single.latency[name] or 0.0) for name in ("p50", "p95"))
-        medians.append(median)
-        machines.add(machine)
-        values = _accuracies(entry.records)
-        points.append((median, statistics.fmean(values)))
-        _mean(axis, values, median, look)
-        axis.plot([median, slow], [statistics.fmean(values)] * 2, color=look.colour, linewidth=1, linestyle=":")
-        handles.append(line_of(entry.label, look, linestyle="none"))
-    front = _draw_front(axis, points)
-    axis.set(xlabel="milliseconds for one image, median", ylabel="test accuracy (%)")
-    if medians:
-        log_axis(axis.xaxis, medians)
-    axis.margins(x=0.15)
-    where = "; ".join(sorted(machines))
-    note_below(axis, f"One image at a time, exclusive ({where}). Dotted: up to p95. Bar: 95 % t-interval.{front}")
-    legend_of(figure, handles)
+    note_below(axis, f"Small: {each}. Large: mean, and where it likely lies (95 % t-interval).")
     return figure
 
 
@@ -401,10 +311,10 @@ def accuracy_against_train_size(curves: Sequence[Entry], looks: Mapping[str, Loo
         means = [statistics.fmean(values) for _, values in points]
         axis.plot([size for size, _ in points], means, color=look.colour, linewidth=1)
         for size, values in points:
-            _mean(axis, values, size, look)
+            draw_mean(axis, values, size, look)
         handles.append(line_of(curve.label, look))
     axis.set(xlabel="training images", ylabel="test accuracy (%)")
     log_axis(axis.xaxis, sizes, at_values=len(sizes) <= 8)
-    note_below(axis, "Mean of the seeds, with 95 % t-interval (from 3 seeds on).")
+    note_below(axis, "Mean of the seeds, and where it likely lies (95 % t-interval, from 3 seeds on).")
     legend_of(figure, handles)
     return figure

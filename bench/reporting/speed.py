@@ -54,6 +54,8 @@ class Speed:
     """Whether other work ran beside every block: then the figures are not for ranking."""
     peak_memory_mb: float | None
     """The highest peak memory of all blocks, 10^6 bytes."""
+    joules_per_image: float | None = None
+    """The energy to answer one image, the mean over the runs; None if nothing counted it."""
 
     @property
     def machine(self) -> str:
@@ -256,6 +258,8 @@ def _speed(kind: Kind, runs: Sequence[Sequence[Timing]]) -> Speed:
             references.append(np.array([block[0].reference_seconds for block in blocks], np.float64))
     same = runs[0][0].model_dump(include={"backend", "batch_size", "device", "cpu", "threads", "precision"})
     memory = [sample.peak_memory_mb for taken in runs for sample in taken if sample.peak_memory_mb is not None]
+    counted_by = {sample.run_id: sample.joules_per_image for taken in runs for sample in taken}
+    joules = [value for value in counted_by.values() if value is not None]
     return Speed(
         kind=kind,
         **same,
@@ -263,4 +267,5 @@ def _speed(kind: Kind, runs: Sequence[Sequence[Timing]]) -> Speed:
         references=None if any(np.isnan(units).any() for units in references) else tuple(references),
         contended=contended,
         peak_memory_mb=max(memory, default=None),
+        joules_per_image=fmean(joules) if joules else None,
     )

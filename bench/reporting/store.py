@@ -10,32 +10,29 @@
     results/set-aside/                   files from runs/ that are no records: damaged, or of another program
     results/.index.jsonl                 a copy of what runs/ holds, read a thousand times faster; may be deleted
 
-A record is written last: where there is a record, all that belongs to it is there. The files in runs/ are what counts:
-a line of the index is used only while its file has the size and the time of change that the line names.
+A record is written last: where there is a record, all that belongs to it is there. The folder may also be in object
+storage, with the same names; what cannot be written there is the business of :mod:`bench.reporting.remote`.
 """
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import math
-import os
 import tempfile
-import types
-import typing
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bench.errors import UserError
-from bench.reporting.files import disk_errors, write_whole
+from bench.reporting import files
+from bench.reporting.files import State, disk_errors, write_whole
+from bench.reporting.index import WORTH_AN_INDEX, Line, add_to_index, read_index, write_index
 from bench.reporting.predictions import check, from_table, to_table
+from bench.reporting.schemas import DEPLOYMENTS_SCHEMA, EPOCHS_SCHEMA, RUNS_SCHEMA, TIMINGS_SCHEMA
 from bench.spec import (
     BEFORE_BACKENDS,
     SCHEMA_VERSION,
@@ -49,63 +46,24 @@ from bench.spec import (
     Status,
     Timing,
 )
-
-_ARROW_TYPES: dict[Any, pa.DataType] = {
-    int: pa.int64(),
-    float: pa.float64(),
-    str: pa.string(),
-    bool: pa.bool_(),
-    datetime.datetime: pa.timestamp("us", tz="UTC"),
-}
+from bench.storage import Place, reach
 
 Row = TypeVar("Row", EpochRecord, Timing, Deployment)
 
 
-def schema_of(row: type[BaseModel]) -> pa.Schema:
-    """Return the Parquet schema of a flat row: one column per field, in order, its description as metadata."""
-    columns = []
-    for name, field in row.model_fields.items():
-        annotation: Any = field.annotation
-        if isinstance(annotation, types.UnionType):
-            annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
-        if typing.get_origin(annotation) is typing.Literal or issubclass(annotation, StrEnum):
-            annotation = str
-        metadata = {"description": field.description} if field.description else None
-        columns.append(pa.field(name, _ARROW_TYPES[annotation], nullable=not field.is_required(), metadata=metadata))
-    return pa.schema(columns, metadata={"schema_version": str(SCHEMA_VERSION)})
-
-
-RUNS_SCHEMA = schema_of(Record)
-EPOCHS_SCHEMA = schema_of(EpochRecord)
-TIMINGS_SCHEMA = schema_of(Timing)
-DEPLOYMENTS_SCHEMA = schema_of(Deployment)
-_INDEX = ".index.jsonl"
-_WORTH_AN_INDEX = 100
-"""The fewest files that must have been read to write an index; a small folder is left as it is."""
+_ENDINGS = {"checkpoints": ".safetensors", "unfinished": ".state"}
+"""The endings of the files in folders that hold other files than Parquet."""
 _NO_RECORD = (OSError, pa.ArrowException, ValidationError, ValueError)
 """The errors that reading a file raises if it is no record."""
-
-
-class _Indexed(BaseModel):
-    """A line of the index."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    file: str
-    size: int
-    changed: int
-    """The time of change in nanoseconds, as the file system gives it."""
-    record: Record
-
-    def line(self) -> bytes:
-        return b"\n" + self.model_dump_json().encode() + b"\n"  # a torn line before it stays a line of its own
 
 
 class Store:
     """A results folder, to read and to write."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Place) -> None:
         self.root = root
+        self._ahead: dict[str, bytes | OSError] = {}
+        """What was read ahead, by file; each is given out once."""
 
     def prepare(self) -> None:
         """Make the folder and check that it can be written.
@@ -113,16 +71,30 @@ class Store:
         Raises:
             UserError: it cannot be written.
         """
+        reach(self.root, to_write=True)
         try:
             for name in ("runs", "epochs", "predictions", "checkpoints"):
-                (self.root / name).mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root / "runs"):
-                pass
+                files.make_folder(self.root / name)
+            if isinstance(self.root, Path):
+                with tempfile.TemporaryFile(dir=self.root / "runs"):
+                    pass
         except OSError as error:
             reason = error.strerror or str(error)
             raise UserError(
                 f"--results {self.root}: cannot write there ({reason}); name a folder that you can write"
             ) from None
+
+    def ensure_sent(self) -> None:
+        """Do nothing: what was written to a disk is there."""
+
+    def holds_runs(self) -> bool:
+        """Return whether this is a results folder.
+
+        Raises:
+            UserError: it is in object storage, which cannot be reached.
+        """
+        reach(self.root)
+        return files.is_folder(self.root / "runs")
 
     def write(self, result: Result) -> None:
         """Store a run's result; write nothing if a failure would replace a success that is there.
@@ -136,15 +108,23 @@ class Store:
         with disk_errors(self.root):
             if result.epochs:
                 self._write_rows("epochs", record.run_id, result.epochs, EPOCHS_SCHEMA)
-            if result.predictions is not None:
-                self._write_table(self._file("predictions", record.run_id), to_table(result.predictions))
-            if result.checkpoint is not None:
-                write_whole(self._file("checkpoints", record.run_id, "safetensors"), result.checkpoint)
+            self.write_files(record.run_id, result.predictions, result.checkpoint)
             written = self._write_rows("runs", record.run_id, [record], RUNS_SCHEMA)
-            shard = self._file("runs", record.run_id).name
-            self._add_to_index(_Indexed(file=shard, size=written.st_size, changed=written.st_mtime_ns, record=record))
+            add_to_index(self.root, self._file("runs", record.run_id).name, written, record)
             if record.status is not Status.INTERRUPTED:
-                self._file("unfinished", record.run_id, "state").unlink(missing_ok=True)
+                files.remove([self._file("unfinished", record.run_id)])
+
+    def write_files(self, run_id: str, predictions: Predictions | None, checkpoint: bytes | None) -> None:
+        """Store the large files of a run, before its record.
+
+        Raises:
+            UserError: one cannot be written.
+        """
+        with disk_errors(self.root):
+            if predictions is not None:
+                self._write_table(self._file("predictions", run_id), to_table(predictions))
+            if checkpoint is not None:
+                write_whole(self._file("checkpoints", run_id), checkpoint)
 
     def records(self, *, set_aside: bool = False) -> tuple[list[Record], list[str]]:
         """Return (all records, by start time; a line for each file that is no record, and each with absurd figures).
@@ -154,81 +134,45 @@ class Store:
         Args:
             set_aside: whether to move such files out of runs/, so that other programs can read it as one table.
         """
-        shards = self._shards()
-        index, lines = self._read_index()
-        records: list[Record] = []
-        current, problems, opened = [], [], 0
-        for name, (size, changed) in shards.items():
-            line = index.get(name)
-            if line is not None and (line.size, line.changed) == (size, changed):
-                records.append(line.record)
-                current.append(line)
-                continue
-            opened += 1
-            file = self.root / "runs" / name
+        folder = self.root / "runs"
+        shards = files.listed(folder, ".parquet")
+        index, lines = read_index(self.root)
+        current = [index[name] for name, state in shards.items() if name in index and index[name].holds_for(state)]
+        records, problems = [line.record for line in current], []
+        indexed = {line.file for line in current}
+        others = [folder / name for name in shards if name not in indexed]
+        for file, content in zip(others, files.read_each(others), strict=True):
             try:
-                record, whole = _read_record(file)
+                record, whole = _read_record(file, content)
             except _NO_RECORD as error:
                 problem = f"{file} is no record of a run ({_short(error)})"
                 problems.append(f"{problem}; {self._set_aside(file) if set_aside else 'left out'}")
                 continue
             records.append(record)
             if whole:
-                current.append(_Indexed(file=name, size=size, changed=changed, record=record))
-        if opened >= _WORTH_AN_INDEX or lines > 2 * len(current) + _WORTH_AN_INDEX:
-            with suppress(OSError):  # a folder that may only be read
-                write_whole(self.root / _INDEX, b"".join(line.line() for line in current))
+                size, changed = shards[file.name]
+                current.append(Line(file=file.name, size=size, changed=changed, record=record))
+        if len(others) >= WORTH_AN_INDEX or lines > 2 * len(current) + WORTH_AN_INDEX:
+            write_index(self.root, current)
         believed = [_believed(record, problems) for record in records]
         return sorted(believed, key=lambda record: (record.started_at, record.run_id)), problems
 
-    def _shards(self) -> dict[str, tuple[int, int]]:
-        """Return (size, time of change in ns) of each file in runs/ by its name, in order."""
-        shards = {}
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root / "runs") as entries:
-            for entry in entries:
-                if entry.name.endswith(".parquet"):
-                    try:
-                        state = entry.stat()
-                        shards[entry.name] = (state.st_size, state.st_mtime_ns)
-                    except OSError:  # a link to nowhere, or gone meanwhile: reading it says so
-                        shards[entry.name] = (-1, -1)
-        return dict(sorted(shards.items()))
-
-    def _read_index(self) -> tuple[dict[str, _Indexed], int]:
-        """Return (lines by the name of their file, number of all lines); lines that cannot be read are skipped."""
-        try:
-            lines = [line for line in (self.root / _INDEX).read_bytes().split(b"\n") if line]
-        except OSError:
-            return {}, 0
-        index = {}
-        for line in lines:
-            with suppress(ValidationError):
-                parsed = _Indexed.model_validate_json(line)
-                if parsed.record.schema_version <= SCHEMA_VERSION:
-                    index[parsed.file] = parsed
-        return index, len(lines)
-
-    def _add_to_index(self, line: _Indexed) -> None:
-        # the shard is there, and the index is only for speed; unbuffered, so that several commands can share a folder
-        with suppress(OSError), (self.root / _INDEX).open("ab", buffering=0) as index:
-            index.write(line.line())
-
-    def _set_aside(self, file: Path) -> str:
+    def _set_aside(self, file: Place) -> str:
         folder = self.root / "set-aside"
         names = itertools.chain([file.name], (f"{file.name}.{number}" for number in itertools.count(1)))
-        target = next(folder / name for name in names if not (folder / name).exists())
         try:
-            folder.mkdir(exist_ok=True)
-            file.rename(target)
-        except OSError:  # a folder that may only be read
+            target = next(folder / name for name in names if not files.is_file(folder / name))
+            files.make_folder(folder)
+            files.move(file, target)
+        except (OSError, UserError):  # a folder that may only be read
             return "left out"
         return f"moved to {target}"
 
     def set_aside(self) -> list[str]:
         """Return the names of the files that were set aside."""
-        return sorted(file.name for file in (self.root / "set-aside").glob("*"))
+        return list(files.listed(self.root / "set-aside"))
 
-    def write_text(self, name: str, text: str) -> Path:
+    def write_text(self, name: str, text: str) -> Place:
         """Write a page into the results folder, whole or not at all; ``name`` may name one folder in it.
 
         Raises:
@@ -236,13 +180,13 @@ class Store:
         """
         file = self.root / name
         with disk_errors(self.root):
-            file.parent.mkdir(exist_ok=True)
+            files.make_folder(file.parent)
             write_whole(file, text.encode())
         return file
 
     def epochs(self, run_id: str) -> list[EpochRecord]:
         """Return the epochs of a run; empty if it finished none, or the file is damaged."""
-        return _rows(self._file("epochs", run_id), EpochRecord, _as_epoch)
+        return self._rows("epochs", run_id, EpochRecord, _as_epoch)
 
     def write_timings(self, run_id: str, timings: Sequence[Timing]) -> None:
         """Store the timed samples of a run, in place of earlier ones of the same back ends.
@@ -256,7 +200,7 @@ class Store:
 
     def timings(self, run_id: str) -> list[Timing]:
         """Return the timed samples of a run; empty if it was not timed, or the file is damaged."""
-        return _rows(self._file("timings", run_id), Timing, _as_timing)
+        return self._rows("timings", run_id, Timing, _as_timing)
 
     def write_deployments(self, run_id: str, deployments: Sequence[Deployment]) -> None:
         """Store the results of a run's model with each back end, in place of earlier ones of the same back ends.
@@ -270,17 +214,22 @@ class Store:
 
     def deployments(self, run_id: str) -> list[Deployment]:
         """Return the results of a run's model with each back end; empty if there are none, or the file is damaged."""
-        return _rows(self._file("deployments", run_id), Deployment)
+        return self._rows("deployments", run_id, Deployment)
 
-    def _write_rows(self, kind: str, run_id: str, rows: Sequence[BaseModel], schema: pa.Schema) -> os.stat_result:
+    def _write_rows(self, kind: str, run_id: str, rows: Sequence[BaseModel], schema: pa.Schema) -> State:
         file = self._file(kind, run_id)
         with disk_errors(self.root):
-            file.parent.mkdir(exist_ok=True)
+            files.make_folder(file.parent)
             return self._write_table(file, pa.Table.from_pylist([row.model_dump() for row in rows], schema))
 
     def timed(self) -> set[str]:
         """Return the ids of the runs that were timed."""
-        return {file.stem for file in (self.root / "timings").glob("*.parquet")}
+        return set(self.ids("timings"))
+
+    def ids(self, kind: str) -> list[str]:
+        """Return the ids of the runs with a file in a folder, as 'unfinished', in order."""
+        ending = _ENDINGS.get(kind, ".parquet")
+        return [name.removesuffix(ending) for name in files.listed(self.root / kind, ending)]
 
     def predictions(self, record: Record, problems: list[str] | None = None) -> Predictions | None:
         """Return a run's predictions for the test images; None if they are not stored, or cannot be used.
@@ -291,7 +240,7 @@ class Store:
         """
         file = self._file("predictions", record.run_id)
         try:
-            predictions = from_table(_read_table(file))
+            predictions = from_table(_table(self._read(file)))
             check(predictions, record.classes)
         except FileNotFoundError:
             return None
@@ -308,44 +257,89 @@ class Store:
             UserError: it cannot be written.
         """
         with disk_errors(self.root):
-            file = self._file("unfinished", run_id, "state")
-            file.parent.mkdir(exist_ok=True)
+            file = self._file("unfinished", run_id)
+            files.make_folder(file.parent)
             write_whole(file, state)
 
     def states(self, run_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the kept training states of these runs, by run id; runs without one are left out."""
-        files = {run_id: self._file("unfinished", run_id, "state") for run_id in run_ids}
-        return {run_id: file.read_bytes() for run_id, file in files.items() if file.exists()}
+        kept = set(self.ids("unfinished"))
+        there = [run_id for run_id in run_ids if run_id in kept]
+        contents = files.read_each([self._file("unfinished", run_id) for run_id in there])
+        states = zip(there, contents, strict=True)
+        return {run_id: content for run_id, content in states if isinstance(content, bytes)}
+
+    def state(self, run_id: str) -> bytes | None:
+        """Return the kept training state of a run; None if there is none."""
+        try:
+            return files.read(self._file("unfinished", run_id))
+        except FileNotFoundError:
+            return None
+
+    def forget(self, run_ids: Iterable[str], kinds: Sequence[str] = ("runs", "epochs", "unfinished")) -> None:
+        """Delete what is stored of runs; by default what there can be of a trial of a sweep.
+
+        Args:
+            run_ids: the runs.
+            kinds: the folders to delete from. The records come first: where there is one, all else is there.
+
+        Raises:
+            UserError: a file cannot be deleted.
+        """
+        with disk_errors(self.root):
+            files.remove(self._file(kind, run_id) for run_id in run_ids for kind in kinds)
+
+    def checkpoints(self) -> dict[str, Place]:
+        """Return the files of the trained models, by run id."""
+        return {run_id: self._file("checkpoints", run_id) for run_id in self.ids("checkpoints")}
+
+    def read_ahead(self, kind: str, run_ids: Iterable[str]) -> None:
+        """Fetch files that are about to be read from object storage, many at once; from a disk each is as quick.
+
+        Args:
+            kind: the folder that they are in, as 'epochs'.
+            run_ids: the runs that they are of.
+        """
+        if not isinstance(self.root, Path):
+            wanted = [self._file(kind, run_id) for run_id in run_ids]
+            self._ahead |= zip(map(str, wanted), files.read_each(wanted), strict=True)
+
+    def _read(self, file: Place) -> bytes:
+        content = self._ahead.pop(str(file), None) if self._ahead else None
+        if isinstance(content, OSError):
+            raise content
+        return files.read(file) if content is None else content
+
+    def _rows(
+        self, kind: str, run_id: str, row: type[Row], adapt: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    ) -> list[Row]:
+        try:
+            table = _table(self._read(self._file(kind, run_id)))
+            return [row.model_validate(adapt(each)) for each in table.to_pylist()]
+        except _NO_RECORD:
+            return []
 
     def _has_result(self, run_id: str) -> bool:
         try:
-            return _read_record(self._file("runs", run_id))[0].status is Status.OK
+            file = self._file("runs", run_id)
+            return _read_record(file, files.read(file))[0].status is Status.OK
         except _NO_RECORD:
             return False
 
-    def _file(self, kind: str, run_id: str, ending: str = "parquet") -> Path:
-        return self.root / kind / f"{run_id}.{ending}"
+    def _file(self, kind: str, run_id: str) -> Place:
+        return self.root / kind / (run_id + _ENDINGS.get(kind, ".parquet"))
 
-    @staticmethod
-    def _write_table(file: Path, table: pa.Table) -> os.stat_result:
+    def _write_table(self, file: Place, table: pa.Table) -> State:
+        self._ahead.pop(str(file), None)
         sink = pa.BufferOutputStream()
         few = table.num_rows < 2  # statistics and dictionaries only make such a file larger and slower to read
         pq.write_table(table, sink, compression="zstd", use_dictionary=not few, write_statistics=not few)
         return write_whole(file, sink.getvalue().to_pybytes())
 
 
-def _read_table(file: Path) -> pa.Table:
+def _table(content: bytes) -> pa.Table:
     # from memory and on this thread: pq.read_table takes three times as long for a small file
-    return pq.ParquetFile(pa.BufferReader(file.read_bytes())).read(use_threads=False)
-
-
-def _rows(
-    file: Path, kind: type[Row], adapt: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row
-) -> list[Row]:
-    try:
-        return [kind.model_validate(adapt(row)) for row in _read_table(file).to_pylist()]
-    except _NO_RECORD:
-        return []
+    return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
 
 
 def _as_epoch(row: dict[str, Any]) -> dict[str, Any]:
@@ -360,9 +354,11 @@ def _as_timing(row: dict[str, Any]) -> dict[str, Any]:
     return {"backend": BEFORE_BACKENDS, **row}
 
 
-def _read_record(file: Path) -> tuple[Record, bool]:
+def _read_record(file: Place, content: bytes | OSError) -> tuple[Record, bool]:
     """Return (the record, whether it holds all columns of the file: a newer version may have added some)."""
-    table = _read_table(file)
+    if isinstance(content, OSError):
+        raise content
+    table = _table(content)
     version = int((table.schema.metadata or {}).get(b"schema_version", b"0"))
     if version > SCHEMA_VERSION:
         raise ValueError(f"written by a newer version: schema {version}, known up to {SCHEMA_VERSION}")

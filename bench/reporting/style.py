@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import statistics
 import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ import numpy as np
 from bench.reporting.entries import Entry
 from bench.reporting.formats import one_line
 from bench.reporting.groups import grouped
+from bench.reporting.placing import place_labels
+from bench.reporting.stats import mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,6 +141,7 @@ def styled(draw: Callable[Values, Figure]) -> Callable[Values, Figure]:
             figure.set_layout_engine("none")  # or every saving would lay it out again, and differently
             first = figure.axes[0]
             first.apply_aspect()
+            place_labels(figure)
             for note in figure.findobj(lambda artist: artist.get_gid() == NOTE):
                 note.set(x=first.transAxes.inverted().transform(figure.transFigure.transform((LEFT, 0)))[0])
             return figure
@@ -236,7 +240,7 @@ def figure_of(title: str, height: float) -> Figure:
 
 def note_below(axis: Axes, text: str) -> None:
     """Put a note under the title; :func:`styled` moves it to the figure's edge once the axes have their place."""
-    axis.set_title(wrapped(text, 78), gid=NOTE)
+    axis.set_title("\n".join(textwrap.wrap(plain(text, 400), 78)), gid=NOTE)
 
 
 def legend_of(figure: Figure, handles: Sequence[Line2D]) -> None:
@@ -248,6 +252,20 @@ def legend_of(figure: Figure, handles: Sequence[Line2D]) -> None:
     lines = -(-len(labels) // columns) if columns > 1 else sum(label.count("\n") + 1 for label in labels)
     figure.set_figheight(figure.get_figheight() + 0.2 * lines + 0.1)
     figure.legend(handles, labels, loc="outside lower left", ncols=columns)
+
+
+def draw_mean(
+    axis: Axes, values: Sequence[float], at: float, look: Look, *, horizontal: bool = False, **style: Any
+) -> None:
+    """Draw the mean of ``values`` at a place, with its 95 % t-interval if there is one."""
+    mean = statistics.fmean(values)
+    interval = mean_interval(values)
+    spread = None if interval is None else [[mean - interval.low], [interval.high - mean]]
+    style = {"color": look.colour, "marker": look.marker, "markersize": 6, "linestyle": "none", **style}
+    if horizontal:
+        axis.errorbar([mean], [at], xerr=spread, **style)
+    else:
+        axis.errorbar([at], [mean], yerr=spread, **style)
 
 
 def line_of(label: str, look: Look, **how: Any) -> Line2D:

@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 from bench.reporting.answer import Answer, Choice, answer_of
 from bench.reporting.backends import backend_sentences
 from bench.reporting.devices import by_device_notes, by_device_table
 from bench.reporting.entries import Comparison, comparisons, data_key, tested
+from bench.reporting.footnotes import backend_notes, footnotes
 from bench.reporting.formats import count, one_line, without_html
 from bench.reporting.groups import grouped
 from bench.reporting.mistakes import answered, class_names, confused
@@ -19,25 +19,27 @@ from bench.reporting.per_class import by_class, by_class_notes, by_class_table
 from bench.reporting.store import Store
 from bench.reporting.table import as_markdown
 from bench.reporting.tables import (
-    backend_notes,
     backends_table,
     comparison_to_read,
     confused_notes,
     confused_table,
     environment_table,
-    footnotes,
     runs_table,
 )
 from bench.reporting.train_sizes import crossing_sentences
 from bench.reporting.verdicts import findings, sentences
 from bench.spec import Record, Status
+from bench.storage import Place
 
 MOST_RUNS = 200
 """The most runs in the table of runs; the last ones are shown."""
 MOST_FAILED = 50
 """The most runs in the list of those that did not finish; the last ones are shown."""
 REPORT = "[report.html](report.html) has the same with plots, tables that sort, and the images that models got wrong."
-ONE_CHECKPOINT = "Accuracy is that of one checkpoint, in brackets its 95 % Wilson interval over the test images."
+ONE_CHECKPOINT = (
+    "Accuracy is that of one trained model, and in brackets where it likely lies for other test images of the kind "
+    "(95 % Wilson interval)."
+)
 SET_ASIDE = "These files in `runs/` were no records of runs; they are in `set-aside/` now."
 
 
@@ -103,7 +105,7 @@ def _with_mistakes(store: Store, comparison: Comparison) -> Comparison:
     return replace(comparison, by_class=by_class(jobs, names), confused=confused(jobs, names))
 
 
-def write_summary(store: Store, overview: Overview | None = None, sections: Sequence[str] = ()) -> Path:
+def write_summary(store: Store, overview: Overview | None = None, sections: Sequence[str] = ()) -> Place:
     """Write summary.md and return its path.
 
     Args:
@@ -117,7 +119,7 @@ def write_summary(store: Store, overview: Overview | None = None, sections: Sequ
     return store.write_text("summary.md", render(overview or look(store), sections))
 
 
-def write_answers(store: Store, overview: Overview) -> Path:
+def write_answers(store: Store, overview: Overview) -> Place:
     """Write answer.json, which says for each data set what to use and why; return its path.
 
     Raises:
@@ -185,5 +187,6 @@ def _compared(comparison: Comparison, verdicts: Sequence[str], answer: Answer) -
         title = f"### Classes most often confused on {comparison.title}"
         parts += [title, as_markdown(pairs), *confused_notes(comparison)]
     if verdicts:
-        parts.append("\n".join(f"- {one_line(sentence)}" for sentence in verdicts))
+        listed = "\n".join(f"- {one_line(sentence)}" for sentence in verdicts)
+        parts += [f"### Details: the comparisons on {comparison.title}", listed]
     return parts

@@ -8,17 +8,19 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.config.space import Space, Value, Values
+from bench.reporting import files
 from bench.reporting.formats import count, counted
 from bench.reporting.groups import grouped
 from bench.reporting.store import Store
 from bench.spec import DatasetInfo, EpochRecord, Recipe, Record, Status
+from bench.storage import Place
 
 FOLDER = "sweeps"
 
@@ -249,14 +251,13 @@ def number_of(value: Value) -> float | None:
 # --- the store -------------------------------------------------------------------------------------------------------
 
 
-def read_sweeps(root: Path) -> list[Sweep]:
+def read_sweeps(root: Place) -> list[Sweep]:
     """Return the sweeps of a results folder, the latest first; files that are no sweeps are left out."""
     sweeps = []
-    for file in sorted((root / FOLDER).glob("*.json")):
-        try:
-            sweeps.append(Sweep.model_validate_json(file.read_bytes()))
-        except (OSError, ValidationError):
-            continue
+    for content in files.read_each([root / FOLDER / name for name in files.listed(root / FOLDER, ".json")]):
+        if isinstance(content, bytes):
+            with suppress(ValidationError):
+                sweeps.append(Sweep.model_validate_json(content))
     return sorted(sweeps, key=lambda sweep: sweep.time_key, reverse=True)
 
 
@@ -299,6 +300,7 @@ def read_swept(store: Store, records: Sequence[Record] | None = None) -> list[Sw
     results = []
     for sweep in read_sweeps(store.root):
         runs = [record for record in records if record.sweep_id == sweep.sweep_id]
+        store.read_ahead("epochs", [record.run_id for record in runs])
         trials = trials_of(sweep, runs, {record.run_id: store.epochs(record.run_id) for record in runs})
         retrained = [
             record

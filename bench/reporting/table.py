@@ -63,6 +63,24 @@ class Table:
         rows = [[Cell(header), *cells] for header, cells in zip(self.headers[1:], columns, strict=True)]
         return Table(headers, [False, *[True] * len(self.rows)], rows)
 
+    def only(self, places: Sequence[int]) -> Table:
+        """Return the table with only these columns, in this order."""
+        rows = [[row[place] for place in places] for row in self.rows]
+        return Table([self.headers[place] for place in places], [self.numeric[place] for place in places], rows)
+
+    def differing(self) -> tuple[Table, list[tuple[str, str]]]:
+        """Return (the table without columns whose text is the same in all rows, these as (header, text)).
+
+        The first column stays, and so does a table of one row.
+        """
+        same = [
+            place
+            for place in range(1, len(self.headers))
+            if len(self.rows) > 1 and len({row[place].text for row in self.rows}) == 1
+        ]
+        rest = self.only([place for place in range(len(self.headers)) if place not in same])
+        return rest, [(self.headers[place], self.rows[0][place].text) for place in same]
+
 
 def table_of(columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Table:
     """Return the table with these columns, one row for each of ``rows``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from bench.reporting import circumstances, stats
+from bench.reporting import stats
 from bench.reporting.entries import Comparison, Confused, Entry, natural
 from bench.reporting.formats import (
     MISSING,
@@ -14,17 +14,17 @@ from bench.reporting.formats import (
     counted,
     duration,
     file_size,
+    joules,
     mean_and_range,
     megabytes,
     milliseconds,
-    one_line,
     per_second,
     percent,
 )
 from bench.reporting.scores import UNEVEN, Pair
 from bench.reporting.speed import EAGER, Answers, Speed, Speeds
 from bench.reporting.table import Cell, Column, Table, cell_of, number_column, table_of, text_column
-from bench.spec import BEFORE_BACKENDS, Deployment, Record, Scores
+from bench.spec import Deployment, Record, Scores
 
 MOST_COLUMNS = 6
 """The most jobs that are columns of the comparison; with more, jobs are its rows and metrics its columns."""
@@ -67,6 +67,9 @@ TRAINING_TIME = ("train_seconds", "train_images_per_second")
 """Metrics that look better if the frozen backbone's features came from an earlier run."""
 
 
+ENERGY = "Energy for 1,000 images"
+
+
 def _both(speed: Speed) -> Cell:
     p50, p95 = (speed.latency[name] for name in ("p50", "p95"))
     return Cell(MISSING) if p50 is None or p95 is None else Cell(f"{milliseconds(p50)} / {milliseconds(p95)}", p50)
@@ -80,6 +83,16 @@ def _rate(speed: Speed) -> Cell:
     return cell_of(speed.images_per_second, per_second)
 
 
+def _energy(speed: Speed) -> Cell:
+    """Return the energy for 1,000 images."""
+    each = speed.joules_per_image
+    return cell_of(None if each is None else 1000 * each, joules)
+
+
+def _with_energy(speeds: Speeds) -> Speed | None:
+    return speeds.batches if speeds.batches is not None and speeds.batches.joules_per_image is not None else None
+
+
 def _with_p99(speeds: Speeds) -> Speed | None:
     return speeds.single if speeds.single is not None and speeds.single.latency["p99"] is not None else None
 
@@ -90,6 +103,7 @@ SPEED_METRICS: list[tuple[str, Callable[[Speeds], Speed | None], Callable[[Speed
     ("Inference throughput, exclusive", lambda speeds: speeds.batches, _rate),
     ("Latency of one image, p50 / p95", lambda speeds: speeds.single, _both),
     ("Latency of one image, p99", _with_p99, _p99),
+    (ENERGY, _with_energy, _energy),
 ]
 """Metrics that are timed after the training, one model at a time."""
 
@@ -101,6 +115,33 @@ def comparison_table(comparison: Comparison) -> Table:
     """
     columns = [text_column("Model", lambda entry: entry.label), *_metrics(comparison)]
     return table_of(columns, _most_accurate(comparison.entries))
+
+
+FIRST_TO_READ = (
+    "Test accuracy",
+    "Latency of one image, p50 / p95",
+    "Inference throughput, exclusive",
+    "Total parameters",
+    "Training time",
+    "Seeds",
+)
+"""The metrics that most readers look for; a page shows the others behind them."""
+_MOST_TOGETHER = 7
+"""The most metrics in one table of a page, so that it is no wider than a screen."""
+
+
+def comparison_parts(comparison: Comparison) -> tuple[Table, list[Table], list[tuple[str, str]]]:
+    """Return the comparison for a page: (what to read first, the rest, what is the same for all jobs).
+
+    Each table is narrow enough for a screen, and has a row for each job.
+    """
+    table, same = comparison_table(comparison).differing()
+    first = [place for place, header in enumerate(table.headers) if header in FIRST_TO_READ]
+    rest = [place for place in range(1, len(table.headers)) if place not in first]
+    first.sort(key=lambda place: FIRST_TO_READ.index(table.headers[place]))
+    pages = -(-len(rest) // _MOST_TOGETHER)
+    parts = [rest[page::pages] for page in range(pages)] if pages else []
+    return table.only([0, *first]), [table.only([0, *part]) for part in parts], same
 
 
 def comparison_to_read(comparison: Comparison) -> Table:
@@ -117,7 +158,13 @@ def backends_table(comparison: Comparison) -> Table | None:
         if len(entry.deployments) > 1
         for row in sorted(entry.deployments.values(), key=lambda row: (row.backend != EAGER, row.backend))
     ]
+    if any(_energy_of(row).value is not None for row in rows):
+        return table_of([*BACKEND_COLUMNS, Column(ENERGY, _energy_of)], rows)
     return table_of(BACKEND_COLUMNS, rows) if rows else None
+
+
+def _energy_of(row: tuple[Entry, Deployment]) -> Cell:
+    return _timed(_answers(row).batches, _energy)
 
 
 def _timed(speed: Speed | None, show: Callable[[Speed], Cell]) -> Cell:
@@ -149,21 +196,6 @@ BACKEND_COLUMNS: list[Column[tuple[Entry, Deployment]]] = [
 ]
 
 
-def backend_notes(comparison: Comparison) -> list[str]:
-    """Return the notes below the table of back ends, as Markdown."""
-    entries = [entry for entry in comparison.entries if len(entry.deployments) > 1]
-    notes = []
-    if entries:
-        notes.append(
-            "Back ends: each answered all test images with one trained model before it was timed. Deployed is the size "
-            "of its files; prepared in, the time from the trained model to its first answers, export included."
-        )
-    for entry in entries:
-        failed = [row for row in entry.deployments.values() if row.status == "failed"]
-        notes += [f"{entry.label} by {row.backend} failed: {one_line(row.reason or '')}." for row in failed]
-    return notes
-
-
 def _most_accurate(entries: Sequence[Entry]) -> Sequence[Entry]:
     if len(entries) <= MOST_JOBS:
         return entries
@@ -181,7 +213,7 @@ def _metrics(comparison: Comparison) -> list[Column[Entry]]:
         for header, key, show in METRICS
         if not (all_timed and key in THROUGHPUT)  # the exclusive timings measure it better
         and not (key in Scores.model_fields and all(getattr(record, key) is None for record in records))
-        and not (key in OF_UNEVEN_CLASSES and not _uneven(records))
+        and not (key in OF_UNEVEN_CLASSES and not is_uneven(records))
     ]
     columns += [
         Column(header, _speed_cell(which, show))
@@ -198,7 +230,8 @@ def _metrics(comparison: Comparison) -> list[Column[Entry]]:
     return columns
 
 
-def _uneven(records: Sequence[Record]) -> bool:
+def is_uneven(records: Sequence[Record]) -> bool:
+    """Return whether some class has many more test images than another."""
     return any(record.test_imbalance is not None and record.test_imbalance > UNEVEN for record in records)
 
 
@@ -240,61 +273,6 @@ def _epochs(entry: Entry) -> Cell:
 
 def _weights(record: Record) -> str:
     return "random" if record.weights == "none" else record.weights.split(" (")[0]
-
-
-def footnotes(comparison: Comparison) -> list[str]:
-    """Return the notes below the comparison, as Markdown."""
-    entries = comparison.entries
-    records = [record for entry in entries for record in entry.records]
-    speeds = [speed for entry in entries for speed in entry.speeds.all()]
-    notes = []
-    if any(record.contended for record in records) or any(speed.contended for speed in speeds):
-        notes.append("\\* Measured while other jobs used the same machine: not for ranking.")
-    if any(record.features_cached for record in records):
-        notes.append("\\+ The frozen backbone's features were there from an earlier run; without them it takes longer.")
-    if speeds:
-        machines = "; ".join(sorted({speed.machine for speed in speeds}))
-        sizes = sorted({entry.speeds.batches.batch_size for entry in entries if entry.speeds.batches is not None})
-        batches = f"; inference in batches of {' or '.join(map(str, sizes))} images" if sizes else ""
-        notes.append(f"Exclusive: timed after the training, one model at a time{batches}; medians ({machines}).")
-    if any(entry.speeds.head is not None and entry.speeds.training is not None for entry in entries):
-        notes.append(
-            "Training throughput: images of all epochs per second; of a frozen backbone, extracting its features once "
-            "and training the head on them in every epoch, as if nothing was cached."
-        )
-    singles = [entry.speeds.single for entry in entries if entry.speeds.single is not None]
-    if len({single.latency["p99"] is None for single in singles}) > 1:
-        notes.append(
-            f"Latency p99 needs {stats.FEWEST_FOR_P99} samples; where it is missing, the model is too slow for so many "
-            "in the time that each is timed for."
-        )
-    if any(speed.backend == BEFORE_BACKENDS for speed in speeds):
-        notes.append(
-            f"Some timings are of an earlier version, which ran {BEFORE_BACKENDS}; the same command times them again."
-        )
-    seeds = [len(entry.records) for entry in entries]
-    if any(number >= stats.FEWEST_SEEDS for number in seeds):
-        notes.append("Accuracy: mean over the seeds, in brackets its 95 % t-interval; n is the number of seeds.")
-    if 1 in seeds:
-        notes.append(
-            "With one seed it is not known how much the accuracy varies from seed to seed; --seeds 5 shows it."
-        )
-    if 2 in seeds:
-        notes.append("Two seeds give no interval; three are the fewest that do.")
-    if _uneven(records):
-        notes.append(
-            "The classes are uneven: the largest has more than "
-            f"{UNEVEN:g} times as many test images as the smallest. Balanced accuracy and macro-F1 are means over the "
-            "classes that have test images, each counting the same."
-        )
-    for entry in entries:
-        sources = {record.lr_source for record in entry.records if record.lr_source is not None}
-        notes += [f"{entry.label}: its learning rate came from {one_line(source)}." for source in sorted(sources)]
-    jobs = [(entry.label, entry.records) for entry in entries]
-    notes += [one_line(line) for line in (circumstances.pictures(jobs), circumstances.among(jobs)) if line]
-    if len(entries) > MOST_JOBS:
-        notes.append(f"The {MOST_JOBS} most accurate of {len(entries):,} jobs.")
-    return notes
 
 
 # --- the classes most often confused --------------------------------------------------------------------------------

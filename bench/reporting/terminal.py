@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from bench.reporting.footnotes import backend_notes, footnotes
 from bench.reporting.formats import count, one_line
 from bench.reporting.summary import MOST_FAILED, Overview
 from bench.reporting.table import as_text
-from bench.reporting.tables import backend_notes, backends_table, comparison_to_read, footnotes
+from bench.reporting.tables import backends_table, comparison_to_read
 
 
 def print_results(overview: Overview, told: Collection[str] = ()) -> None:
@@ -29,7 +30,7 @@ def print_results(overview: Overview, told: Collection[str] = ()) -> None:
             for note in backend_notes(comparison):
                 print(note)
         if verdicts:
-            print()
+            print("\ndetails:")
         for sentence in verdicts:
             print(f"- {one_line(sentence)}")
     failed = [record for record in overview.failed if record.run_id not in told]

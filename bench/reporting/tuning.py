@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from bench.config.space import describe_values
+from bench.reporting.files import listed
 from bench.reporting.formats import MISSING, count, mean_and_range, percent, without_html
 from bench.reporting.store import Store
 from bench.reporting.sweeps import Cost, Sweep, Swept, Trial, at_the_edge, expected_best, number_of, scores_of
 from bench.reporting.table import Cell, Column, Table, as_markdown, cell_of, number_column, table_of, text_column
 from bench.spec import Record, Status, slug
+from bench.storage import Place
 
 PAGE = "tuning.md"
 
 
-def write_tuning(store: Store, swept: Sequence[Swept]) -> Path | None:
+def write_tuning(store: Store, swept: Sequence[Swept]) -> Place | None:
     """Write results/tuning.md; return None where there was no sweep.
 
     Raises:
@@ -24,7 +25,7 @@ def write_tuning(store: Store, swept: Sequence[Swept]) -> Path | None:
     """
     if not swept:
         return None
-    plots = sorted(f"plots/{file.name}" for file in (store.root / "plots").glob("*-accuracy-lr.svg"))
+    plots = [f"plots/{name}" for name in listed(store.root / "plots", "-accuracy-lr.svg")]
     return store.write_text(PAGE, without_html(render_tuning(swept, plots)))
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from bench.errors import UserError, unknown
 from bench.reporting import circumstances, verdicts
@@ -15,6 +14,7 @@ from bench.reporting.entries import Comparison, Entry, comparisons, data_key
 from bench.reporting.store import Store
 from bench.reporting.verdicts import Metric, Side, Verdict, Word, with_holm
 from bench.spec import Recipe
+from bench.storage import Place
 from bench.workflows.versions import model_names, store_of
 
 _EACH = (
@@ -122,7 +122,7 @@ def _judged(pair: Pair, metric: Metric) -> Verdict:
 # --- what to compare -----------------------------------------------------------------------------------------------
 
 
-def compare(first: str, second: str, results: Path, limits: Sequence[Limit] = ()) -> Result:
+def compare(first: str, second: str, results: Place, limits: Sequence[Limit] = ()) -> Result:
     """Compare two models of ``results``, or two versions: results folders, or the reference results of git revisions.
 
     Raises:
@@ -141,10 +141,10 @@ def compare(first: str, second: str, results: Path, limits: Sequence[Limit] = ()
     return replace(result, limits=checked)
 
 
-def _models(first: str, second: str, results: Path) -> Result | None:
+def _models(first: str, second: str, results: Place) -> Result | None:
     """Compare the two as models of one folder; return None if they are not both there."""
     store = Store(results)
-    if not (results / "runs").is_dir():
+    if not store.holds_runs():
         return None
     records, problems = store.records()
     compared = comparisons(records, store)

@@ -24,8 +24,9 @@ from bench.learning.models.weights import FILE_ENDINGS
 from bench.learning.user_code import UserCode
 from bench.reporting import stats
 from bench.reporting.evaluation import Assessment, answers_table, assessment_text
-from bench.reporting.files import write_whole
+from bench.reporting.files import is_file, local_copy, write_whole
 from bench.reporting.scores import confusion, most_confused, scores_of
+from bench.storage import Place, reach
 
 if TYPE_CHECKING:
     from bench.learning.checkpoint import Trained
@@ -62,11 +63,12 @@ def evaluate_file(options: EvaluateOptions, redraw: Redraw | None = None) -> str
         UserError: wrong usage, missing or damaged files, weights that do not fit, classes that are not the model's.
     """
     _check(options)
-    loaded = weights.read(options.weights, f"file {options.weights.name}")
+    with local_copy(options.weights) as file:
+        loaded = weights.read(file, f"file {file.name}")
     folder = pictures.find_pictures(options.images) if options.images is not None else None
     from bench.learning.checkpoint import load_trained  # imports torch
 
-    trained = load_trained(loaded, options.model, options.form)
+    trained = load_trained(loaded, options.model, options.form, options.class_names)
     if folder is not None:
         images = _from_folder(folder, trained, redraw)
     else:
@@ -91,7 +93,8 @@ def _check(options: EvaluateOptions) -> None:
         find(options.model, UserCode.read(options.model, "--model") if UserCode.is_named_by(options.model) else None)
     if options.dataset is not None:
         datasets.check_name(options.dataset)
-    if not options.weights.is_file():
+    reach(options.weights)
+    if not is_file(options.weights):
         raise UserError(f"--weights: there is no file {options.weights}; give a {' or '.join(FILE_ENDINGS)} file")
     if options.csv is not None and not options.csv.absolute().parent.is_dir():
         raise UserError(f"--csv {options.csv}: there is no folder {options.csv.absolute().parent}")
@@ -114,7 +117,9 @@ def _assumed_input(trained: Trained, options: EvaluateOptions) -> str:
 
 
 def _from_folder(folder: Pictures, trained: Trained, redraw: Redraw | None) -> _Images:
-    whose = "this model" if trained.names_classes else "this model (the weights do not name its classes)"
+    whose = "this model"
+    if not trained.names_classes:
+        whose = "this model (the weights do not name its classes; --class-names does)"
     labels = None if folder.folders is None else pictures.labels_of(folder, trained.class_names, whose)
     form, blank, notes = trained.spec.input, 0, []
     listed = pictures.see_pictures(folder)
@@ -132,7 +137,7 @@ def _from_folder(folder: Pictures, trained: Trained, redraw: Redraw | None) -> _
     return _Images(str(folder.root), folder.names, pixels, labels, blank, tuple(notes))
 
 
-def _matched(trained: Trained, data: Dataset, weights: Path) -> tuple[Trained, Split, tuple[str, ...]]:
+def _matched(trained: Trained, data: Dataset, weights: Place) -> tuple[Trained, Split, tuple[str, ...]]:
     """Return (the model, the test images with the model's class numbers as labels, notes on what was assumed).
 
     A bare state dict does not name its classes: if there are as many as in the data set, they are taken for those of

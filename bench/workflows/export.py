@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.config.export import LOCAL, ExportOptions
 from bench.errors import UserError
 from bench.reporting.exports.csv import export_csv
+from bench.reporting.files import local_copy
 from bench.reporting.formats import counted
 from bench.reporting.store import Store
 from bench.spec import Record, Status
@@ -21,7 +22,7 @@ def export(options: ExportOptions) -> None:
         UserError: no runs, a place that cannot be written, a server that does not answer, a package that is missing.
     """
     store = Store(options.results)
-    records, problems = store.records()
+    records, problems = store.records() if store.holds_runs() else ([], [])
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
     if not records:
@@ -29,7 +30,11 @@ def export(options: ExportOptions) -> None:
     if options.mlflow is not None and _needs("mlflow", "--mlflow"):
         from bench.reporting.exports.mlflow import export_mlflow, uri_of
 
-        uri = uri_of(store.root / "mlflow.db") if options.mlflow == LOCAL else options.mlflow
+        uri = options.mlflow
+        if uri == LOCAL:
+            if not isinstance(store.root, Path):
+                raise UserError(f"--mlflow needs a URI here: {store.root} cannot hold its SQLite file")
+            uri = uri_of(store.root / "mlflow.db")
         print(export_mlflow(store, records, uri))
     if options.tensorboard is not None and _needs("tensorboardX", "--tensorboard"):
         from bench.reporting.exports.tensorboard import export_tensorboard
@@ -55,20 +60,21 @@ def _export_onnx(store: Store, records: list[Record], folder: Path, data_dir: Pa
 
     finished = [record for record in records if record.status is Status.OK and record.checkpoint is not None]
     if not finished:
-        raise UserError(f"--onnx: {store.root} holds no checkpoint of a finished run")
+        raise UserError(f"--onnx: {store.root} holds no trained model of a finished run")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--onnx: cannot write to {folder}: {error.strerror or error}") from None
     problems: list[str] = []
-    written = 0
+    checkpoints, written = store.checkpoints(), 0
     for record in finished:
-        checkpoint = store.root / str(record.checkpoint)
-        if not checkpoint.exists():
-            print(f"left out: {checkpoint} is not there any more")
+        checkpoint = checkpoints.get(record.run_id)
+        if checkpoint is None:
+            print(f"left out: {store.root / str(record.checkpoint)} is not there any more")
             continue
         try:
-            trained = load_trained(weights.read(checkpoint, f"file {checkpoint.name}"))
+            with local_copy(checkpoint) as file:
+                trained = load_trained(weights.read(file, f"file {file.name}"))
             images, source = images_to_check(record.dataset, record.dataset_sha256, data_dir)
             result = export_onnx(trained, images, folder / f"{record.run_id}.onnx")
         except UserError as error:  # of this model only

@@ -18,18 +18,19 @@ def show_history(options: HistoryOptions) -> None:
     Raises:
         UserError: a version is neither a folder nor a revision, there is only one, or the page cannot be written.
     """
-    names = list(options.versions)
+    names = labels = list(options.versions)
     if options.revisions is not None:
         if len(names) > 1:
             raise UserError("--revisions takes one folder")
         names = revisions_of(names[0], options.revisions)
+        labels = [name.partition(":")[0] for name in names]
     if len(names) < 2:
         raise UserError("a history needs two versions or more; name them, the oldest first, or give --revisions N")
     with ExitStack() as stack:
         versions = []
-        for name in names:
+        for name, label in zip(names, labels, strict=True):
             store = store_of(name, Path("results"), stack)
-            versions.append(Version(name, store, store.records()[0]))
+            versions.append(Version(label, store, store.records()[0]))
         found = histories(versions)
         print(as_words(found))
         if options.page is not None:

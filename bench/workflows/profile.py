@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tabulate import tabulate
 
 from bench.config.run import Options
 from bench.reporting.store import Store
+from bench.storage import Place
 from bench.workflows.phases import Phases, within_runs
 from bench.workflows.run import RUNS, run_benchmark
 
@@ -24,7 +23,7 @@ def profile_benchmark(options: Options, phases: Phases) -> int:
     return code
 
 
-def profile_table(phases: Phases, results: Path) -> list[list[str]]:
+def profile_table(phases: Phases, results: Place) -> list[list[str]]:
     """Return rows of (phase, seconds, share), ended by their sum and the time on the clock."""
     seconds: dict[str, float] = {}
     records, _ = Store(results).records()

@@ -22,7 +22,10 @@ def assemble(
         git_commit: the commit of this program, from :func:`git_commit`.
     """
     predictions = outcome.predictions
-    scores = Scores() if predictions is None else scores_of(predictions, run.dataset.classes)
+    scores = outcome.scores or Scores()
+    if predictions is not None:
+        scores = scores_of(predictions, run.dataset.classes)
+    has_model = outcome.checkpoint is not None or outcome.model_stored
     record = Record(
         run_id=run.id,
         job_id=run.job_id,
@@ -36,7 +39,7 @@ def assemble(
         **scores.model_dump(),
         attempts=attempts,
         contended=contended,
-        checkpoint=None if outcome.checkpoint is None else f"checkpoints/{run.id}.safetensors",
+        checkpoint=f"checkpoints/{run.id}.safetensors" if has_model else None,
         git_commit=git_commit,
     )
     return Result(record, outcome.epochs, predictions, outcome.checkpoint)

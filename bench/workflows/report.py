@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from bench.config.report import ReportOptions
 from bench.config.run import Options
@@ -16,6 +15,7 @@ from bench.reporting.sweeps import read_swept
 from bench.reporting.terminal import print_results
 from bench.reporting.tuning import sections, write_tuning
 from bench.spec import Record
+from bench.storage import Place
 
 
 def report(options: ReportOptions) -> None:
@@ -24,10 +24,10 @@ def report(options: ReportOptions) -> None:
     Raises:
         UserError: the folder holds no runs, or pages cannot be written.
     """
-    if not (options.results / "runs").is_dir():
+    store = Store(options.results)
+    if not store.holds_runs():
         raise UserError(f"--results {options.results} holds no runs; python -m bench.run makes some")
     choice = choice_of(options)
-    store = Store(options.results)
     records, problems = store.records(set_aside=True)
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
@@ -65,7 +65,7 @@ def write_pages(
     """
     findings = look(store, records, choice)
     swept = read_swept(store, findings.records)
-    pages: list[Path | None] = [write_summary(store, findings, sections(swept))]
+    pages: list[Place | None] = [write_summary(store, findings, sections(swept))]
     write_answers(store, findings)
     if show:
         print_results(findings, told)

@@ -8,9 +8,6 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-
-from tabulate import tabulate
 
 from bench.cluster.placement import Group, Node, groups_that_fit, place
 from bench.cluster.session import ClusterLostError, Session, connect
@@ -18,19 +15,25 @@ from bench.config.run import Options
 from bench.learning.backends import BACKENDS, check_installed
 from bench.reporting import images, stats
 from bench.reporting.entries import labels_of
-from bench.reporting.formats import counted, duration, part_of, seed_list
+from bench.reporting.files import read
+from bench.reporting.formats import counted, duration
+from bench.reporting.remote import open_store
 from bench.reporting.store import Store
-from bench.spec import Begun, Ended, Event, Job, Notice, Recipe, Record, Run, Saved, Status
+from bench.spec import Begun, Ended, Event, Job, Notice, Record, Run, Saved, Status
+from bench.storage import reach
+from bench.workflows.announce import announced, placement
+from bench.workflows.direct import direct_store
+from bench.workflows.forecast import Forecast
 from bench.workflows.interrupts import INTERRUPTED, interruptible
+from bench.workflows.paces import Part
 from bench.workflows.phases import Phases
 from bench.workflows.plan import Plan, make_plan
 from bench.workflows.progress import ProgressView
 from bench.workflows.record import assemble, git_commit
 from bench.workflows.report import choice_of, write_pages
+from bench.workflows.timing_seconds import timing_seconds
 from bench.workflows.tuned import note_sources
 
-_MOST_ROWS = 50
-"""The most rows of a dry run's table."""
 RUNS = "runs"
 """The phase from the beginning of the first run to the end of the last."""
 
@@ -57,8 +60,10 @@ def prepare(options: Options) -> tuple[Store, Plan]:
     """
     check_installed(() if options.no_timing else options.backends)
     choice_of(options)
-    store = Store(options.results)
-    if not options.dry_run:
+    store = open_store(options.results)
+    if options.dry_run:
+        reach(store.root)
+    else:
         store.prepare()
     plan = make_plan(options)
     if plan.dataset.note:
@@ -88,6 +93,8 @@ class Benchmark:
         """The jobs asked for, with the seeds that --until-ci adds."""
         self.labels = labels_of({job.job_id: vars(job) | vars(job.recipe) for job in plan.jobs})
         """A name for each job, by its id."""
+        self.more_cpus = 1.0
+        """How many times as many CPUs time a model as train it."""
 
     def run(self, session: Session | None = None) -> int:
         """Train what is missing, time it, report, and return the exit code; without a ``session``, start Ray."""
@@ -101,6 +108,7 @@ class Benchmark:
         if options.dry_run:
             return 0
         self.phases.enter("reporting")
+        self.store.ensure_sent()
         told = [key for key, run in self.ended.items() if run.status is Status.INTERRUPTED]
         write_pages(self.store, told=told, choice=choice_of(self.options))
         self.phases.enter("ending")
@@ -123,66 +131,51 @@ class Benchmark:
         """Train and time with Ray; return 0, or the exit code if that ended early."""
         options = self.options
         self.phases.enter("starting Ray")
-        opened = contextlib.nullcontext(connected) if connected else connect_as(options)
-        with opened as session:
+        with contextlib.ExitStack() as until_the_end:
+            view = None if options.dry_run else until_the_end.enter_context(self._view(missing))
+            opened = contextlib.nullcontext(connected) if connected else connect_as(options)
+            session = until_the_end.enter_context(opened)
             groups = self._place(missing, session)
-            if groups or options.dry_run:
+            if groups or view is None:
                 print(self._describe(groups, session.nodes), flush=True)
-            if options.dry_run:
+            if view is None:
                 return 0
 
             def train() -> None:
                 if groups:
-                    self._train(session, missing, groups)
+                    self._train(session, missing, groups, view)
                 while more := self._too_wide():
-                    self._train(session, more, self._place(more, session))
-                self._time(session)
+                    self._train(session, more, self._place(more, session), view)
+                self.store.ensure_sent()
+                self._time(session, view)
 
             try:
                 return exit_code_of_training(train, "runs")
             finally:
                 self.phases.enter("ending Ray")
 
+    def _view(self, missing: Sequence[Job]) -> ProgressView:
+        """Return what shows the progress, with the forecast of this command's length."""
+        timed = {record.job_id for record in self._to_time()}
+        if not self.options.no_timing:
+            timed |= {job.job_id for job in missing if self.options.fresh or not self._was_timed(job)}
+        runs = [job.runs()[0] for job in self.jobs if job.job_id in timed]
+
+        def timing(pace: Callable[[Run, Part], float | None]) -> float:
+            return timing_seconds(runs, sorted(self._backends()), pace, more_cpus=self.more_cpus)
+
+        forecast = Forecast(timing=timing, earlier=self.stored.values())
+        view = ProgressView(self.labels, forecast)
+        view.stage("starting Ray, which distributes the training")
+        return view
+
     def _describe(self, groups: Sequence[Group], nodes: Sequence[Node]) -> str:
         """Return the plan in words; for a dry run also a table of the placement."""
-        info = self.plan.dataset.info
         asked_for = self._runs()
         there = sum(run_id in self.stored and self.stored[run_id].status is Status.OK for run_id in asked_for)
-        before = f" ({there:,} of {len(asked_for):,} are there already)" if there else ""
-        at_once = min(len(groups), groups_that_fit(groups[0].need, nodes)) if groups else 0
-        cpus, gpus = (sum(getattr(node, kind) for node in nodes) for kind in ("cpus", "gpus"))
-        models = ", ".join(dict.fromkeys(group.runs[0].model for group in groups)) or "nothing"
-        used_images = part_of((run.images_per_epoch for job in self.plan.jobs for run in job.runs()), info.train_images)
-        lines = [
-            f"training {models} on {info.name} ({used_images} training and {info.test_images:,} test images): "
-            f"{counted(sum(len(group.runs) for group in groups), 'run')}{before}, {at_once} at a time, "
-            f"on {counted(int(cpus), 'CPU')} and {counted(int(gpus), 'GPU')}"
-        ]
-        used = at_once * groups[0].need.workers * groups[0].need.cpus if groups else cpus
-        if gpus == 0 and cpus - used >= 1:
-            lines.append(f"note: {used:g} of {cpus:g} CPUs are used; raise --seeds or --cpus-per-worker to use more")
+        lines = announced(self.plan, groups, nodes, asked_for=len(asked_for), there=there)
         if self.options.dry_run:
-            rows = [
-                [
-                    self.labels[group.runs[0].job_id],
-                    seed_list([run.seed for run in group.runs]),
-                    group.need.workers,
-                    group.need.cpus,
-                    f"{group.need.gpus:g}",
-                    "at once" if number < at_once else "when there is room",
-                    group.runs[0].weights,
-                ]
-                for number, group in enumerate(groups[:_MOST_ROWS])
-            ]
-            headers = ["model", "seeds", "workers", "CPUs each", "GPUs each", "starts", "initial weights"]
-            lines += [
-                "",
-                tabulate(rows, headers, disable_numparse=True),
-                *([f"... and {counted(len(groups) - _MOST_ROWS, 'more row')}"] if len(groups) > _MOST_ROWS else []),
-                "",
-                f"recipe: {_recipe(self.plan)}",
-                "dry run: nothing was trained",
-            ]
+            lines += placement(self.plan, groups, nodes, self.labels)
         return "\n".join(lines)
 
     def _place(self, jobs: Sequence[Job], session: Session) -> list[Group]:
@@ -194,43 +187,49 @@ class Benchmark:
             remedy=session.remedy,
         )
 
-    def _train(self, session: Session, jobs: Sequence[Job], groups: Sequence[Group]) -> None:
+    def _train(self, session: Session, jobs: Sequence[Job], groups: Sequence[Group], view: ProgressView) -> None:
         from bench.cluster.schedule import Limits, Scheduler  # imports ray, which reads settings that connect() made
 
         options, plan, store = self.options, self.plan, self.store
         self.phases.enter("starting workers")
         runs, commit = {run.id: run for job in jobs for run in job.runs()}, git_commit()
-        with ProgressView(jobs, self.labels) as view:
+        direct = direct_store(store)
+        if options.fresh:
+            store.forget(runs.keys() & set(store.ids("unfinished")), ("unfinished",))
+        at_once = groups_that_fit(groups[0].need, session.nodes)
+        on_cpus = groups[0].need.gpus == 0
+        self.more_cpus = max(node.cpus for node in session.nodes) / groups[0].need.cpus if on_cpus else 1.0
+        view.plan([group.runs for group in groups], min(at_once, len(groups)))
 
-            def handle(event: Event) -> None:
-                if isinstance(event, Begun):
-                    self.phases.enter(RUNS)
-                    view.begun(event.run_id, event.attempt)
-                elif isinstance(event, Notice):
-                    view.say(event.text)
-                elif isinstance(event, Saved):
-                    store.save_state(event.run_id, event.state)
-                elif isinstance(event, Ended):
-                    run = runs[event.outcome.run_id]
-                    before = self.stored.get(run.id)
-                    attempts = event.attempts + (before.attempts if before else 0)
-                    result = assemble(
-                        run, event.outcome, attempts=attempts, contended=event.contended, git_commit=commit
-                    )
-                    store.write(result)
-                    self.ended[run.id] = result.record
-                    view.finished(result.record)
-                else:
-                    view.update(event)
+        def handle(event: Event) -> None:
+            if isinstance(event, Begun):
+                self.phases.enter(RUNS)
+                view.begun(event.run_id, event.attempt)
+            elif isinstance(event, Notice):
+                view.say(event.text)
+            elif isinstance(event, Saved):
+                store.save_state(event.run_id, event.state)
+            elif isinstance(event, Ended):
+                run = runs[event.outcome.run_id]
+                before = self.stored.get(run.id)
+                attempts = event.attempts + (before.attempts if before else 0)
+                result = assemble(run, event.outcome, attempts=attempts, contended=event.contended, git_commit=commit)
+                store.write(result)
+                self.ended[run.id] = result.record
+                view.finished(result.record)
+            else:
+                view.update(event)
 
-            scheduler = Scheduler(
-                session,
-                inputs=plan.inputs,
-                states={} if options.fresh else store.states(list(runs)),
-                limits=Limits(options.max_failures, options.timeout, options.oom_backoff),
-                handle=handle,
-            )
-            scheduler.train(groups)
+        scheduler = Scheduler(
+            session,
+            inputs=plan.inputs,
+            states=store.states(list(runs)) if direct is None else {},
+            limits=Limits(options.max_failures, options.timeout, options.oom_backoff),
+            handle=handle,
+            storage=direct,
+        )
+        view.waiting("CPUs" if on_cpus else "GPUs")
+        scheduler.train(groups)
 
     def _too_wide(self) -> list[Job]:
         """Add seeds where --until-ci finds the interval too wide, and return them as jobs; print where it adds none."""
@@ -247,10 +246,10 @@ class Benchmark:
             # below three seeds there is no interval
             points = 100 * (interval.high - interval.low) if interval is not None else math.inf
             if points <= width:
-                print(f"{label}: {seeds} seeds, interval {points:.2f} points wide: narrow enough")
+                print(f"{label}: {seeds} seeds, accuracy known to {points:.2f} points (95 % interval): enough")
                 continue
             if seeds >= self.options.max_seeds:
-                print(f"{label}: {seeds} seeds, the most allowed (--max-seeds); interval {points:.2f} points wide")
+                print(f"{label}: {seeds} seeds, the most allowed (--max-seeds); accuracy known to {points:.2f} points")
                 continue
             # the width shrinks with the root of the number of seeds
             wanted = 3 - seeds if interval is None else min(math.ceil(seeds * ((points / width) ** 2 - 1)), seeds)
@@ -260,17 +259,21 @@ class Benchmark:
             more.append(job.model_copy(update={"seeds": new}))
         return _missing(more, self.stored, retry_failed=False) if more else []
 
+    def _was_timed(self, job: Job) -> bool:
+        return any(self._backends() <= self._timed_with(record.run_id) for record in self._records_of(job))
+
     def _to_time(self) -> list[Record]:
         """Return a finished run of each job for which some back end asked for was not timed and has not failed."""
         if self.options.no_timing or self.options.dry_run:
             return []
-        asked, wanted, timed = [], self._backends(), self.store.timed()
+        asked, timed = [], self.store.timed()
+        checkpoints = self.store.checkpoints()
         for job in self.jobs:
             records = self._records_of(job)
-            done = [record for record in records if record.status is Status.OK and self._checkpoint(record).is_file()]
+            done = [record for record in records if record.status is Status.OK and record.run_id in checkpoints]
             # first a run that was timed before, so that all timings of a job are of one run
             done.sort(key=lambda record: record.run_id not in timed)
-            if done and (self.options.fresh or not any(wanted <= self._timed_with(record.run_id) for record in done)):
+            if done and (self.options.fresh or not self._was_timed(job)):
                 asked.append(done[0])
         return asked
 
@@ -285,10 +288,7 @@ class Benchmark:
         rows = self.store.deployments(run_id)
         return {row.backend for row in rows if row.status == "ok" or not self.options.retry_failed}
 
-    def _checkpoint(self, record: Record) -> Path:
-        return self.store.root / (record.checkpoint or "no checkpoint")
-
-    def _time(self, session: Session) -> None:
+    def _time(self, session: Session, view: ProgressView) -> None:
         """Time the trained models, one at a time with the machine to itself, and store the timings."""
         records = self._to_time()
         if not records:
@@ -297,17 +297,20 @@ class Benchmark:
 
         backends = [name for name in BACKENDS if name in self._backends()]
         how = "" if backends == ["eager"] else f", by {', '.join(backends)}"
-        print(f"timing {', '.join(self.labels[record.job_id] for record in records)}, one at a time{how}", flush=True)
+        what = f"timing {', '.join(self.labels[record.job_id] for record in records)}, one at a time{how}"
+        print(what, flush=True)
         self.phases.enter("timing")
+        view.timing(f"timing {counted(len(records), 'model')}, one at a time, with nothing else running")
         runs = self._runs()
-        trained = [(runs[record.run_id], self._checkpoint(record).read_bytes()) for record in records]
+        checkpoints = self.store.checkpoints()
+        trained = [(runs[record.run_id], read(checkpoints[record.run_id])) for record in records]
         try:
             measured = time_alone(
                 session,
                 trained,
                 inputs=self.plan.inputs,
                 backends=backends,
-                waiting=lambda seconds: print(f"timing: {duration(seconds)} so far", flush=True),
+                waiting=lambda seconds: None if view.live else print(f"timing: {duration(seconds)} so far", flush=True),
                 failed=lambda reason: print(f"warning: not timed {reason}", file=sys.stderr),
             )
         except NotTimedError as error:
@@ -374,15 +377,3 @@ def _missing(jobs: Sequence[Job], stored: Mapping[str, Record], *, retry_failed:
     if failed:
         print(f"{counted(failed, 'run')} failed in an earlier command; --retry-failed tries again")
     return remaining
-
-
-def _recipe(plan: Plan) -> str:
-    """Return the recipes in words: the main fields, and all others that differ from the default."""
-    recipes = [job.recipe.model_dump() for job in plan.jobs]
-    shown = ("epochs", "batch_size", "lr", "optimizer", "bn_mode")
-    named = [
-        name
-        for name, field in Recipe.model_fields.items()
-        if name in shown or any(recipe[name] != field.default for recipe in recipes)
-    ]
-    return ", ".join(f"{name} {' or '.join(dict.fromkeys(str(recipe[name]) for recipe in recipes))}" for name in named)

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ from bench.reporting.sweeps import (
 from bench.reporting.table import as_text
 from bench.reporting.tuning import found_table
 from bench.spec import Job, Recipe, Status
+from bench.workflows.direct import direct_store
 from bench.workflows.plan import Plan, check_sizes
 from bench.workflows.report import write_pages
 from bench.workflows.run import Benchmark, connect_as, exit_code_of_training, prepare, read_stored
@@ -127,9 +128,10 @@ class Search:
             of_sweep = {record.run_id: record for record in records if record.sweep_id == sweep_id}
             if self.options.fresh:
                 if not self.options.dry_run:
-                    _forget(self.store, of_sweep)
+                    self.store.forget(of_sweep)
                 continue
             stored.records = of_sweep
+            self.store.read_ahead("epochs", of_sweep)
             stored.epochs = {run_id: self.store.epochs(run_id) for run_id in of_sweep}
             if sweep_id in earlier:
                 kept = ("started_at", "finished_at", "gpus_per_trial")
@@ -166,6 +168,7 @@ class Search:
                 print(f"{self._describe(need, session.nodes)}\n\n{self._dry()}\n\ndry run: nothing was trained")
                 return 0
             code = exit_code_of_training(lambda: self.search(session), "trials")
+            self.store.ensure_sent()
             if code:
                 write_pages(self.store, show=False)
                 return code
@@ -236,13 +239,15 @@ class Search:
         done = {model: [trial for trial in stored.trials() if _is_done(trial)] for model, stored in self.sweeps.items()}
         with SweepView(dict.fromkeys(self.sweeps, self.wanted), done) as view:
             notes = SweepNotes(self.sweeps, store, view)
+            direct = direct_store(store)
             runner = SweepRunner(
                 session,
                 inputs=plan.inputs,
-                states=store.states([run_id for stored in self.sweeps.values() for run_id in stored.records]),
+                states={} if direct else store.states([key for each in self.sweeps.values() for key in each.records]),
                 limits=Limits(options.max_failures, options.timeout, options.oom_backoff),
                 need=need,
                 handle=notes.take,
+                storage=direct,
                 verbose=options.verbose,
             )
             sweeps = [self._as_model_sweep(stored) for stored in self.sweeps.values()]
@@ -314,13 +319,6 @@ class Search:
             }
             winners.append(planned.model_copy(update=changes))
         return winners
-
-
-def _forget(store: Store, run_ids: Iterable[str]) -> None:
-    """Delete trials from the store."""
-    for run_id in run_ids:
-        for kind, ending in (("runs", "parquet"), ("epochs", "parquet"), ("unfinished", "state")):
-            (store.root / kind / f"{run_id}.{ending}").unlink(missing_ok=True)
 
 
 def _is_done(trial: Trial) -> bool:

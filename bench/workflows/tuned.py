@@ -45,7 +45,7 @@ def with_tuned_values(jobs: Sequence[Job], options: Options) -> tuple[list[Job],
 
 def _latest(store: Store, jobs: Sequence[Job]) -> dict[str, Swept]:
     """Return the latest finished sweep with a winner, by model."""
-    if not (store.root / "runs").is_dir():
+    if not store.holds_runs():
         return {}
     wanted = {(job.model, job.dataset.sha256) for job in jobs}
     latest: dict[str, Swept] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import posixpath
 import subprocess
 import tarfile
 import tempfile
@@ -12,15 +13,17 @@ from pathlib import Path, PurePosixPath
 
 from bench.errors import UserError, nearest
 from bench.reporting.entries import tested
+from bench.reporting.files import folders_in, is_folder
 from bench.reporting.store import Store
 from bench.spec import Status
+from bench.storage import Place, place_of, reach
 
 REFERENCE = "results/reference"
 """The folder of a git revision that holds its results."""
 GIT_SECONDS = 120
 
 
-def store_of(name: str, results: Path, stack: ExitStack) -> Store:
+def store_of(name: str, results: Place, stack: ExitStack) -> Store:
     """Return the results folder that a folder's name or a git revision stands for.
 
     Args:
@@ -31,9 +34,11 @@ def store_of(name: str, results: Path, stack: ExitStack) -> Store:
     Raises:
         UserError: it is none, or holds no results or several.
     """
-    folder = Path(name)
-    if folder.is_dir():
-        return Store(folder / _one_of(_folders_in(folder), name, "/"))
+    folder = place_of(name)
+    if not isinstance(folder, Path) or folder.is_dir():
+        reach(folder)
+        below = _one_of(_folders_in(folder), name, "/")
+        return Store(folder / below if below else folder)
     revision, _, part = name.partition(":")
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if commit is None:
@@ -45,17 +50,18 @@ def store_of(name: str, results: Path, stack: ExitStack) -> Store:
     return Store(_checked_out(commit.decode().strip(), name, part, stack))
 
 
-def model_names(results: Path) -> list[str]:
+def model_names(results: Place) -> list[str]:
     """Return the names of the models with finished runs in a results folder, sorted."""
-    records = Store(results).records()[0] if (results / "runs").is_dir() else []
+    store = Store(results)
+    records = store.records()[0] if store.holds_runs() else []
     return sorted({record.model for record in tested(records) if record.status is Status.OK})
 
 
-def _folders_in(folder: Path) -> list[str]:
-    """Return the names of the results folders in ``folder``: '.' if it is one itself, else those below it."""
-    if (folder / "runs").is_dir():
-        return ["."]
-    return sorted(below.name for below in folder.iterdir() if (below / "runs").is_dir())
+def _folders_in(folder: Place) -> list[str]:
+    """Return the names of the results folders in ``folder``: '' if it is one itself, else those below it."""
+    if is_folder(folder / "runs"):
+        return [""]
+    return [name for name in folders_in(folder) if is_folder(folder / name / "runs")]
 
 
 def _one_of(folders: Sequence[str], name: str, separator: str) -> str:
@@ -113,5 +119,5 @@ def revisions_of(folder: str, most: int) -> list[str]:
     listed = _git("log", f"--max-count={most}", "--format=%h", "--", folder)
     if not listed or not listed.strip():
         raise UserError(f"--revisions: git knows no changes of {folder} here")
-    path = (PurePosixPath(prefix) / PurePosixPath(folder)).as_posix()
+    path = posixpath.normpath(posixpath.join(prefix, folder))
     return [f"{revision}:{path}" for revision in reversed(listed.decode().split())]

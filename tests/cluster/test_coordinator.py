@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import types
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from bench.cluster import shared, tasks
 from bench.cluster.coordinator import Coordinator
-from bench.spec import Job, Outcome, Run, Status
+from bench.cluster.tasks import RayContext, report_seconds
+from bench.spec import Job, Outcome, Progress, Run, Saved, Status
 
 
 def runs_of(make_job: Callable[..., Job], count: int) -> list[Run]:
@@ -33,6 +38,17 @@ def test_a_run_whose_worker_is_lost_begins_again_until_its_failures_are_used_up(
     status, reason = outcomes(events)[run.id]
     assert status is Status.FAILED
     assert reason == "its worker was lost, 3 times: the process died, or its machine did"
+
+
+def test_a_worker_that_asks_twice_makes_one_attempt(make_job: Callable[..., Job]) -> None:
+    (run,) = runs_of(make_job, 1)
+
+    async def story() -> list[Any]:
+        coordinator = Coordinator({}, max_failures=0)
+        assert [await coordinator.begin(run, "node", 7) for _ in range(3)] == [True, True, True]
+        return await coordinator.take(0)
+
+    assert [event.attempt for event in asyncio.run(story())] == [1]
 
 
 def test_a_run_has_one_outcome_and_does_not_begin_after_it(make_job: Callable[..., Job]) -> None:
@@ -88,3 +104,88 @@ def test_nothing_begins_after_the_command_is_ending(make_job: Callable[..., Job]
         return await coordinator.begin(run, "node", 1)
 
     assert not asyncio.run(story())
+
+
+def test_of_a_run_s_progress_in_an_epoch_the_driver_takes_the_latest() -> None:
+    def at(run: str, epoch: int, images: int) -> Progress:
+        return Progress(run, epoch, 2, images, 200)
+
+    async def story() -> list[Any]:
+        coordinator = Coordinator({}, 2)
+        for event in (
+            at("a", 1, 10),
+            at("b", 1, 5),
+            at("a", 1, 100),
+            Saved("a", b"state"),
+            at("a", 2, 110),
+            at("a", 2, 120),
+        ):
+            await coordinator.put(event)
+        return await coordinator.take(0)
+
+    assert asyncio.run(story()) == [at("b", 1, 5), at("a", 1, 100), Saved("a", b"state"), at("a", 2, 120)]
+
+
+def test_the_more_workers_report_the_rarer_each_does() -> None:
+    assert [report_seconds(count) for count in (1, 100, 250, 1000, 10_000)] == [0.5, 0.5, 0.5, 2.0, 20.0]
+
+
+class Kept:
+    """Storage that a worker writes to itself, for as long as it works."""
+
+    def __init__(self, works: bool) -> None:
+        self.works, self.states = works, {"a run": b"stored"}
+
+    def save(self, run_id: str, state: bytes) -> bool:
+        if self.works:
+            self.states[run_id] = state
+        return self.works
+
+    def load(self, run_id: str) -> bytes | None:
+        return self.states.get(run_id)
+
+    def keep(self, run: Run, outcome: Outcome) -> Outcome:
+        return outcome
+
+
+class Remote:
+    """A coordinator that answers at once."""
+
+    def __init__(self) -> None:
+        self.sent: dict[str, bytes] = {}
+        self.put = self.state = self
+        self.remote = lambda about: self.sent.get(about) if isinstance(about, str) else self._take(about)
+
+    def _take(self, saved: Any) -> None:
+        self.sent[saved.run_id] = saved.state
+
+
+@pytest.mark.parametrize("works", [True, False], ids=["storage that works", "storage that does not"])
+def test_a_state_goes_to_the_storage_and_only_if_that_fails_to_the_coordinator(
+    works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "asked", lambda method, *arguments: method.remote(*arguments))
+    coordinator, storage = Remote(), Kept(works)
+    context = RayContext(coordinator, rank=0, world_size=1, device="cpu", threads=1, report_seconds=1, storage=storage)
+    assert context.load("a run") == b"stored"
+
+    context.save("a run", b"later")
+
+    assert coordinator.sent == ({} if works else {"a run": b"later"})
+    assert context.load("a run") == b"later"
+    assert context.load("another run") is None
+
+
+def test_a_call_that_is_not_answered_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, float]] = []
+
+    def answer(reference: str, seconds: float) -> str:
+        calls.append((reference, seconds))
+        if len(calls) < 3:
+            raise TimeoutError
+        return reference
+
+    monkeypatch.setattr(shared, "answer_of", answer)
+
+    assert shared.asked(types.SimpleNamespace(remote=lambda word: word), "begin") == "begin"
+    assert calls == [("begin", 30.0), ("begin", 60.0), ("begin", 120.0)]

@@ -52,7 +52,12 @@ def test_what_a_space_may_not_say(content: dict[str, Any], said: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("lr: [", "is not valid YAML"), ("- 1", "must hold fields"), ("", "must hold fields"), (None, "cannot read")],
+    [
+        ("lr: [", "is not valid YAML"),
+        ("- 1", "must hold training options"),
+        ("", "must hold training options"),
+        (None, "cannot read"),
+    ],
 )
 def test_a_file_that_holds_no_space(tmp_path: Path, text: str | None, said: str) -> None:
     file = tmp_path / "space.yaml"

@@ -64,7 +64,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_the_reason(results: Resu
         for word in words:
             assert word in str(caught.value)
 
-    refused(ours, "mobilenet", "is a checkpoint of cnn, not of mobilenet", "--model cnn")
+    refused(ours, "mobilenet", "is a trained model of cnn, not of mobilenet", "--model cnn")
     refused(saved(tmp_path / "a.pth", state), None, "--model")
     refused(saved(tmp_path / "b.pth", state), "mobilenet", "do not fit mobilenet")
     misshapen = {**state, "conv2.weight": torch.zeros(64, 32, 5, 5)}
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_a_users_model_is_read_with_the_file_at_another_place(tm
     found = load_trained(checkpoint, f"{file}:net")
 
     assert all(torch.equal(value, state[name]) for name, value in found.module.state_dict().items())
-    with pytest.raises(UserError, match=r"is a checkpoint of mine\.py:net, not of"):
+    with pytest.raises(UserError, match=r"is a trained model of mine\.py:net, not of"):
         load_trained(checkpoint, f"{file}:other")
 
 

@@ -13,7 +13,7 @@ import torch
 from factories import CNN, built_in, weights_named
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.learning import timing
+from bench.learning import energy, timing
 from bench.learning.checkpoint import Trained
 from bench.learning.context import LocalContext
 from bench.learning.data import datasets
@@ -21,6 +21,7 @@ from bench.learning.data.datasets import Dataset
 from bench.learning.execute import Inputs, execute
 from bench.learning.timing import Subject, make_reference_step, time_inference, time_models
 from bench.learning.timing_process import time_in_a_process
+from bench.reporting.speed import summarise
 from bench.spec import Job, Recipe
 
 pytestmark = pytest.mark.heavy
@@ -172,3 +173,27 @@ def test_a_process_of_its_own_times_the_same_and_says_why_it_failed(monkeypatch:
     monkeypatch.setenv("PYTHONMALLOC", "no such thing")  # with which no Python starts
     with pytest.raises(RuntimeError):
         time_in_a_process([subject], backends=(), device="cpu", threads=1)
+
+
+class Counting:
+    """A meter that has counted 3 J whenever it is read."""
+
+    def joules(self) -> float:
+        return 3.0
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("meter", [Counting(), None], ids=["counted", "not counted"])
+def test_energy_is_stored_where_something_counts_it(meter: Counting | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(energy, "SECONDS", 0.0)  # one call
+    monkeypatch.setattr(energy, "meter_of", lambda device: meter)
+    subject = subject_of("cnn", datasets.load("synthetic"))
+
+    rows = time_models([subject], device="cpu", threads=1).timings
+
+    counted = {(row.kind, row.batch_size): row.joules_per_image for row in rows}
+    answered = {1: 3.0, 250: 3.0 / 250} if meter is not None else {1: None, 250: None}
+    assert counted == {("training", 32): None} | {("inference", size): each for size, each in answered.items()}
+    speeds = summarise([rows])
+    assert speeds.batches is not None
+    assert speeds.batches.joules_per_image == answered[250]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bench.learning import evaluation, training
+from bench.learning import evaluation
 from bench.learning.context import LocalContext
 from bench.learning.data.datasets import Dataset
 from bench.learning.data.preprocessing import DeviceSplit, Preprocessor
@@ -427,11 +428,8 @@ def test_an_epochs_figures_are_means_over_its_images(smoothing: float, tiny: Dat
     assert state.epochs[0].train_accuracy == float((logits.argmax(1) == data.labels).double().mean())
 
 
-def test_progress_goes_from_epoch_to_epoch_and_ends_with_all_images(
-    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(training, "REPORT_SECONDS", 0.0)
-    context = LocalContext()
+def test_progress_goes_from_epoch_to_epoch_and_ends_with_all_images(tiny: Dataset) -> None:
+    context = LocalContext(report_seconds=0.0)
 
     trained(some(tiny, 150), Recipe(epochs=2), context=context)
 
@@ -560,6 +558,7 @@ class Worker:
     world_size: int = 2
     device: str = "cpu"
     threads: int = 1
+    report_seconds: float = math.inf
     saved: dict[str, bytes] = field(default_factory=dict)
     states: list[bytes] = field(default_factory=list)
     reports: int = 0

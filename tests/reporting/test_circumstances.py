@@ -9,7 +9,7 @@ import pytest
 
 from bench.reporting.circumstances import CIRCUMSTANCES, MOST_LABELS, among, between, pictures
 from bench.reporting.entries import comparisons
-from bench.reporting.tables import footnotes
+from bench.reporting.footnotes import footnotes
 from bench.spec import Record
 
 Make = Callable[..., Record]

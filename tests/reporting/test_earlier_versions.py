@@ -14,8 +14,8 @@ from factories import stored_in
 
 from bench.reporting import store as store_module
 from bench.reporting.entries import comparisons
+from bench.reporting.footnotes import footnotes
 from bench.reporting.store import Store
-from bench.reporting.tables import footnotes
 from bench.spec import BEFORE_BACKENDS, EpochRecord, Record, Result
 
 
@@ -67,7 +67,7 @@ def test_records_of_schema_1_have_a_place_in_the_index(
     store: Store, earlier: tuple[Record, list[EpochRecord]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise a folder of many would be read anew by every command."""
-    monkeypatch.setattr(store_module, "_WORTH_AN_INDEX", 1)
+    monkeypatch.setattr(store_module, "WORTH_AN_INDEX", 1)
     (store.root / ".index.jsonl").unlink()
     records, _ = store.records()
 

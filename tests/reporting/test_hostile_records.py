@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import DIGITS, record_of, result_of
+from factories import DIGITS, START, record_of, result_of
 
 from bench.compare import main as compare
 from bench.export import main as export
 from bench.report import main as report
 from bench.reporting import images
 from bench.reporting.store import Store
-from bench.spec import Predictions, Record, Result
+from bench.spec import Deployment, Predictions, Record, Result, Timing
 
 IMAGES = 40
 NAN, INF = math.nan, math.inf
@@ -164,6 +164,38 @@ def test_many_absurd_records_in_one_folder_stop_no_command(
 
 
 @pytest.mark.parametrize(
+    ("timing", "deployment"),
+    [
+        ({"seconds": 0.0}, {"accuracy": 1.5}),
+        ({"seconds": -1.0}, {"correct": -1}),
+        ({"seconds": NAN}, {"agreement": NAN}),
+        ({"seconds": INF}, {"prepare_seconds": -INF}),
+        ({"reference_seconds": 0.0}, {"images": -5}),
+        ({"batch_size": 0}, {"largest_difference": -1.0}),
+    ],
+    ids=str,
+)
+def test_timings_that_nothing_can_have_are_as_if_it_had_not_been_timed(
+    timing: dict[str, Any], deployment: dict[str, Any], folder: tuple[Store, list[Result]]
+) -> None:
+    store, results = folder
+    good, bad = (result.record.run_id for result in results[:2])
+    shared = {"kind": "inference", "backend": "eager", "contended": False, "device": "cpu", "threads": 2}
+    sample = {**shared, "batch_size": 1, "sample": 0, "seconds": 0.01, "precision": "fp32", "measured_at": START}
+    sample |= {"reference_seconds": 0.01, "peak_memory_mb": None}
+    answer = {"backend": "eager", "status": "ok", "prepared_at": START}
+    for run_id, spoilt in ((good, False), (bad, True)):
+        row = {**sample, "run_id": run_id, **(timing if spoilt else {})}
+        store.write_timings(run_id, [Timing.model_construct(**row)])
+        row = {**answer, "run_id": run_id, **(deployment if spoilt else {})}
+        store.write_deployments(run_id, [Deployment.model_construct(**row)])
+
+    assert len(store.timings(good)) == len(store.deployments(good)) == 1
+    assert store.timings(bad) == store.deployments(bad) == []
+    all_commands(store)
+
+
+@pytest.mark.parametrize(
     "spoil",
     [
         lambda store: shutil.rmtree(store.root / "images"),
@@ -194,7 +226,7 @@ def test_a_plot_that_cannot_be_drawn_is_named_and_the_others_are_drawn(
     def broken(*_: object, **__: object) -> None:
         raise IndexError("index 999 is out of bounds")
 
-    monkeypatch.setattr("bench.reporting.plots.accuracy_against_parameters", broken)
+    monkeypatch.setattr("bench.reporting.tradeoffs.accuracy_against_parameters", broken)
     store, _ = folder
 
     assert report(["--results", str(store.root)]) == 0

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bench.reporting import plots, style
+from bench.reporting import plots, style, tradeoffs
 from bench.reporting.entries import Entry
 from bench.reporting.speed import summarise
 from bench.reporting.style import Look, looks, png, svg
@@ -99,8 +99,8 @@ def gallery(make_record: Make) -> dict[str, Figure]:
             entries, {record.run_id: of(record, validation=True) for record in records}, KNOWN, dataset="mnist"
         ),
         "seeds": plots.accuracy_over_seeds(entries, KNOWN, dataset="mnist"),
-        "parameters": plots.accuracy_against_parameters(entries, KNOWN, dataset="mnist"),
-        "latency": plots.accuracy_against_latency(
+        "parameters": tradeoffs.accuracy_against_parameters(entries, KNOWN, dataset="mnist"),
+        "latency": tradeoffs.accuracy_against_latency(
             [replace(entry, speeds=summarise([[timing(entry.records[0], 2.0)]])) for entry in entries],
             KNOWN,
             dataset="mnist",
@@ -210,7 +210,7 @@ def test_any_name_can_be_drawn(name: str, make_record: Make) -> None:
     entries, known = [Entry(name, [record])], looks([name])
     for figure in (
         plots.accuracy_over_seeds(entries, known, dataset=name),
-        plots.accuracy_against_parameters(entries, known, dataset=name),
+        tradeoffs.accuracy_against_parameters(entries, known, dataset=name),
         plots.learning_curves(entries, {record.run_id: of(record)}, known, dataset=name),
     ):
         text = svg(figure)
@@ -290,7 +290,7 @@ def test_jobs_of_one_model_share_its_colour_and_differ_in_their_marks(make_recor
     entries = [Entry(f"cnn (lr {lr})", [make_record(recipe=Recipe(lr=lr))]) for lr in (0.1, 0.01)]
     entries.append(Entry("mobilenet", [make_record("mobilenet")]))
 
-    figure = plots.accuracy_against_parameters(entries, style.with_jobs(KNOWN, entries), dataset="mnist")
+    figure = tradeoffs.accuracy_against_parameters(entries, style.with_jobs(KNOWN, entries), dataset="mnist")
 
     drawn = [
         (line.get_color(), line.get_marker()) for line in figure.axes[0].lines if line.get_marker() in style.MARKERS
@@ -312,7 +312,7 @@ def test_contended_timings_are_never_drawn(make_record: Make) -> None:
     ]
     entries = [replace(entry, speeds=summarise([rows])) for entry, rows in zip((cnn, mobilenet), samples, strict=True)]
 
-    figure = plots.accuracy_against_latency(entries, KNOWN, dataset="mnist")
+    figure = tradeoffs.accuracy_against_latency(entries, KNOWN, dataset="mnist")
 
     marked = [x for x, _, _ in points(figure)]
     assert marked == [[2.0]]

@@ -309,9 +309,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     read = store_module._read_record
 
-    def noted(file: Path) -> Any:
+    def noted(file: Path, content: bytes) -> Any:
         names.append(file.name)
-        return read(file)
+        return read(file, content)
 
     monkeypatch.setattr(store_module, "_read_record", noted)
     return names
@@ -392,7 +392,7 @@ def test_a_shard_that_somebody_else_wrote_or_removed_counts(
 def test_many_shards_without_an_index_get_one(
     store: Store, make_record: Callable[..., Record], opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_WORTH_AN_INDEX", 5)
+    monkeypatch.setattr(store_module, "WORTH_AN_INDEX", 5)
     written = [stored_in(store, Result(make_record(seed=seed, minutes=seed))) for seed in range(6)]
     index(store).unlink()
     (store.root / "runs" / "torn.parquet").write_bytes(b"PAR1")
@@ -407,7 +407,7 @@ def test_a_record_of_which_a_newer_version_knows_more_is_not_kept_in_the_index(
     filled: tuple[Store, list[Record]], opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, written = filled
-    monkeypatch.setattr(store_module, "_WORTH_AN_INDEX", 1)
+    monkeypatch.setattr(store_module, "WORTH_AN_INDEX", 1)
     rewritten(store, written[0], lambda table: table.append_column("mood", pa.array(["good"])))
 
     for _ in range(2):
@@ -419,7 +419,7 @@ def test_a_record_of_which_a_newer_version_knows_more_is_not_kept_in_the_index(
 def test_runs_that_are_trained_again_and_again_do_not_make_the_index_grow(
     store: Store, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_WORTH_AN_INDEX", 5)
+    monkeypatch.setattr(store_module, "WORTH_AN_INDEX", 5)
     for accuracy in range(10):
         store.write(Result(make_record(test_accuracy=accuracy / 10)))
         store.records()
@@ -656,7 +656,7 @@ def test_writing_that_fails_leaves_what_was_there_and_nothing_else(
     file = tmp_path / "file"
     if before is not None:
         file.write_bytes(before)
-    monkeypatch.setattr(store_module.os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
 
     with pytest.raises(OSError, match="No space left"):
         write_whole(file, b"x" * 100_000)
@@ -682,7 +682,7 @@ def test_a_full_disk_is_said_in_one_line_and_earlier_runs_are_kept(
 ) -> None:
     store, written = filled
     before = files_in(store.root)
-    monkeypatch.setattr(store_module.os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
 
     with pytest.raises(UserError, match="No space left") as caught:
         store.write(make_result(make_record(seed=9)))

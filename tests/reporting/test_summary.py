@@ -104,6 +104,7 @@ def test_a_page_compares_and_lists_all_runs(several: list[Record]) -> None:
     assert headings(page) == [
         "# Benchmark results",
         "## mnist-5k: 4,000 training and 1,000 test images",
+        "### Details: the comparisons on mnist-5k: 4,000 training and 1,000 test images",
         "## Runs that did not finish",
         "## Every run",
         "## Where it was measured",

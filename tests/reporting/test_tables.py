@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bench.reporting import tables as tables_module
 from bench.reporting.entries import Comparison, comparisons
+from bench.reporting.footnotes import footnotes
 from bench.reporting.formats import count, duration, percent
 from bench.reporting.speed import summarise
 from bench.reporting.store import Store
@@ -22,7 +23,6 @@ from bench.reporting.tables import (
     accuracy,
     comparison_to_read,
     environment_table,
-    footnotes,
     runs_table,
 )
 from bench.spec import DatasetInfo, Recipe, Record, Status, Timing
@@ -336,6 +336,15 @@ def test_what_was_timed_alone_is_shown(timed: Callable[..., dict[str, list[str]]
     assert "Training throughput" in rows  # of mobilenet there is no other
     assert any("CPU, 2 threads" in note for note in rows["notes"])
     assert not any("p99" in note for note in rows["notes"]), "mobilenet was not timed at all"
+
+
+def test_energy_is_shown_where_it_was_counted(timed: Callable[..., dict[str, list[str]]]) -> None:
+    assert "Energy for 1,000 images" not in timed()
+
+    rows = timed(joules_per_image=0.01234)
+
+    assert rows["Energy for 1,000 images"] == ["12.3 J", "-"]
+    assert any(note.startswith("Energy: what the processors or the GPU counted") for note in rows["notes"])
 
 
 def test_a_missing_p99_has_its_reason(make_record: Make, tmp_path: Path) -> None:

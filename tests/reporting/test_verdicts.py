@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from bench.reporting.backends import fastest_backend
 from bench.reporting.entries import Comparison, Entry, comparisons
+from bench.reporting.footnotes import backend_notes
 from bench.reporting.speed import Speeds, summarise
 from bench.reporting.stats import Difference, Interval, Needed
 from bench.reporting.store import Store
-from bench.reporting.tables import backend_notes, backends_table
+from bench.reporting.tables import backends_table
 from bench.reporting.verdicts import (
     CHECKPOINTS,
     INFERENCE,

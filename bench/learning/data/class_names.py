@@ -17,6 +17,8 @@ TEST = ("test", "testing", "tst")
 VALIDATION = ("val", "valid", "validation", "eval", "evaluation", "dev")
 
 _SEPARATORS = re.compile(r"[\s\-_.,:;'\"()\[\]/\\&!?]+")
+_NUMBERED = re.compile(r"(\d+) - (.+)")
+"""A name that says a number and a word for one class, as torchvision's MNIST does: '0 - zero'."""
 _MOST_NAMED = 3
 """The most names without a match that an error names."""
 _MOST_LISTED = 12
@@ -26,9 +28,10 @@ _MOST_LISTED = 12
 def class_numbers(names: Iterable[str], known: Sequence[str], what: str, whose: str) -> dict[str, int]:
     """Return the number of each named class: that of the known class of the same name.
 
-    Names that do not match exactly are compared without case, and with punctuation and spaces as underscores. Such a
-    form counts only if no other name on either side has it. Signs that tell classes apart (``+``, ``#``, ``%``) are
-    kept, and names are never translated or counted: 'one' is not 1, and the order of names means nothing.
+    Names that do not match exactly are compared without case, and with punctuation and spaces as underscores; of a name
+    like '0 - zero', also the number alone and the word alone. Such a form counts only if no other name on either side
+    has it. Signs that tell classes apart (``+``, ``#``, ``%``) are kept, and names are never translated or counted:
+    'one' is not 1, and the order of names means nothing.
 
     Args:
         names: the names to be matched.
@@ -40,34 +43,45 @@ def class_numbers(names: Iterable[str], known: Sequence[str], what: str, whose: 
         UserError: a name matches no known class, or may be meant for several.
     """
     given = sorted(set(names))
-    forms = Counter(_simple(name) for name in given)
-    places: dict[str, list[int]] = {}
+    places: dict[str, set[int]] = {}
     for place, name in enumerate(known):
-        places.setdefault(_simple(name), []).append(place)
+        for form in _forms(name):
+            places.setdefault(form, set()).add(place)
     exact = {name: place for place, name in enumerate(known)}
+    meant = {name: set().union(*(places.get(form, ()) for form in _forms(name))) for name in given}
+    times = Counter(place for each in meant.values() for place in each)
     numbers, strange = {}, []
-    for name in given:
-        same = places.get(_simple(name), [])
+    for name, same in meant.items():
         if name in exact:
             numbers[name] = exact[name]
-        elif len(same) == 1 and forms[_simple(name)] == 1 and any(map(str.isalnum, name)):
-            numbers[name] = same[0]
+        elif len(same) == 1 and times[min(same)] == 1 and any(map(str.isalnum, name)):
+            numbers[name] = min(same)
         else:
             strange.append(name)
     if strange:
-        listed = ", ".join(known[:_MOST_LISTED]) + (", ..." if len(known) > _MOST_LISTED else "")
-        raise UserError(f"{_named(what, strange)} of {whose}; the classes are {listed}")
+        raise UserError(f"{_named(what, strange)} of {whose}; the classes are {listed(known)}")
     return numbers
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the names of classes for a sentence, the first ones if they are many."""
+    return ", ".join(names[:_MOST_LISTED]) + (", ..." if len(names) > _MOST_LISTED else "")
 
 
 def _named(what: str, names: Sequence[str]) -> str:
     """Return the subject and verb of a sentence on names that are no classes."""
-    listed = ", ".join(repr(name) for name in names[:_MOST_NAMED])
+    few = ", ".join(repr(name) for name in names[:_MOST_NAMED])
     if len(names) == 1:
-        return f"{what} {listed} is no class"
+        return f"{what} {few} is no class"
     plural = f"{what}es" if what.endswith("s") else f"{what}s"
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return f"{plural} {listed}{more} are no classes"
+    return f"{plural} {few}{more} are no classes"
+
+
+def _forms(name: str) -> set[str]:
+    """Return the simplified forms under which a name is looked for."""
+    numbered = _NUMBERED.fullmatch(name)
+    return {_simple(each) for each in (name, *(numbered.groups() if numbered else ()))}
 
 
 def _simple(name: str) -> str:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PpmImagePlugin
+from PIL import Image, ImageFile, PpmImagePlugin
 
 _MAXVAL = "maxval"
-"""The key of ``Image.info`` under which :func:`remember_maxval` keeps the value that stands for white in a file."""
+"""The key of ``Image.info`` under which :func:`remember_depth` keeps the value that stands for white in a file."""
+
+_DEEP_COLOUR = "16 bits per colour"
+"""The key of ``Image.info`` where :func:`remember_depth` notes colours of which Pillow keeps only the upper 8 bits."""
+_UPPER_OF_12_BITS = (2**12 - 1) >> 8
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,32 @@ def is_deep(picture: Image.Image) -> bool:
     return picture.mode == "F" or picture.mode.startswith("I")
 
 
-def remember_maxval(picture: Image.Image) -> None:
-    """Note the value of white of an open PGM file before its pixels are decoded, since Pillow scales it to 65,535."""
-    if isinstance(picture, PpmImagePlugin.PpmImageFile) and picture.mode == "I" and picture.tile:
-        arguments = picture.tile[0].args
-        if isinstance(arguments, tuple) and isinstance(arguments[-1], int):
-            picture.info[_MAXVAL] = arguments[-1]
+def remember_depth(picture: Image.Image) -> None:
+    """Note what is lost when the pixels of an open file are decoded: that a PNG or TIFF has 16 bits per colour, and the
+    value that is white in a PGM file, which Pillow scales to 65,535.
+    """
+    if not (isinstance(picture, ImageFile.ImageFile) and picture.tile):
+        return
+    arguments = picture.tile[0].args
+    raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    if not is_deep(picture) and isinstance(raw, str) and ";16" in raw:
+        picture.info[_DEEP_COLOUR] = True
+    if isinstance(picture, PpmImagePlugin.PpmImageFile) and picture.mode == "I":
+        maxval = arguments[-1] if isinstance(arguments, tuple) else None
+        if isinstance(maxval, int):
+            picture.info[_MAXVAL] = maxval
+
+
+def check_colours(picture: Image.Image) -> None:
+    """Refuse a decoded picture whose 16 bits per colour hold only 12 bits: its upper 8 bits would be nearly black.
+
+    Raises:
+        ValueError: they do.
+    """
+    if _DEEP_COLOUR in picture.info:
+        colours = np.asarray(picture.convert("RGB"))
+        if 0 < colours.max(initial=0) <= _UPPER_OF_12_BITS:
+            raise ValueError("its 16 bits per colour hold values of 12 bits; save it with 8 bits per colour")
 
 
 def values_of(picture: Image.Image) -> NDArray[np.float32]:

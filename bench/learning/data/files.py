@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.config.home import expanded_path
 from bench.errors import UserError
 from bench.learning.data import pictures
 from bench.learning.data.arrays import dataset_of
@@ -23,6 +22,7 @@ from bench.learning.data.dataset import Dataset, Reading, Split, digest
 from bench.learning.data.decoding import LARGEST_NATIVE, PictureList, Pool, see
 from bench.learning.data.depth import white_of
 from bench.learning.data.pixels import PictureError
+from bench.learning.data.remote import local_path
 from bench.learning.data.streaming import pixels_or_stream, stream
 
 Read = Callable[[Reading], Dataset]
@@ -50,7 +50,7 @@ def folder(path: str) -> Read:
     """
 
     def load(reading: Reading) -> Dataset:
-        root = expanded_path(path)
+        root = local_path(path, f"--dataset folder:{path}")
         if not root.is_dir():
             raise UserError(f"--dataset folder:{path}: there is no folder {root}")
         where = f"--dataset folder:{path}"
@@ -333,7 +333,7 @@ def csv(path: str) -> Read:
 
 
 def _file(path: str, kind: str) -> Path:
-    file = expanded_path(path)
+    file = local_path(path, f"--dataset {kind}:{path}")
     if not file.is_file():
         raise UserError(f"--dataset {kind}:{path}: there is no file {file}")
     return file

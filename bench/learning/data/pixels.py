@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from bench.learning.data.depth import White, is_deep, remember_maxval, to_bytes
+from bench.learning.data.depth import White, check_colours, is_deep, remember_depth, to_bytes
 
 _LIGHT = 192
 """The luma, of 255, from which on ink is light: on white it would hardly be seen."""
@@ -46,7 +46,7 @@ def open_picture(content: bytes) -> Image.Image:
     """
     try:
         picture = Image.open(io.BytesIO(content))
-        remember_maxval(picture)
+        remember_depth(picture)
         return picture
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise PictureError("not a picture" if isinstance(error, UnidentifiedImageError) else str(error)) from None
@@ -106,9 +106,11 @@ def upright(picture: Image.Image, white: White | None = None) -> Image.Image:
     """Return a picture turned as its Exif orientation says, with at most 8 bits per channel.
 
     Raises:
-        ValueError: a pixel value is not a finite number, or there are more than LARGEST pixels.
+        ValueError: a pixel value is not a finite number, colours are of 12 in 16 bits, or there are more than LARGEST
+            pixels.
     """
     load(picture)
+    check_colours(picture)
     turned = ImageOps.exif_transpose(picture) if orientation(picture) > 1 else picture
     return to_bytes(turned, white) if is_deep(turned) else turned
 

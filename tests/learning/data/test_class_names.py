@@ -46,6 +46,11 @@ def test_names_that_are_the_same_match_in_every_script(known: tuple[str, ...]) -
         ("привет", ("пока", "Привет"), 1),
         ("Cafe\u0301", ("tea", "caf\u00e9"), 1),  # as macOS writes it
         ("c#", ("C", "C#"), 1),
+        ("zero", ("1 - one", "0 - zero"), 1),  # as torchvision's MNIST names its classes
+        ("1", ("1 - one", "0 - zero"), 0),
+        ("7 - Seven", DIGITS, 7),
+        ("7 - Seven", WORDS, 7),
+        ("1 - ONE", ("1 - one", "0 - zero"), 0),
     ],
 )
 def test_names_match_without_case_and_with_any_separator(name: str, known: tuple[str, ...], place: int) -> None:
@@ -68,6 +73,10 @@ def test_names_match_without_case_and_with_any_separator(name: str, known: tuple
         (("C+",), ("C#", "C"), "'C+'"),
         (("00",), DIGITS, "'00'"),
         (("1.5",), ("15", "1"), "'1.5'"),
+        (("1", "one"), ("0 - zero", "1 - one"), "'1', 'one'"),  # two folders for one class
+        (("1",), ("1 - one", "1 - uno"), "'1'"),
+        (("1 - two",), ("one", "two", "1"), "'1 - two'"),
+        (("one",), ("one - 1", "two - 2"), "'one'"),
     ],
     ids=str,
 )

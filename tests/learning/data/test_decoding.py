@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import tempfile
 import tracemalloc
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,30 @@ def test_palettes_inks_and_transparency(mode: str) -> None:
     pixels = read(saved(drawn, "TIFF" if mode == "CMYK" else "PNG"))
     expected = (255, 255, 255) if mode in ("LA", "1") else RED
     assert np.abs(pixels.reshape(3, -1).mean(1) - expected).max() < 8
+
+
+def deep_png(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits per colour from uint16 [height, width, 2: grey and alpha, 3: RGB, 4: RGBA]."""
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(d)) + name + d + struct.pack(">I", zlib.crc32(name + d)) for name, d in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_colours_of_16_bits_are_read_and_of_12_in_16_are_refused(channels: int) -> None:
+    pixels = np.full((4, 4, channels), 65535, np.uint16)
+    pixels[..., 0] = 200 * 257
+    assert (read(deep_png(pixels))[0] == 200).all()
+    pixels[..., : channels - (channels != 3)] = 4095
+
+    with pytest.raises(PictureError, match="16 bits per colour hold values of 12 bits; save it with 8 bits"):
+        read(deep_png(pixels))
+
+    pixels[..., : channels - (channels != 3)] = 0
+    assert (read(deep_png(pixels)) == 0).all()
 
 
 def test_what_is_transparent_is_white() -> None:

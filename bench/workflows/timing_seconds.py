@@ -1,0 +1,60 @@
+"""How long the timing after the training takes: it follows from its rules in :mod:`bench.learning.timing`.
+
+Of each model, a block of each of its calls is timed in every round. The rounds end after a limit of seconds, but there
+are some in any case; before them every model is prepared for each back end, and answers all test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bench.spec import Run
+from bench.workflows.paces import Part, images_of, on_features
+
+ROUNDS, FEWEST_ROUNDS, LONGEST_SECONDS = 40, 6, 20.0
+"""Those of :mod:`bench.learning.timing`, which is not imported here, since that imports PyTorch."""
+BLOCK_SECONDS, WARM_UP_SECONDS = 0.03, 0.1
+REFERENCE_SECONDS = 0.006
+"""Seconds of the reference step (results/reference/mnist-cpu2)."""
+START_SECONDS = 7.0
+"""Seconds until the process that times has started and has its data."""
+PREPARE_SECONDS = {"eager": 0.1, "compile": 22.0, "onnxruntime": 3.0, "onnxruntime-int8": 4.0, "openvino": 3.5}
+"""Seconds to prepare a model for each back end (results/reference/mnist-cpu2)."""
+BATCH, PIXELS = 250, 250 * 32**2
+"""The images of a batch, at most, and its pixels, at most: those of :mod:`bench.learning.data.preprocessing`."""
+GAIN = 0.7
+"""With n times the CPUs a model answers n ** 0.7 times as many images (mobilenet in results/reference/mnist-cpu2)."""
+
+
+def timing_seconds(
+    runs: Sequence[Run], backends: Sequence[str], pace: Callable[[Run, Part], float | None], *, more_cpus: float = 1.0
+) -> float:
+    """Return how many seconds the timing takes; what is not known counts as quick.
+
+    Args:
+        runs: one of each job whose model is timed.
+        backends: the back ends, eager among them.
+        pace: the seconds for each image in a part of a run's training; None where it is not known.
+        more_cpus: how many times as many CPUs time as train.
+    """
+    if not runs:
+        return 0.0
+    prepared = one_round = warm_up = 0.0
+    for run in runs:
+        batch = min(BATCH, max(1, PIXELS // run.input.image_size**2))
+        answer = (pace(run, "testing") or 0.0) / more_cpus**GAIN
+        step = (pace(run, "training") or 0.0) / more_cpus**GAIN * run.recipe.batch_size
+        calls = [step, *([batch * answer] if on_features(run) else []), *[answer, batch * answer] * len(backends)]
+        for name in backends:
+            prepared += PREPARE_SECONDS.get(name, 0.0) + images_of(run, "testing") * answer
+        one_round += sum(_block(seconds) for seconds in calls)
+        warm_up += sum(max(WARM_UP_SECONDS, seconds) for seconds in calls)
+    within = min(ROUNDS * one_round, max(LONGEST_SECONDS * len(runs), FEWEST_ROUNDS * one_round))
+    return START_SECONDS + prepared + warm_up + within
+
+
+def _block(seconds: float) -> float:
+    """Return the time of a block of calls of so many seconds, with its warm-up and its reference step."""
+    if seconds >= BLOCK_SECONDS:
+        return seconds + REFERENCE_SECONDS
+    return BLOCK_SECONDS + 1.5 * seconds + REFERENCE_SECONDS
