@@ -345,7 +345,7 @@ def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path: Path, capsys: 
 
 def test_a_checkpoint_of_another_model_is_refused(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(main(["--model", "mobilenet", "--weights", str(results.checkpoint)]), *capsys.readouterr())
-    refused(ran, "checkpoint of cnn, not of mobilenet")
+    refused(ran, "trained model of cnn, not of mobilenet")
 
 
 def test_wrong_shapes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
