@@ -108,6 +108,7 @@ PICTURE_MB = 3 * 224 * 224 / 1e6
 ALLOWED_MB = 15
 
 
+@pytest.mark.slow
 def test_pictures_of_ten_times_the_allowed_memory_are_streamed_in_flat_memory(tmp_path: Path) -> None:
     (tmp_path / "large.py").write_text(LARGE)
     random = np.random.default_rng(0)

@@ -130,6 +130,7 @@ def test_a_killed_driver_and_a_bad_connection_lose_nothing(
         assert files.read(root / name) == (folder / "local" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_credentials_that_expire_lose_nothing_and_the_same_command_brings_it_over(
     s3: ObjectStorage, s3_url: str, folder: Path, start: Callable[[list[str]], Running]
 ) -> None:

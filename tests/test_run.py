@@ -264,6 +264,7 @@ def test_two_workers_average_their_gradients(tmp_path: Path) -> None:
         assert record.test_accuracy > 0.90
 
 
+@pytest.mark.slow
 def test_a_hundred_runs_two_at_a_time_end_well_but_for_those_of_a_broken_model(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(TEN_MODELS)
     models = [f"mine.py:mlp{number}" for number in range(9)]
@@ -314,6 +315,7 @@ class Slow(nn.Sequential):
 """
 
 
+@pytest.mark.slow
 def test_a_place_that_became_free_takes_waiting_seeds_of_the_other_job(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(SLOW_AND_QUICK)
     share = max(1, (os.cpu_count() or 1) // 2)

@@ -209,6 +209,7 @@ def test_the_latest_finished_sweep_on_the_same_data_is_what_counts(
 # --- a sweep of two models, killed half-way --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_killed_half_way_repeats_no_finished_trial(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN)
     words = "--models mine.py:One mine.py:Two --dataset synthetic --epochs 3 --batch-size 90 --no-timing"

@@ -39,8 +39,8 @@ def prepare(address: str) -> None:
     Raises:
         UserError: no cluster can be reached there, or not from this machine.
     """
-    _check_address(address)
     _check_folder(address)
+    _check_address(address)
     _use_token(address)
 
 

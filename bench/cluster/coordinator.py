@@ -115,7 +115,7 @@ class Coordinator:
         return self._states.get(run_id)
 
     async def take(self, wait_seconds: float) -> list[Report]:
-        """Return the events since the last call, of a run's progress in an epoch only the latest.
+        """Return the events since the last call, of a run's progress in a phase of an epoch only the latest.
 
         Wait up to ``wait_seconds`` for the first.
         """
@@ -126,10 +126,12 @@ class Coordinator:
             except TimeoutError:
                 return []
         events, self._events = self._events, []
-        latest = {(event.run_id, event.epoch): event for event in events if isinstance(event, Progress)}
-        return [
-            event for event in events if not isinstance(event, Progress) or event is latest[event.run_id, event.epoch]
-        ]
+        latest = {_moment(event): event for event in events if isinstance(event, Progress)}
+        return [event for event in events if not isinstance(event, Progress) or event is latest[_moment(event)]]
+
+
+def _moment(progress: Progress) -> tuple[str, int, str]:
+    return progress.run_id, progress.epoch, progress.phase
 
 
 def start_coordinator(states: dict[str, bytes], max_failures: int) -> ActorHandle:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -119,11 +120,14 @@ def test_of_a_run_s_progress_in_an_epoch_the_driver_takes_the_latest() -> None:
             Saved("a", b"state"),
             at("a", 2, 110),
             at("a", 2, 120),
+            at("a", 2, 200),
+            replace(at("a", 2, 200), phase="testing"),
         ):
             await coordinator.put(event)
         return await coordinator.take(0)
 
-    assert asyncio.run(story()) == [at("b", 1, 5), at("a", 1, 100), Saved("a", b"state"), at("a", 2, 120)]
+    last = [at("a", 2, 200), replace(at("a", 2, 200), phase="testing")]
+    assert asyncio.run(story()) == [at("b", 1, 5), at("a", 1, 100), Saved("a", b"state"), *last]
 
 
 def test_the_more_workers_report_the_rarer_each_does() -> None:
