@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from ray.actor import ActorHandle, ActorMethod
 
 ASK_AGAIN_SECONDS = 30.0
 """Seconds until a call is made again; each time twice as long."""
+_BREAK_SECONDS = 1.0
 
 
 def answer_of(reference: ray.ObjectRef, seconds: float | None = None) -> Any:
@@ -37,6 +39,8 @@ def asked(method: ActorMethod, *arguments: Any) -> Any:
             return answer_of(method.remote(*arguments), seconds)
         except TimeoutError:
             seconds *= 2
+        except ray.exceptions.ActorUnavailableError:  # Ray's word for a connection that broke: the actor lives
+            time.sleep(_BREAK_SECONDS)
 
 
 @dataclass(frozen=True)
