@@ -93,6 +93,11 @@ def groups_that_fit(need: Need, nodes: Sequence[Node]) -> int:
     return workers // need.workers
 
 
+def at_once(groups: Sequence[Group], nodes: Sequence[Node]) -> int:
+    """Return how many of these groups, which have equal needs, the empty cluster trains at the same time."""
+    return min(len(groups), groups_that_fit(groups[0].need, nodes)) if groups else 0
+
+
 def place(
     jobs: Sequence[Job],
     nodes: Sequence[Node],

@@ -15,7 +15,7 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bench.cluster.coordinator import Report, start_coordinator
-from bench.cluster.placement import Group, Need, groups_that_fit
+from bench.cluster.placement import Group, Need, at_once, groups_that_fit
 from bench.cluster.session import ClusterLostError, Session
 from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, Work, WorkerStorage, report_seconds, submit
 from bench.cluster.waiting import Watch
@@ -173,8 +173,7 @@ class Scheduler(Driver):
         self._groups = groups
         self._runs = {run.id: run for group in groups for run in group.runs}
         waiting = list(groups)
-        at_once = min(len(groups), groups_that_fit(groups[0].need, self._session.nodes)) if groups else 0
-        every = report_seconds(at_once)
+        every = report_seconds(at_once(groups, self._session.nodes))
         submitted: dict[ray.ObjectRef, Group] = {}
         with self._until_the_end():
             while not self._runs.keys() <= self._finished:

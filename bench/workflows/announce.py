@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
-from bench.cluster.placement import Group, Node, groups_that_fit
+from bench.cluster.placement import Group, Node, at_once
 from bench.reporting.formats import counted, part_of, seed_list
 from bench.spec import Recipe
 from bench.workflows.plan import Plan
@@ -27,16 +27,16 @@ def announced(plan: Plan, groups: Sequence[Group], nodes: Sequence[Node], *, ask
     """
     info = plan.dataset.info
     before = f" ({there:,} of {asked_for:,} are there already)" if there else ""
-    at_once = _at_once(groups, nodes)
+    side_by_side = at_once(groups, nodes)
     cpus, gpus = (sum(getattr(node, kind) for node in nodes) for kind in ("cpus", "gpus"))
     models = ", ".join(dict.fromkeys(group.runs[0].model for group in groups)) or "nothing"
     used_images = part_of((run.images_per_epoch for job in plan.jobs for run in job.runs()), info.train_images)
     lines = [
         f"training {models} on {info.name} ({used_images} training and {info.test_images:,} test images): "
-        f"{counted(sum(len(group.runs) for group in groups), 'run')}{before}, {at_once} at a time, "
+        f"{counted(sum(len(group.runs) for group in groups), 'run')}{before}, {side_by_side} at a time, "
         f"on {counted(int(cpus), 'CPU')} and {counted(int(gpus), 'GPU')}"
     ]
-    used = at_once * groups[0].need.workers * groups[0].need.cpus if groups else cpus
+    used = side_by_side * groups[0].need.workers * groups[0].need.cpus if groups else cpus
     if gpus == 0 and cpus - used >= 1:
         lines.append(f"note: {used:g} of {cpus:g} CPUs are used; raise --seeds or --cpus-per-worker to use more")
     return lines
@@ -44,7 +44,7 @@ def announced(plan: Plan, groups: Sequence[Group], nodes: Sequence[Node], *, ask
 
 def placement(plan: Plan, groups: Sequence[Group], nodes: Sequence[Node], labels: Mapping[str, str]) -> list[str]:
     """Return the lines of a dry run: which run gets what, in the order in which they start, and the recipe."""
-    at_once = _at_once(groups, nodes)
+    first = at_once(groups, nodes)
     rows = [
         [
             labels[group.runs[0].job_id],
@@ -52,7 +52,7 @@ def placement(plan: Plan, groups: Sequence[Group], nodes: Sequence[Node], labels
             group.need.workers,
             group.need.cpus,
             f"{group.need.gpus:g}",
-            "at once" if number < at_once else "when there is room",
+            "at once" if number < first else "when there is room",
             group.runs[0].weights,
         ]
         for number, group in enumerate(groups[:_MOST_ROWS])
@@ -67,10 +67,6 @@ def placement(plan: Plan, groups: Sequence[Group], nodes: Sequence[Node], labels
         f"training: {_recipe(plan)}",
         "dry run: nothing was trained",
     ]
-
-
-def _at_once(groups: Sequence[Group], nodes: Sequence[Node]) -> int:
-    return min(len(groups), groups_that_fit(groups[0].need, nodes)) if groups else 0
 
 
 def _recipe(plan: Plan) -> str:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from bench.cluster.placement import Group, Node, groups_that_fit, place
+from bench.cluster.placement import Group, Node, at_once, place
 from bench.cluster.session import ClusterLostError, Session, connect
 from bench.config.run import Options
 from bench.learning.backends import BACKENDS, check_installed
@@ -196,10 +196,9 @@ class Benchmark:
         direct = direct_store(store)
         if options.fresh:
             store.forget(runs.keys() & set(store.ids("unfinished")), ("unfinished",))
-        at_once = groups_that_fit(groups[0].need, session.nodes)
         on_cpus = groups[0].need.gpus == 0
         self.more_cpus = max(node.cpus for node in session.nodes) / groups[0].need.cpus if on_cpus else 1.0
-        view.plan([group.runs for group in groups], min(at_once, len(groups)))
+        view.plan([group.runs for group in groups], at_once(groups, session.nodes))
 
         def handle(event: Event) -> None:
             if isinstance(event, Begun):
