@@ -21,9 +21,10 @@ from bench.errors import UserError
 from bench.learning.checkpoint import Trained
 from bench.learning.data import datasets
 from bench.learning.data.datasets import DATASETS
-from bench.learning.data.preprocessing import LARGEST_BATCH, parts_of
+from bench.learning.data.preprocessing import parts_of
 from bench.learning.data.statistics import LUMA
 from bench.learning.evaluation import probabilities
+from bench.learning.limits import LARGEST_BATCH
 from bench.spec import ModelInput
 
 OPSET = 18

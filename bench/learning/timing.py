@@ -38,6 +38,7 @@ from bench.learning.data.preprocessing import DeviceSplit, Preprocessor, as_tens
 from bench.learning.execute import built
 from bench.learning.features import embedding_of, fold
 from bench.learning.inputs import Inputs
+from bench.learning.limits import BLOCK_SECONDS, FEWEST_ROUNDS, LONGEST_SECONDS, ROUNDS, WARM_UP_SECONDS
 from bench.learning.models.architecture import ModelSpec
 from bench.learning.optimizers import make_optimizer
 from bench.learning.precision import arithmetic, precision_on
@@ -50,14 +51,6 @@ MOST_CALIBRATION_IMAGES = 512
 """The largest number of training images that calibrate a quantised model's activations."""
 TRAINING_BATCHES = 8
 """The largest number of different batches that are trained on in turns."""
-ROUNDS, FEWEST_ROUNDS = 40, 6
-LONGEST_SECONDS = 20
-"""The time for each model after which no further round begins, if there were FEWEST_ROUNDS."""
-BLOCK_SECONDS = 0.03
-"""The shortest duration of a block."""
-WARM_UP_SECONDS = 0.1
-"""The duration of the warm-up of each call before the first round. In each round, a call shorter than a block is warmed
-up once more; a longer one is not, as the caches that the reference step filled cost it only a thousandth."""
 MOST_RETRIES = 6
 """The number of rounds in all that are timed again because the machine was in use; it may never be free."""
 CONTENDED_SHARE = 0.1

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from bench.learning.limits import (
+    BLOCK_SECONDS,
+    FEWEST_ROUNDS,
+    LARGEST_BATCH,
+    LONGEST_SECONDS,
+    MOST_PIXELS,
+    ROUNDS,
+    WARM_UP_SECONDS,
+)
 from bench.spec import Run
 from bench.workflows.paces import Part, images_of, on_features
 
-ROUNDS, FEWEST_ROUNDS, LONGEST_SECONDS = 40, 6, 20.0
-"""Those of :mod:`bench.learning.timing`, which is not imported here, since that imports PyTorch."""
-BLOCK_SECONDS, WARM_UP_SECONDS = 0.03, 0.1
 REFERENCE_SECONDS = 0.006
 """Seconds of the reference step (results/reference/mnist-cpu2)."""
 START_SECONDS = 7.0
 """Seconds until the process that times has started and has its data."""
 PREPARE_SECONDS = {"eager": 0.1, "compile": 22.0, "onnxruntime": 3.0, "onnxruntime-int8": 4.0, "openvino": 3.5}
 """Seconds to prepare a model for each back end (results/reference/mnist-cpu2)."""
-BATCH, PIXELS = 250, 250 * 32**2
-"""The images of a batch, at most, and its pixels, at most: those of :mod:`bench.learning.data.preprocessing`."""
+BATCH, PIXELS = LARGEST_BATCH, MOST_PIXELS["cpu"]
+"""The images of a batch, at most, and its pixels, at most."""
 GAIN = 0.7
 """With n times the CPUs a model answers n ** 0.7 times as many images (mobilenet in results/reference/mnist-cpu2)."""
 

@@ -18,12 +18,9 @@ from torch import Tensor
 from bench.learning.data.dataset import Split
 from bench.learning.data.statistics import LUMA
 from bench.learning.data.streaming import Streamed
+from bench.learning.limits import LARGEST_BATCH, MOST_PIXELS
 from bench.spec import ModelInput
 
-LARGEST_BATCH = 250
-MOST_PIXELS = {"cpu": LARGEST_BATCH * 32 * 32, "cuda": LARGEST_BATCH * 96 * 96}
-"""The most pixels of a batch of evaluation. On a CPU, layers with outputs above 32 MB are slow: glibc gives such memory
-back to the system after each, and gets it anew."""
 AHEAD = 4
 """The number of batches that are read ahead of the one in use."""
 
