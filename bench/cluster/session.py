@@ -10,7 +10,7 @@ import secrets
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,8 +78,13 @@ class Session:
         """Return the nodes that there are now."""
         import ray
 
-        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return [Node(cpus=each.get("CPU", 0.0), gpus=each.get("GPU", 0.0)) for each in resources]
+        return [node_of(each) for each in ray.nodes() if each["Alive"]]
+
+
+def node_of(about: Mapping[str, Any]) -> Node:
+    """Return a node as it is placed on, of what ``ray.nodes()`` says about it."""
+    resources = about["Resources"]
+    return Node(cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0))
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bench.cluster.placement import Node
-from bench.cluster.session import Session
+from bench.cluster.session import Session, node_of
 from bench.cluster.tasks import gpu_or_cpu
 from bench.errors import first_line
 from bench.learning.cpus import cpu_name
@@ -113,7 +113,7 @@ def places(session: Session) -> list[Place]:
     largest = max(session.nodes, key=lambda node: (node.gpus, node.cpus))
     on_gpu = largest.gpus >= 1
     alive = [] if session.shares_files else [each for each in ray.nodes() if each["Alive"]]
-    nodes = {each["NodeID"]: Node(each["Resources"].get("CPU", 0), each["Resources"].get("GPU", 0)) for each in alive}
+    nodes = {each["NodeID"]: node_of(each) for each in alive}
     suited = {key: node for key, node in nodes.items() if node.cpus >= 1 and (node.gpus >= 1) == on_gpu}
     if len(suited) < 2:  # a cluster that has shrunk to nothing grows again
         return [Place(largest)]
