@@ -26,6 +26,8 @@ PORT = 6379
 _TOOLS = ("ip", "unshare", "nsenter", "setpriv", "mount")
 _ENDS_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 _BIN = Path(sys.executable).parent
+WORK = "/tmp/work"
+"""The folder that commands run in, as a machine sees it."""
 
 # Keeps the folders given, which may lie in /tmp, and hides the others; `trap` lets the kernel reap orphans.
 _PREPARE = """
@@ -114,7 +116,7 @@ class Machine:
     @property
     def work(self) -> Path:
         """Return the folder that its commands run in, as seen from here."""
-        return self.tmp / "work"
+        return self.tmp / Path(WORK).name
 
     def start(self, *words: str, log: Path | None = None, **variables: str) -> psutil.Popen:
         """Start a command on it, in the folder ``work``."""

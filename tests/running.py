@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -86,6 +87,31 @@ class Running:
                 if " ".join(one.cmdline()).startswith(("ray::train_group", "ray::RayTrainWorker")):
                     found.append(one)
         return found
+
+    def kill_after(self, seconds: float) -> bool:
+        """Kill the command unless it ends within ``seconds``; return whether it was killed. Its workers have ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        killed = self.process.poll() is None
+        workers = self.workers() if killed else []
+        if killed:
+            self.process.kill()
+        self.process.wait()
+        assert gone(workers, 20) == [], "a worker outlived the driver"
+        return killed
+
+
+def write_at_once(script: str, *writers: tuple[str, ...], given: object, cwd: Path) -> None:
+    """Run a Python script once for each tuple of arguments, all at the same time; each reads ``given`` as a pickle."""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=cwd, env=environment(), stdin=subprocess.PIPE)
+        for arguments in writers
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(pickle.dumps(given))
+        process.stdin.close()
+    assert [process.wait(120) for process in processes] == [0] * len(processes)
 
 
 @contextlib.contextmanager

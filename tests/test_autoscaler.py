@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
-from machines import PORT, Machine, bench_run, site, start_head, until, wait_for_ray, why_not
+from machines import PORT, WORK, Machine, bench_run, site, start_head, until, wait_for_ray, why_not
 
 pytestmark = [pytest.mark.skipif(why_not() is not None, reason=str(why_not())), pytest.mark.slow]
 
@@ -73,7 +73,7 @@ def cluster() -> Iterator[tuple[Machine, Path]]:
         head = made.add("head", has_bench=True)
         (head.work / "mine.py").write_text(PLUGIN)
         (head.work / "cluster.yaml").write_text(yaml.safe_dump(CONFIG))
-        options = ("--num-cpus=0", "--include-dashboard=false", "--autoscaling-config=/tmp/work/cluster.yaml")
+        options = ("--num-cpus=0", "--include-dashboard=false", f"--autoscaling-config={WORK}/cluster.yaml")
         wait_for_ray(head, start_head(head, *options, RAY_FAKE_CLUSTER="1", AUTOSCALER_UPDATE_INTERVAL_S="1"))
         samples = head.work / "nodes"
         head.start(sys.executable, "-c", SAMPLER, log=samples)

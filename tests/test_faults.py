@@ -11,7 +11,6 @@ import functools
 import hashlib
 import http.server
 import os
-import pickle
 import random
 import shutil
 import signal
@@ -28,7 +27,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from factories import MOBILENET
-from running import Ran, Running, command, environment, gone, ray_node
+from running import Ran, Running, command, environment, gone, ray_node, write_at_once
 
 from bench.errors import UserError
 from bench.learning.context import LocalContext
@@ -173,15 +172,7 @@ def test_a_command_killed_at_twenty_moments_loses_no_run_and_ends_on_the_same_bi
     finished: dict[str, int] = {}
     kills = 0
     while kills < 20:
-        running = start(words)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            running.process.wait(chance.uniform(1, 35))
-        workers = running.workers() if running.process.poll() is None else []
-        if running.process.poll() is None:
-            running.process.kill()
-            kills += 1
-        running.process.wait()
-        assert gone(workers, 20) == [], "a worker outlived the driver"
+        kills += start(words).kill_after(chance.uniform(1, 35))
         there = finished_runs(folder)
         assert finished.items() <= there.items(), "a finished run was lost or trained again"
         finished = there
@@ -480,15 +471,7 @@ for number in range(20):
 
 def test_two_processes_that_write_into_one_folder_lose_no_record(folder: Path) -> None:
     result = slow_result(folder)
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, name], cwd=folder, env=environment(), stdin=subprocess.PIPE)
-        for name in ("one", "other")
-    ]
-    for writer in writers:
-        assert writer.stdin is not None
-        writer.stdin.write(pickle.dumps(result))
-        writer.stdin.close()
-    assert [writer.wait(120) for writer in writers] == [0, 0]
+    write_at_once(WRITER, ("one",), ("other",), given=result, cwd=folder)
     found, problems = Store(folder / "results").records()
     assert problems == []
     assert len(found) == 41

@@ -21,7 +21,7 @@ import pytest
 import ray
 import safetensors.torch
 import torch
-from machines import PORT, Machine, Site, bench_run, join, site, start_head, until, wait_for_ray, why_not
+from machines import PORT, WORK, Machine, Site, bench_run, join, site, start_head, until, wait_for_ray, why_not
 from running import ROOT, command, environment, gone
 
 from bench.config.run import Options
@@ -264,7 +264,7 @@ def test_a_cluster_of_another_version_of_ray_is_named_with_both_versions(machine
     head = machines.add("head", has_bench=True)
     give(files, head)
     (head.work / "sitecustomize.py").write_text("import ray\nray.__version__ = '2.9.0'\n")  # what the head stores
-    wait_for_ray(head, start_head(head, "--num-cpus=1", NO_DASHBOARD, PYTHONPATH="/tmp/work"))
+    wait_for_ray(head, start_head(head, "--num-cpus=1", NO_DASHBOARD, PYTHONPATH=WORK))
     (head.work / "sitecustomize.py").unlink()
     ran = head.bench(*words("--address", f"{head.address}:{PORT}"))
 
@@ -352,7 +352,7 @@ def test_a_node_behind_a_slow_link_that_loses_packets_trains_as_the_others(
 def test_ray_job_submit_with_the_working_directory_runs_the_main_job(wide: Wide) -> None:
     pytest.importorskip("opencensus", reason="ray[default] is not installed")
     main = ["--models", "cnn", "mobilenet", "--dataset", "mnist-5k", "--train-size", "500", "--epochs", "1"]
-    told = [*bench_run(*main, "--address", "auto", "--results", "/tmp/work/of-a-job")]
+    told = [*bench_run(*main, "--address", "auto", "--results", f"{WORK}/of-a-job")]
     ran = wide.laptop.run(
         *(str(Path(sys.executable).with_name("ray")), "job", "submit"),
         *(f"--address=http://{wide.head.address}:8265", f"--working-dir={ROOT}", "--", *told),

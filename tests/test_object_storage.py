@@ -5,13 +5,11 @@ python -m pytest tests/test_object_storage.py -m "slow or not slow"    # all of 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import random
 import re
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -170,15 +168,7 @@ def test_a_command_killed_at_twenty_moments_loses_no_run_and_ends_on_the_same_bi
     kills = rounds = 0
     while kills < 20:
         url = f"{s3_url}-{rounds}"
-        running = start(words(url, seeds=3))
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            running.process.wait(chance.uniform(1, 35))
-        workers = running.workers() if running.process.poll() is None else []
-        if running.process.poll() is None:
-            running.process.kill()
-            kills += 1
-        running.process.wait()
-        assert gone(workers, 20) == [], "a worker outlived the driver"
+        kills += start(words(url, seeds=3)).kill_after(chance.uniform(1, 35))
         there = records(url)
         assert finished.items() <= there.items(), "a finished run was lost or trained again"
         finished = there

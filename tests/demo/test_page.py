@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from browsers import chromium
 from checkpoints import Results, trained
 from factories import record_of, result_of
 from PIL import Image
@@ -32,20 +33,11 @@ from bench.spec import Recipe
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
 SECONDS = 1000
 BEST = "cnn (epochs 3)"
 """The name of the better of the two trained models, which differ in their epochs."""
 
 pytestmark = pytest.mark.heavy
-
-
-def chromium() -> str | None:
-    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
-    return next((path for path in found if path), None)
 
 
 @contextlib.contextmanager
@@ -84,15 +76,9 @@ def results() -> Results:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    path = chromium()
-    if path is None:
-        pytest.skip("no Chromium on this machine; `make browser` installs it on Debian")
-    sync_api = pytest.importorskip("playwright.sync_api")
     pytest.importorskip("gradio")
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=list(FLAGS))
+    with chromium("--disable-quic", "--disable-component-update", "--disable-sync") as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

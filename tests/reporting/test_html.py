@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from browsers import chromium
 
 from bench.reporting import html, images
 from bench.reporting.gallery import Gallery
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Make = Callable[..., Record]
 EVIL = "<img src=x onerror=alert(1)>"
 LONG = "a_model_name_without_any_place_to_break_because_users_do_such_things_1234567890"
-FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 
 
 def fill(store: Store, make_record: Make) -> None:
@@ -225,14 +224,8 @@ def test_drawing_and_templates_are_imported_when_a_page_is_made(modules_after: C
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("no Chromium on this machine; `make browser` installs it on Debian")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=list(FLAGS))
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 def opened(browser: Browser, store: Store, width: int, scheme: str = "light") -> tuple[Page, list[str], list[str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from browsers import chromium
 from candidates import candidates
 
 from bench.reporting.html import NAME, write_report
@@ -18,19 +19,12 @@ if TYPE_CHECKING:
 
 REFERENCE = Path(__file__).parents[2] / "results/reference"
 OWN = ("mnist-cpu2", "five-seeds-cpu2", "low-data-cpu2", "transfer-pays-cpu2", "tune-mnist-cpu2")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("no Chromium on this machine; `make browser` installs it on Debian")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=list(FLAGS))
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

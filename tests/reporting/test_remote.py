@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import pytest
 from factories import job_of, record_of, result_of
 from object_storage import BUSY, EXPIRED, ObjectStorage
-from running import environment
+from running import write_at_once
 
 from bench.errors import UserError
 from bench.reporting import files, images
@@ -307,17 +305,7 @@ for number in range(4):
 
 def test_two_processes_that_write_into_one_prefix_lose_no_record(s3_url: str, tmp_path: Path) -> None:
     result = result_of(record_of())
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITER, s3_url, name], cwd=tmp_path, env=environment(), stdin=subprocess.PIPE
-        )
-        for name in ("one", "other")
-    ]
-    for writer in writers:
-        assert writer.stdin is not None
-        writer.stdin.write(pickle.dumps(result))
-        writer.stdin.close()
-    assert [writer.wait(120) for writer in writers] == [0, 0]
+    write_at_once(WRITER, (s3_url, "one"), (s3_url, "other"), given=result, cwd=tmp_path)
     store = Store(place_of(s3_url))
     records, problems = store.records()
     assert problems == []
