@@ -331,7 +331,11 @@ def _gains(first: Candidate, second: Candidate) -> list[str]:
 def _others(dominated: Mapping[str, str], chosen: Candidate) -> list[str]:
     """Return a sentence on what no one should use, if there is more than one other candidate."""
     worse = [label for label, by in dominated.items() if label != chosen.label]
-    return [f"Better in no respect than another: {_list(worse)}."] if len(dominated) > 1 and worse else []
+    return (
+        [f"No reason to choose {_list(worse)}: another is at least as good in every respect."]
+        if len(dominated) > 1 and worse
+        else []
+    )
 
 
 def _lost(failed: Sequence[Record], entries: Sequence[Entry]) -> list[str]:

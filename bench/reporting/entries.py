@@ -42,6 +42,10 @@ def trained_on(record: Record) -> int:
     return record.images_per_epoch or (available if record.train_size is None else min(available, record.train_size))
 
 
+_TELLING = ("epochs", "lr", "precision", "augment", "image_size", "train_size", "trainable", "weights")
+"""The choices that a label rather names than others, the most telling last."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """The runs of one job: one column of the comparison."""
@@ -157,19 +161,59 @@ def _entries(records: Sequence[Record]) -> list[Entry]:
 
 
 def labels_of(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return a label for each job by its id: the model, and the choices that differ among that model's jobs.
+    """Return a label for each job by its id: the model, and as few choices as tell that model's jobs apart.
 
     Args:
         jobs: by job id, the values of the columns 'model' and :data:`bench.spec.DISTINGUISHING`.
     """
     labels: dict[str, str] = {}
-    for model in dict.fromkeys(columns["model"] for columns in jobs.values()):
-        siblings = {job_id: columns for job_id, columns in jobs.items() if columns["model"] == model}
-        differing = [name for name in DISTINGUISHING if len({columns[name] for columns in siblings.values()}) > 1]
-        if "weights" in differing and "weights_sha256" in differing:  # the words for the weights say enough
-            differing.remove("weights_sha256")
+    for model, siblings in _by_model(jobs).items():
+        differing = _differing(siblings)
+        named = [name for name in differing if name not in _left_out(differing, siblings)]
         for job_id, columns in siblings.items():
-            details = ", ".join(describe_choice(name, columns[name]) for name in differing)
+            details = _described(named, columns)
             labels[job_id] = f"{model} ({details})" if details else model
     counts = Counter(labels.values())
     return {job_id: label if counts[label] == 1 else f"{label} [{job_id}]" for job_id, label in labels.items()}
+
+
+def left_out_of_labels(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return by job id the further choices in which a model's jobs differ, which :func:`labels_of` does not name."""
+    texts: dict[str, str] = {}
+    for siblings in _by_model(jobs).values():
+        left_out = _left_out(_differing(siblings), siblings)
+        texts |= {job_id: _described(left_out, columns) for job_id, columns in siblings.items() if left_out}
+    return texts
+
+
+def _by_model(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    models: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for job_id, columns in jobs.items():
+        models.setdefault(columns["model"], {})[job_id] = columns
+    return models
+
+
+def _differing(siblings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the choices in which jobs of one model differ."""
+    differing = [name for name in DISTINGUISHING if len({columns[name] for columns in siblings.values()}) > 1]
+    if "weights" in differing and "weights_sha256" in differing:  # the words for the weights say enough
+        differing.remove("weights_sha256")
+    return differing
+
+
+def _left_out(differing: Sequence[str], siblings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return those of the choices without which the others still tell the jobs apart, the least telling first."""
+
+    def told_apart(names: Sequence[str]) -> int:
+        return len({tuple(columns[name] for name in names) for columns in siblings.values()})
+
+    named = list(differing)
+    for name in sorted(differing, key=lambda name: _TELLING.index(name) if name in _TELLING else -1):
+        others = [other for other in named if other != name]
+        if others and told_apart(others) == told_apart(differing):
+            named = others
+    return [name for name in differing if name not in named]
+
+
+def _described(names: Iterable[str], columns: Mapping[str, Any]) -> str:
+    return ", ".join(describe_choice(name, columns[name]) for name in names)

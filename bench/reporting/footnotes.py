@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.reporting import circumstances, stats, tables
-from bench.reporting.entries import Comparison, Entry
+from bench.reporting.entries import Comparison, Entry, left_out_of_labels
 from bench.reporting.formats import one_line
 from bench.reporting.scores import UNEVEN
 from bench.reporting.speed import Speed
@@ -24,6 +24,7 @@ def footnotes(comparison: Comparison) -> list[str]:
     if any(record.features_cached for record in records):
         notes.append("\\+ The frozen backbone's features were there from an earlier run; without them it takes longer.")
     notes += _speed_notes(entries, speeds)
+    notes += _choice_notes(entries)
     notes += _seed_notes([len(entry.records) for entry in entries])
     if is_uneven(records):
         notes.append(
@@ -39,6 +40,16 @@ def footnotes(comparison: Comparison) -> list[str]:
     if len(entries) > tables.MOST_JOBS:
         notes.append(f"The {tables.MOST_JOBS} most accurate of {len(entries):,} jobs.")
     return notes
+
+
+def _choice_notes(entries: Sequence[Entry]) -> list[str]:
+    """Return in a line for each set of choices the jobs that have them, where the labels leave them out."""
+    left_out = left_out_of_labels({entry.records[0].job_id: vars(entry.records[0]) for entry in entries})
+    choices: dict[str, list[str]] = {}
+    for entry in entries:
+        if text := left_out.get(entry.records[0].job_id):
+            choices.setdefault(text, []).append(entry.label)
+    return [one_line(f"{', '.join(labels)}: {text}.") for text, labels in choices.items()]
 
 
 def _speed_notes(entries: Sequence[Entry], speeds: Sequence[Speed]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.reporting import tables as tables_module
-from bench.reporting.entries import Comparison, comparisons
+from bench.reporting.entries import Comparison, comparisons, labels_of
 from bench.reporting.footnotes import footnotes
 from bench.reporting.formats import count, duration, percent
 from bench.reporting.speed import summarise
@@ -30,6 +31,8 @@ from bench.spec import DatasetInfo, Recipe, Record, Status, Timing
 MNIST = DatasetInfo(name="mnist", sha256="c" * 64, train_images=60000, test_images=10000, classes=10)
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+CHOICES = {"model": "cnn", "workers": 1, "weights": "none", "weights_sha256": None, "plugin_sha256": None}
 
 Make = Callable[..., Record]
 
@@ -83,9 +86,16 @@ def test_the_seeds_of_a_job_are_one_column(make_record: Make) -> None:
 
 
 def test_sizes_of_images_and_training_sets_are_said_in_labels(make_record: Make) -> None:
-    records = [make_record(recipe=Recipe(train_size=size, image_size=size)) for size in (None, 1000)]
+    sizes = [
+        Recipe(train_size=images, image_size=pixels) for images, pixels in itertools.product((None, 1000), (None, 9))
+    ]
 
-    assert labels(records) == ["cnn (1000 px, 1,000 images)", "cnn (own size, all images)"]
+    assert labels([make_record(recipe=recipe) for recipe in sizes]) == [
+        "cnn (9 px, 1,000 images)",
+        "cnn (9 px, all images)",
+        "cnn (own size, 1,000 images)",
+        "cnn (own size, all images)",
+    ]
 
 
 def test_trials_of_sweeps_are_not_compared(make_record: Make) -> None:
@@ -100,6 +110,47 @@ def test_jobs_of_one_model_are_told_apart_by_what_differs(make_record: Make) -> 
     ]
 
     assert labels(records) == ["cnn (lr 0.001)", "cnn (lr 0.01)", "mobilenet"]
+
+
+def test_a_label_names_no_more_than_tells_jobs_apart_and_a_note_has_the_rest(make_record: Make) -> None:
+    frozen = [make_record(recipe=Recipe(image_size=pixels)) for pixels in (32, 64)]
+    whole = make_record(recipe=Recipe(image_size=32, trainable="all", epochs=2, batch_size=128, schedule="one-cycle"))
+    comparison = only([*frozen, whole])
+
+    assert [entry.label for entry in comparison.entries] == [
+        "cnn (trainable all, 32 px)",
+        "cnn (trainable head, 32 px)",
+        "cnn (trainable head, 64 px)",
+    ]
+    assert footnotes(comparison)[:2] == [
+        "cnn (trainable all, 32 px): epochs 2, batch size 128, schedule one-cycle.",
+        "cnn (trainable head, 32 px), cnn (trainable head, 64 px): epochs 5, batch size 64, schedule constant.",
+    ]
+
+
+RECIPES = st.builds(
+    Recipe,
+    epochs=st.sampled_from([1, 2]),
+    lr=st.sampled_from([0.1, 0.2]),
+    schedule=st.sampled_from(["constant", "cosine"]),
+    trainable=st.sampled_from(["head", "all"]),
+    image_size=st.sampled_from([None, 32, 64]),
+    train_size=st.sampled_from([None, 100]),
+)
+
+
+@given(recipes=st.sets(RECIPES, min_size=2, max_size=8))
+def test_labels_tell_jobs_apart_and_none_of_their_choices_can_go(recipes: set[Recipe]) -> None:
+    jobs = {str(number): {**CHOICES, **vars(recipe)} for number, recipe in enumerate(recipes)}
+    found = labels_of(jobs)
+
+    assert len(set(found.values())) == len(jobs)
+    assert not any("[" in label for label in found.values())
+    choices = [label.removeprefix("cnn (").removesuffix(")").split(", ") for label in found.values()]
+    assert len({len(named) for named in choices}) == 1
+    for number in range(len(choices[0])):
+        without = {tuple(named[:number] + named[number + 1 :]) for named in choices}
+        assert len(without) < len(jobs), "a choice that could go"
 
 
 OTHER_RECIPES: list[tuple[dict[str, Any], dict[str, Any]]] = [
