@@ -10,6 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import safetensors
@@ -80,6 +81,26 @@ def test_the_same_images_as_a_folder_of_pictures_give_the_same_accuracy(
     folder = as_pictures(results.data.test.images, results.data.test.labels, tmp_path)
     assert main(["--weights", str(results.checkpoint), "--images", str(folder)]) == 0
     assert accuracy_line(capsys.readouterr().out) == expected(results)
+
+
+def test_pictures_in_object_storage_are_fetched_and_classified(
+    results: Results,
+    memory_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    images, labels = results.data.test.images[::20], results.data.test.labels[::20]
+    folder = as_pictures(images, labels, tmp_path / "pictures")
+    fsspec.filesystem("memory").put(str(folder), f"{memory_url}/pictures", recursive=True)
+
+    right = []
+    for place in (str(folder), f"{memory_url}/pictures"):
+        assert main(["--weights", str(results.checkpoint), "--images", place]) == 0
+        right.append(accuracy_line(capsys.readouterr().out))
+
+    assert right[0] == right[1]
 
 
 def renamed(checkpoint: Path, names: list[str], file: Path) -> Path:

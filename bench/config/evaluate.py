@@ -59,9 +59,11 @@ class EvaluateOptions(BaseModel):
         group="on what",
         metavar="NAME",
     )
-    data_dir: Path | None = option(None, "folder with the data set's files", group="on what", metavar="DIR")
-    images: Path | None = option(
-        None, "folder of pictures; its sub-folders are their classes", group="on what", metavar="FOLDER"
+    data_dir: PlaceOption | None = option(
+        None, "folder or URL with the data set's files", group="on what", metavar="DIR"
+    )
+    images: PlaceOption | None = option(
+        None, "folder or URL of pictures; its sub-folders are their classes", group="on what", metavar="FOLDER"
     )
     as_drawing: bool = option(
         False, "find the ink in each image and redraw it as an MNIST digit, as the drawing page does", group="on what"

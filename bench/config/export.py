@@ -38,9 +38,9 @@ class ExportOptions(BaseModel):
         metavar="DIR",
     )
     results: PlaceOption = option(Path("results"), "results folder or URL", group="what", metavar="DIR")
-    data_dir: Path | None = option(
+    data_dir: PlaceOption | None = option(
         None,
-        "folder with the data set's files, whose test images ONNX models are checked on",
+        "folder or URL with the data set's files, whose test images ONNX models are checked on",
         group="what",
         metavar="DIR",
     )

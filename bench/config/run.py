@@ -36,7 +36,9 @@ class _Candidates(BaseModel):
         group="what to compare",
         metavar="NAME",
     )
-    data_dir: Path | None = option(None, "folder with the data set's files", group="what to compare", metavar="DIR")
+    data_dir: PlaceOption | None = option(
+        None, "folder or URL with the data set's files", group="what to compare", metavar="DIR"
+    )
     test_fraction: float = option(
         TEST_FRACTION,
         "fraction of each class's images to draw as the test split, if the data set has none",

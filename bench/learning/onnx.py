@@ -26,6 +26,7 @@ from bench.learning.data.statistics import LUMA
 from bench.learning.evaluation import probabilities
 from bench.learning.limits import LARGEST_BATCH
 from bench.spec import ModelInput
+from bench.storage import Place
 
 OPSET = 18
 """The first opset in which Resize can average over pixels when it shrinks."""
@@ -91,7 +92,7 @@ def run_onnx(content: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate([session.run(["probabilities"], {"images": batch})[0] for batch in batches])
 
 
-def images_to_check(name: str, sha256: str, data_dir: Path | None) -> tuple[NDArray[np.uint8], str]:
+def images_to_check(name: str, sha256: str, data_dir: Place | None) -> tuple[NDArray[np.uint8], str]:
     """Return (images to check a model on, what they are).
 
     They are the test images of the data set called ``name`` if these can be loaded and have the digest ``sha256``, else

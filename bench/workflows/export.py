@@ -13,6 +13,7 @@ from bench.reporting.files import local_copy
 from bench.reporting.formats import counted
 from bench.reporting.store import Store
 from bench.spec import Record, Status
+from bench.storage import Place
 
 
 def export(options: ExportOptions) -> None:
@@ -53,7 +54,7 @@ def _needs(module: str, flag: str) -> bool:
     return True
 
 
-def _export_onnx(store: Store, records: list[Record], folder: Path, data_dir: Path | None) -> None:
+def _export_onnx(store: Store, records: list[Record], folder: Path, data_dir: Place | None) -> None:
     from bench.learning.checkpoint import load_trained
     from bench.learning.models import weights
     from bench.learning.onnx import export_onnx, images_to_check

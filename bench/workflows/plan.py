@@ -60,7 +60,9 @@ def make_plan(options: Options) -> Plan:
     notes: list[str] = []
     candidates = {name: _candidate(name, options, names, notes) for name in names}
     dataset = datasets.load(
-        options.dataset, reading=Reading(options.data_dir, options.test_fraction, options.skip_unreadable)
+        options.dataset,
+        options.data_dir,
+        reading=Reading(test_fraction=options.test_fraction, skip_unreadable=options.skip_unreadable),
     )
     jobs: list[Job] = []
     inputs: dict[str, Inputs] = {}

