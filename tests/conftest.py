@@ -79,13 +79,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where tests run in two processes, one begins with RAY_FIRST, and the other ends with RAY_LAST."""
+    """Where tests run in two processes, one begins with RAY_FIRST; whichever is free takes the next file."""
     from xdist.scheduler import LoadScopeScheduling
 
     class RayInTwo(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "Ray first" if file in RAY_FIRST else "Ray last" if file in RAY_LAST else file
+            return "Ray first" if file in RAY_FIRST else file
 
     return RayInTwo(config, log)
 
