@@ -652,6 +652,26 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Timed:
+    """The result of timing trained models."""
+
+    timings: list[Timing] = field(default_factory=list)
+    deployments: list[Deployment] = field(default_factory=list)
+    """A row for each model and back end, also for those that failed."""
+
+
+@dataclass(frozen=True)
+class TimingProgress:
+    """How far the timing of trained models is."""
+
+    prepared: int
+    """Models that a back end was prepared for, each counted once for each back end."""
+    to_prepare: int
+    rounds_left: float | None = None
+    """Seconds that the rounds still take; None before one has ended."""
+
+
+@dataclass(frozen=True)
 class Begun:
     """The event that a worker begins a run, for the ``attempt``-th time."""
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import ray
@@ -22,10 +22,7 @@ from bench.errors import first_line
 from bench.learning.cpus import cpu_name
 from bench.learning.data.datasets import Dataset, Split
 from bench.learning.inputs import Inputs
-from bench.spec import Run
-
-if TYPE_CHECKING:  # the driver need not import torch
-    from bench.learning.timing import Measured
+from bench.spec import Run, Timed, TimingProgress
 
 WAIT_SECONDS = 600
 """Seconds to wait for a free machine and for the figures of eager mode."""
@@ -50,8 +47,9 @@ def time_alone(
     inputs: Mapping[str, Inputs],
     backends: Sequence[str],
     waiting: Callable[[float], None] = lambda seconds: None,
+    report: Callable[[TimingProgress], None] = lambda progress: None,
     failed: Callable[[str], None] = lambda reason: None,
-) -> Measured:
+) -> Timed:
     """Time trained models in turns, on one node of each kind of device; each is reserved whole.
 
     Args:
@@ -60,6 +58,7 @@ def time_alone(
         inputs: what the runs read, by :attr:`bench.spec.Run.inputs_key`.
         backends: names of back ends to time besides eager, which is always timed.
         waiting: called now and then until there are figures, with the seconds that it took so far.
+        report: called with the progress of the timing on a node, about once a second.
         failed: called with the reason if there are figures of some kinds of device, but not of one.
 
     Raises:
@@ -72,11 +71,11 @@ def time_alone(
         parts = {key: replace(each, dataset=each.dataset.in_memory()) for key, each in parts.items()}
     work = ray.put((list(trained), parts, tuple(backends)))
     seconds = WAIT_SECONDS + PREPARE_SECONDS * len(trained) * len(backends)
-    figures: list[Measured] = []
+    figures: list[Timed] = []
     reasons: list[str] = []
     for place in places(session):
         try:
-            figures.append(_time_at(place, work, seconds, waiting))
+            figures.append(_time_at(place, work, seconds, waiting, report))
         except NotTimedError as error:
             reasons.append(f"on {place.kind}: {error}" if place.kind else str(error))
     if not figures:
@@ -144,31 +143,41 @@ def _on(node_id: str) -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(node_id, soft=True)  # an autoscaler may remove it
 
 
-def _time_at(place: Place, work: ray.ObjectRef, seconds: float, waiting: Callable[[float], None]) -> Measured:
+def _time_at(
+    place: Place,
+    work: ray.ObjectRef,
+    seconds: float,
+    waiting: Callable[[float], None],
+    report: Callable[[TimingProgress], None],
+) -> Timed:
     """Time at a place; wait up to ``seconds``.
 
     Raises:
         NotTimedError: there are no figures; the message says why.
     """
     threads = max(1, int(place.node.cpus))
-    task = ray.remote(num_cpus=threads, num_gpus=1 if place.node.gpus >= 1 else 0, max_retries=0)(_time_models)
+    needs = {"num_cpus": threads, "num_gpus": 1 if place.node.gpus >= 1 else 0}
+    task = ray.remote(**needs, max_retries=0, num_returns="streaming")(_time_models)
     options = {} if place.node_id is None else {"scheduling_strategy": _on(place.node_id)}
-    answer = task.options(**options).remote(work, threads)
-    start, pause = time.monotonic(), FIRST_SIGN_SECONDS
+    answers = task.options(**options).remote(work, threads)
+    start, next_sign = time.monotonic(), FIRST_SIGN_SECONDS
     try:
-        while not ray.wait([answer], timeout=pause)[0] and (passed := time.monotonic() - start) < seconds:
-            waiting(passed)
-            pause = min(passed, 60.0, seconds - passed)
-        measured: Measured = ray.get(answer, timeout=0)
-    except ray.exceptions.GetTimeoutError:
-        ray.cancel(answer, force=True)
-        raise NotTimedError(
-            f"{threads} CPUs of one machine did not become free, or timing did not end, within {seconds} s; "
-            "the same command tries again"
-        ) from None
+        while (passed := time.monotonic() - start) < seconds:
+            if passed >= next_sign:
+                waiting(passed)
+                next_sign = passed + min(passed, 60.0)
+            if ray.wait([answers], timeout=max(0.0, min(next_sign, seconds) - passed))[0]:
+                answer: TimingProgress | Timed = ray.get(next(answers))
+                if not isinstance(answer, TimingProgress):
+                    return answer
+                report(answer)
     except ray.exceptions.RayError as error:
         raise NotTimedError(first_line(error)) from None
-    return measured
+    ray.cancel(answers, force=True)
+    raise NotTimedError(
+        f"{threads} CPUs of one machine did not become free, or timing did not end, within {seconds} s; "
+        "the same command tries again"
+    )
 
 
 def _some_of(dataset: Dataset, images: int) -> Dataset:
@@ -177,10 +186,13 @@ def _some_of(dataset: Dataset, images: int) -> Dataset:
     return replace(dataset, train=Split(dataset.train.images[drawn], dataset.train.labels[drawn]))
 
 
-def _time_models(work: tuple[list[tuple[Run, bytes]], dict[str, Inputs], tuple[str, ...]], threads: int) -> Measured:
+def _time_models(
+    work: tuple[list[tuple[Run, bytes]], dict[str, Inputs], tuple[str, ...]], threads: int
+) -> Iterator[TimingProgress | Timed]:
+    """Yield the progress of the timing and, last, its result."""
     from bench.learning.timing import Subject
     from bench.learning.timing_process import time_in_a_process
 
     trained, inputs, backends = work
     subjects = [Subject(run, content, inputs[run.inputs_key]) for run, content in trained]
-    return time_in_a_process(subjects, backends=backends, device=gpu_or_cpu(), threads=threads)
+    yield from time_in_a_process(subjects, backends=backends, device=gpu_or_cpu(), threads=threads)

@@ -15,9 +15,9 @@ import copy
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from statistics import fmean
+from statistics import fmean, median
 from typing import Literal
 
 import numpy as np
@@ -38,13 +38,20 @@ from bench.learning.data.preprocessing import DeviceSplit, Preprocessor, as_tens
 from bench.learning.execute import built
 from bench.learning.features import embedding_of, fold
 from bench.learning.inputs import Inputs
-from bench.learning.limits import BLOCK_SECONDS, FEWEST_ROUNDS, LONGEST_SECONDS, ROUNDS, WARM_UP_SECONDS
+from bench.learning.limits import (
+    BLOCK_SECONDS,
+    FEWEST_ROUNDS,
+    LONGEST_SECONDS,
+    REPORT_SECONDS,
+    ROUNDS,
+    WARM_UP_SECONDS,
+)
 from bench.learning.models.architecture import ModelSpec
 from bench.learning.optimizers import make_optimizer
 from bench.learning.precision import arithmetic, precision_on
 from bench.learning.process import flush_denormals, prepare_process, synchronise
 from bench.learning.training import Trainee, on_features, on_images, training_step
-from bench.spec import Deployment, Run, Timing
+from bench.spec import Deployment, Run, Timed, Timing, TimingProgress
 
 EAGER = "eager"
 MOST_CALIBRATION_IMAGES = 512
@@ -53,10 +60,13 @@ TRAINING_BATCHES = 8
 """The largest number of different batches that are trained on in turns."""
 MOST_RETRIES = 6
 """The number of rounds in all that are timed again because the machine was in use; it may never be free."""
+PASS_ON_SECONDS = 0.02
+"""The seconds after a report in which nothing is timed, while others pass it on."""
 CONTENDED_SHARE = 0.1
 """The share of the machine's processor time above which other processes disturb the timing."""
 
 Kind = Literal["training", "extraction", "head", "inference"]
+Report = Callable[[TimingProgress], None]
 
 
 @dataclass(frozen=True)
@@ -67,15 +77,6 @@ class Subject:
     checkpoint: bytes
     inputs: Inputs
     """The run's inputs, with at least a batch of training images in random order, and all test images."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The result of timing models."""
-
-    timings: list[Timing] = field(default_factory=list)
-    deployments: list[Deployment] = field(default_factory=list)
-    """A row for each model and back end, also for those that failed."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,14 @@ class _Call:
 
 
 @flush_denormals()
-def time_models(subjects: Sequence[Subject], *, backends: Sequence[str] = (), device: str, threads: int) -> Measured:
+def time_models(
+    subjects: Sequence[Subject],
+    *,
+    backends: Sequence[str] = (),
+    device: str,
+    threads: int,
+    report: Report = lambda progress: None,
+) -> Timed:
     """Time the training of every subject, and the inference of one image and of a batch by each back end.
 
     Training is timed as the run did it: steps of the whole model, or the extraction of a frozen backbone's features and
@@ -106,18 +114,29 @@ def time_models(subjects: Sequence[Subject], *, backends: Sequence[str] = (), de
         backends: names of back ends to time besides eager, which is always timed.
         device: as torch names it.
         threads: CPU threads to compute with.
+        report: called with the progress, about once a second.
     """
     prepare_process(threads)
-    measured = Measured()
+    timed = Timed()
     calls: list[_Call] = []
+    names = list(dict.fromkeys((EAGER, *backends)))
+    to_prepare = len(subjects) * len(names)
     for subject in subjects:
-        calls += _calls(subject, list(dict.fromkeys((EAGER, *backends))), device, threads, measured.deployments)
-    timings = list(_timed(calls, threads))
+        for call in _calls(subject, names, device, threads, timed.deployments):
+            calls.append(call)
+            if timed.deployments:
+                report(TimingProgress(len(timed.deployments), to_prepare))
+
+    def report_rounds(seconds_left: float) -> None:
+        report(TimingProgress(to_prepare, to_prepare, seconds_left))
+        time.sleep(PASS_ON_SECONDS)
+
+    timings = list(_timed(calls, threads, report=report_rounds))
     joules = _energies(calls, device)  # after the timing, as it would heat the machine
     for row in timings:
         each = joules.get((row.run_id, row.kind, row.backend, row.batch_size))
-        measured.timings.append(row if each is None else row.model_copy(update={"joules_per_image": each}))
-    return measured
+        timed.timings.append(row if each is None else row.model_copy(update={"joules_per_image": each}))
+    return timed
 
 
 def _energies(calls: Sequence[_Call], device: str) -> dict[tuple[str, str, str, int], float]:
@@ -150,8 +169,14 @@ def time_inference(trained: Trained, images: NDArray[np.uint8], *, rounds: int =
     return np.array([timing.seconds for timing in _timed([call], threads, rounds)]), threads
 
 
-def _timed(calls: Sequence[_Call], threads: int, rounds: int | None = None) -> Iterator[Timing]:
-    """Time ``calls`` in turns, and yield each sample."""
+def _timed(
+    calls: Sequence[_Call],
+    threads: int,
+    rounds: int | None = None,
+    *,
+    report: Callable[[float], None] = lambda seconds_left: None,
+) -> Iterator[Timing]:
+    """Time ``calls`` in turns, and yield each sample; tell ``report`` the seconds that the rounds still take."""
     references = {call.device: make_reference_step(call.device) for call in calls}
     for device, step in references.items():
         _repeat(step, device, seconds=WARM_UP_SECONDS)
@@ -160,11 +185,20 @@ def _timed(calls: Sequence[_Call], threads: int, rounds: int | None = None) -> I
     where = {device: {key: machine[key] for key in ("node", "device", "cpu")} for device, machine in machines.items()}
     counts = [0] * len(calls)
     retries = MOST_RETRIES
-    end = time.perf_counter() + LONGEST_SECONDS * len({call.run_id for call in calls})
-    for number in range(rounds or ROUNDS):
-        if number >= FEWEST_ROUNDS and time.perf_counter() > end:
+    start = reported = time.perf_counter()
+    end = start + LONGEST_SECONDS * len({call.run_id for call in calls})
+    most = rounds or ROUNDS
+    took: list[float] = []
+    for number in range(most):
+        now = time.perf_counter()
+        if number >= FEWEST_ROUNDS and now > end:
             break
+        if number > 0 and now - reported >= REPORT_SECONDS:
+            each = median(took)
+            report(min((most - number) * each, max(end - now, (FEWEST_ROUNDS - number) * each)))
+            reported = time.perf_counter()
         blocks, share = _round(calls, references)
+        took.append(time.perf_counter() - now)
         while share > CONTENDED_SHARE and retries > 0:
             retries -= 1
             again, others = _round(calls, references)

@@ -1,20 +1,23 @@
 """Timing in a separate process, without Ray and with the environment that a user's program has.
 
-``python -m bench.learning.timing_process`` reads pickled arguments from standard input, and writes its pickled result
-to standard output.
+``python -m bench.learning.timing_process`` reads pickled arguments from standard input, and writes its progress and,
+last, its result to standard output, pickled one after the other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from bench.learning.timing import Measured, Subject, time_models
+from bench.learning.timing import Subject, time_models
+from bench.spec import Timed, TimingProgress
 
 
 def time_in_a_process(
@@ -23,8 +26,8 @@ def time_in_a_process(
     backends: Sequence[str],
     device: str,
     threads: int,
-) -> Measured:
-    """Run :func:`bench.learning.timing.time_models` in a new process.
+) -> Iterator[TimingProgress | Timed]:
+    """Run :func:`bench.learning.timing.time_models` in a new process; yield its progress and, last, its result.
 
     Args:
         subjects: as for ``time_models``.
@@ -36,19 +39,28 @@ def time_in_a_process(
         RuntimeError: the new process failed; the message is the last line of its standard error, or its exit code.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.learning.timing_process"],
-        input=pickle.dumps((list(subjects), tuple(backends), device, threads)),
-        env=environment,
-        capture_output=True,
-        start_new_session=True,  # Ctrl-C reaches the command only; the new process ends with it
-        check=False,
-    )
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").split("\n")
-        raise RuntimeError(next((line for line in reversed(lines) if line.strip()), f"exit code {done.returncode}"))
-    measured: Measured = pickle.loads(done.stdout)  # noqa: S301 - from our own process
-    return measured
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "bench.learning.timing_process"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,  # Ctrl-C reaches the command only; the new process ends with it
+        ) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None  # noqa: S101 - for mypy
+        with contextlib.suppress(BrokenPipeError), process.stdin:  # if it failed, its errors say why
+            pickle.dump((list(subjects), tuple(backends), device, threads), process.stdin)
+        with contextlib.suppress(EOFError, pickle.UnpicklingError):  # it ended
+            while True:
+                yield pickle.load(process.stdout)  # noqa: S301 - from our own process
+        if process.wait() != 0:
+            errors.seek(0)
+            lines = errors.read().decode(errors="replace").split("\n")
+            reason = next((line for line in reversed(lines) if line.strip()), f"exit code {process.returncode}")
+            raise RuntimeError(reason)
 
 
 def _end_with(parent: int) -> None:
@@ -58,13 +70,17 @@ def _end_with(parent: int) -> None:
 
 
 def main() -> None:
-    """Time the models given on standard input, and write the result to standard output."""
+    """Time the models given on standard input, and write progress and result to standard output."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not mix with the result
     threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     subjects, backends, device, threads = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own process
-    measured = time_models(subjects, backends=backends, device=device, threads=threads)
-    pickle.dump(measured, answers)
+
+    def tell(what: TimingProgress | Timed) -> None:
+        pickle.dump(what, answers)
+        answers.flush()
+
+    tell(time_models(subjects, backends=backends, device=device, threads=threads, report=tell))
     answers.close()
 
 

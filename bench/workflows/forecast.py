@@ -4,7 +4,7 @@
 2. A part not begun takes for each image what it took in other runs: :mod:`bench.workflows.paces`.
 3. Features are extracted once for a model and image size; other runs wait for them, and later ones find them.
 4. Runs begin in their order, each as soon as one of the places is free.
-5. After the runs come the timing, whose length follows from its rules, and the pages.
+5. After the runs come the timing and the pages. The timing's length follows from its rules, until it tells it itself.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from bench.spec import Progress, Record, Run, Status
+from bench.spec import Progress, Record, Run, Status, TimingProgress
 from bench.workflows.paces import PARTS, Network, Paces, Part, Total, images_of, network_of, on_features, parts_of
+from bench.workflows.timing_seconds import TimingSeconds
 
 START_SECONDS = 5.0
 """Seconds that the first workers take to start, PyTorch included (results/reference/speed/startup.md)."""
@@ -27,7 +28,7 @@ OVERRUN = 0.1
 """The share of its time so far that the timing still takes at least: a machine in use makes it time rounds again."""
 _MOST_POINTS = 200
 
-Timing = Callable[[Callable[[Run, Part], float | None]], float]
+Timing = Callable[[Callable[[Run, Part], float | None]], TimingSeconds]
 """The seconds that the timing takes, from what an image takes in a part of a run."""
 
 
@@ -75,7 +76,7 @@ class _Watched:
 class Forecast:
     """The time that the runs, the timing and the pages of a command still take."""
 
-    def __init__(self, *, timing: Timing = lambda pace: 0.0, earlier: Iterable[Record] = ()) -> None:
+    def __init__(self, *, timing: Timing = lambda pace: TimingSeconds(), earlier: Iterable[Record] = ()) -> None:
         """Begin without runs.
 
         Args:
@@ -83,7 +84,9 @@ class Forecast:
             earlier: records of the same results folder, whose paces hold until this command has its own.
         """
         self._timing = timing
-        self._timing_span: tuple[float, float] | None = None
+        self._timing_since: float | None = None
+        self._timing_seconds = TimingSeconds()
+        self._timing_seen: tuple[float, TimingProgress] | None = None
         self._at_once = 1
         self._groups: list[list[_Watched]] = []
         self._runs: dict[str, _Watched] = {}
@@ -144,17 +147,33 @@ class Forecast:
 
     def timing_begun(self, now: float) -> None:
         """Note that the runs have ended, and that their models are now timed."""
-        self._timing_span = now, now + self._timing(self._paces_now().of)
+        self._timing_since, self._timing_seconds = now, self._timing(self._paces_now().of)
+        self._timing_seen = None
+
+    def timing_update(self, progress: TimingProgress, now: float) -> None:
+        """Note how far the timing is."""
+        self._timing_seen = now, progress
 
     # --- the answer --------------------------------------------------------------------------------------------------
 
     def left(self, now: float) -> float | None:
         """Return the seconds until the command ends; None while nothing is known of any run."""
-        if self._timing_span is not None:
-            start, end = self._timing_span
-            return max(end - now, OVERRUN * (now - start)) + PAGES_SECONDS
+        if self._timing_since is not None:
+            return self._timing_left(self._timing_since, now) + PAGES_SECONDS
         runs = self.runs_left(now)
-        return None if runs is None else runs + self._timing(self._paces_now().of) + PAGES_SECONDS
+        return None if runs is None else runs + self._timing(self._paces_now().of).total + PAGES_SECONDS
+
+    def _timing_left(self, start: float, now: float) -> float:
+        """Return the seconds until the timing that began at ``start`` ends."""
+        expected = self._timing_seconds
+        if self._timing_seen is None:
+            return max(start + expected.total - now, OVERRUN * (now - start))
+        since, seen = self._timing_seen
+        if seen.rounds_left is not None:
+            return max(1.0 - PAGES_SECONDS, seen.rounds_left - (now - since))  # the pages are under way
+        done, coming = sum(expected.prepare[: seen.prepared]), sum(expected.prepare[seen.prepared :])
+        slower = (since - start) / done if done else 1.0
+        return max(slower * coming - (now - since), OVERRUN * (now - since)) + expected.rounds
 
     def runs_left(self, now: float) -> float | None:
         """Return the seconds until the last run ends; None while nothing is known of any run."""

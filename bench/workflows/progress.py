@@ -13,7 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bench.spec import Progress, Record, Run, Status
+from bench.reporting.formats import duration
+from bench.spec import Progress, Record, Run, Status, TimingProgress
 from bench.workflows.forecast import Forecast
 
 _STARTING = "a worker"
@@ -145,6 +146,17 @@ class ProgressView(View):
         with self._lock:
             self._forecast.timing_begun(self._clock())
         self.stage(what)
+
+    def timing_update(self, progress: TimingProgress) -> None:
+        """Show how far the timing is."""
+        with self._lock:
+            self._forecast.timing_update(progress, self._clock())
+
+    def timing_goes_on(self, seconds: float) -> None:
+        """Print, where there is no table, that the timing takes so long already, and how long it still takes."""
+        if not self.live:
+            left = self._forecast.left(self._clock())
+            self.say(f"timing: {duration(seconds)} so far, about {clock_time(left)} left")
 
     # --- the table ---------------------------------------------------------------------------------------------------
 

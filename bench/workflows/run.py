@@ -16,7 +16,7 @@ from bench.learning.backends import BACKENDS, check_installed
 from bench.reporting import images, stats
 from bench.reporting.entries import labels_of
 from bench.reporting.files import read
-from bench.reporting.formats import counted, duration
+from bench.reporting.formats import counted
 from bench.reporting.remote import open_store
 from bench.reporting.store import Store
 from bench.spec import Begun, Ended, Event, Job, Notice, Record, Run, Saved, Status
@@ -31,7 +31,7 @@ from bench.workflows.plan import Plan, make_plan
 from bench.workflows.progress import ProgressView
 from bench.workflows.record import assemble, git_commit
 from bench.workflows.report import choice_of, write_pages
-from bench.workflows.timing_seconds import timing_seconds
+from bench.workflows.timing_seconds import TimingSeconds, timing_seconds
 from bench.workflows.tuned import note_sources
 
 RUNS = "runs"
@@ -161,7 +161,7 @@ class Benchmark:
             timed |= {job.job_id for job in missing if self.options.fresh or not self._was_timed(job)}
         runs = [job.runs()[0] for job in self.jobs if job.job_id in timed]
 
-        def timing(pace: Callable[[Run, Part], float | None]) -> float:
+        def timing(pace: Callable[[Run, Part], float | None]) -> TimingSeconds:
             return timing_seconds(runs, sorted(self._backends()), pace, more_cpus=self.more_cpus)
 
         forecast = Forecast(timing=timing, earlier=self.stored.values())
@@ -309,7 +309,8 @@ class Benchmark:
                 trained,
                 inputs=self.plan.inputs,
                 backends=backends,
-                waiting=lambda seconds: None if view.live else print(f"timing: {duration(seconds)} so far", flush=True),
+                waiting=view.timing_goes_on,
+                report=view.timing_update,
                 failed=lambda reason: print(f"warning: not timed {reason}", file=sys.stderr),
             )
         except NotTimedError as error:

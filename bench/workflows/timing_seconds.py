@@ -7,6 +7,7 @@ are some in any case; before them every model is prepared for each back end, and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from bench.learning.limits import (
     BLOCK_SECONDS,
@@ -32,9 +33,23 @@ GAIN = 0.7
 """With n times the CPUs a model answers n ** 0.7 times as many images (mobilenet in results/reference/mnist-cpu2)."""
 
 
+@dataclass(frozen=True)
+class TimingSeconds:
+    """How many seconds the timing takes."""
+
+    prepare: tuple[float, ...] = ()
+    """For each model and back end, in their order, until it has answered all test images; the start included."""
+    rounds: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Return the seconds of all of it."""
+        return sum(self.prepare) + self.rounds
+
+
 def timing_seconds(
     runs: Sequence[Run], backends: Sequence[str], pace: Callable[[Run, Part], float | None], *, more_cpus: float = 1.0
-) -> float:
+) -> TimingSeconds:
     """Return how many seconds the timing takes; what is not known counts as quick.
 
     Args:
@@ -44,19 +59,20 @@ def timing_seconds(
         more_cpus: how many times as many CPUs time as train.
     """
     if not runs:
-        return 0.0
-    prepared = one_round = warm_up = 0.0
+        return TimingSeconds()
+    prepare: list[float] = []
+    one_round = warm_up = 0.0
     for run in runs:
         batch = min(BATCH, max(1, PIXELS // run.input.image_size**2))
         answer = (pace(run, "testing") or 0.0) / more_cpus**GAIN
         step = (pace(run, "training") or 0.0) / more_cpus**GAIN * run.recipe.batch_size
         calls = [step, *([batch * answer] if on_features(run) else []), *[answer, batch * answer] * len(backends)]
         for name in backends:
-            prepared += PREPARE_SECONDS.get(name, 0.0) + images_of(run, "testing") * answer
+            prepare.append(PREPARE_SECONDS.get(name, 0.0) + images_of(run, "testing") * answer)
         one_round += sum(_block(seconds) for seconds in calls)
         warm_up += sum(max(WARM_UP_SECONDS, seconds) for seconds in calls)
     within = min(ROUNDS * one_round, max(LONGEST_SECONDS * len(runs), FEWEST_ROUNDS * one_round))
-    return START_SECONDS + prepared + warm_up + within
+    return TimingSeconds((START_SECONDS + prepare[0], *prepare[1:]), warm_up + within)
 
 
 def _block(seconds: float) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ from bench.learning.execute import Inputs, execute
 from bench.learning.timing import Subject, make_reference_step, time_inference, time_models
 from bench.learning.timing_process import time_in_a_process
 from bench.reporting.speed import summarise
-from bench.spec import Job, Recipe
+from bench.spec import Job, Recipe, Timed, TimingProgress
 
 pytestmark = pytest.mark.heavy
 
@@ -46,12 +48,19 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_each_model_is_timed_in_every_way_and_every_round() -> None:
+def test_each_model_is_timed_in_every_way_and_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     data = datasets.load("synthetic")
     subjects = [subject_of(model, data) for model in ("cnn", "mobilenet")]
 
-    measured = time_models(subjects, device="cpu", threads=1)
+    progress: list[TimingProgress] = []
+    monkeypatch.setattr(timing, "REPORT_SECONDS", 0.0)
 
+    measured = time_models(subjects, device="cpu", threads=1, report=progress.append)
+
+    assert [each.prepared for each in progress if each.rounds_left is None][-1] == 2
+    lefts = [each.rounds_left for each in progress if each.rounds_left is not None]
+    assert len(lefts) == timing.ROUNDS - 1
+    assert lefts[-1] < lefts[0]
     rows = measured.timings
     answers = (("inference", 1), ("inference", 250))
     ways = [
@@ -158,11 +167,20 @@ def test_one_image_is_timed_by_the_same_code() -> None:
     assert threads == torch.get_num_threads()
 
 
-def test_a_process_of_its_own_times_the_same_and_says_why_it_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_of_its_own_times_the_same_and_says_why_it_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, modules_after: Callable[[str], set[str]]
+) -> None:
     subject = subject_of("cnn", datasets.load("synthetic"))
 
-    measured = time_in_a_process([subject], backends=(), device="cpu", threads=1)
+    *progress, measured = time_in_a_process([subject], backends=(), device="cpu", threads=1)
 
+    assert progress[0] == TimingProgress(1, 1)
+    assert all(isinstance(each, TimingProgress) for each in progress)
+    assert isinstance(measured, Timed)
+    file = tmp_path / "timed"
+    file.write_bytes(pickle.dumps([*progress, measured]))
+    reading = f"import pickle; pickle.load(open({str(file)!r}, 'rb'))"
+    assert "torch" not in modules_after(reading), "the driver would import torch, which takes seconds"
     assert {(row.kind, row.batch_size) for row in measured.timings} == {
         ("training", subject.run.recipe.batch_size),
         ("inference", 1),
@@ -172,7 +190,7 @@ def test_a_process_of_its_own_times_the_same_and_says_why_it_failed(monkeypatch:
     assert [row.backend for row in measured.deployments] == ["eager"]
     monkeypatch.setenv("PYTHONMALLOC", "no such thing")  # with which no Python starts
     with pytest.raises(RuntimeError):
-        time_in_a_process([subject], backends=(), device="cpu", threads=1)
+        list(time_in_a_process([subject], backends=(), device="cpu", threads=1))
 
 
 class Counting:

@@ -17,10 +17,11 @@ from recorded import Event, as_it_was, lasting, run_of, scheduled
 from bench.learning import timing
 from bench.learning.data import preprocessing
 from bench.reporting.store import Store
-from bench.spec import Progress, Record, Run, Status
+from bench.spec import Progress, Record, Run, Status, TimingProgress
 from bench.workflows import timing_seconds as seconds_of
 from bench.workflows.forecast import PAGES_SECONDS, Forecast
 from bench.workflows.paces import Part
+from bench.workflows.timing_seconds import TimingSeconds
 
 REFERENCE = Path(__file__).parents[2] / "results/reference"
 THIRD = 0.34
@@ -190,10 +191,26 @@ def test_the_length_of_recorded_timings_is_right_within_a_quarter(
 
     seconds = seconds_of.timing_seconds([run_of(record) for record in jobs.values()], backends, pace)
 
-    assert seconds == pytest.approx(took, rel=0.25)
+    assert seconds.total == pytest.approx(took, rel=0.25)
+    assert len(seconds.prepare) == len(jobs) * len(backends)
     forecast = Forecast(timing=lambda pace: seconds)
     forecast.timing_begun(100.0)
-    assert forecast.left(100.0 + seconds / 2) == pytest.approx(seconds / 2 + PAGES_SECONDS)
+    assert forecast.left(100.0 + seconds.total / 2) == pytest.approx(seconds.total / 2 + PAGES_SECONDS)
+
+
+def test_a_timing_under_way_tells_how_long_it_takes() -> None:
+    forecast = Forecast(timing=lambda pace: TimingSeconds(prepare=(10.0, 4.0), rounds=20.0))
+    forecast.timing_begun(100.0)
+    # the first took twice as long as expected, so the second does too
+    forecast.timing_update(TimingProgress(1, 2), 120.0)
+    assert forecast.left(121.0) == pytest.approx(2 * 4.0 - 1.0 + 20.0 + PAGES_SECONDS)
+    assert forecast.left(200.0) == pytest.approx(0.1 * 80 + 20.0 + PAGES_SECONDS)
+    forecast.timing_update(TimingProgress(2, 2), 128.0)
+    assert forecast.left(128.0) == pytest.approx(20.0 + PAGES_SECONDS)
+    forecast.timing_update(TimingProgress(2, 2, rounds_left=33.0), 130.0)
+    assert forecast.left(133.0) == pytest.approx(30.0 + PAGES_SECONDS)
+    assert forecast.left(164.0) == pytest.approx(PAGES_SECONDS - 1.0)  # the pages are being written
+    assert forecast.left(200.0) == pytest.approx(1.0)
 
 
 def test_the_rules_of_the_timing_are_those_that_its_length_follows_from() -> None:
