@@ -17,7 +17,6 @@ from bench.reporting.formats import duration
 from bench.spec import Progress, Record, Run, Status, TimingProgress
 from bench.workflows.forecast import Forecast
 
-_STARTING = "a worker"
 _MOST_ROWS = 20
 """The most runs that are shown one by one."""
 _OTHER_COLUMNS = 60
@@ -70,8 +69,7 @@ class ProgressView(View):
         self._under_way: dict[str, Progress | None] = {}
         self._finished: set[str] = set()
         self._epochs_printed: dict[str, int] = {}
-        self._at_once = 1
-        self._waiting_for = _STARTING
+        self._waiting_for = ""
         self._stage = ""
         if self.live:
             self.enter_context(Live(get_renderable=self.table, console=self._console, transient=True))
@@ -81,20 +79,13 @@ class ProgressView(View):
         with self._lock:
             self._stage = what
 
-    def plan(self, groups: Sequence[Sequence[Run]], at_once: int) -> None:
-        """Add runs to train; see :meth:`.Forecast.plan`."""
+    def plan(self, groups: Sequence[Sequence[Run]], at_once: int, *, waiting_for: str = "CPUs") -> None:
+        """Add runs to train, and say what those wait for that have not begun; see :meth:`.Forecast.plan`."""
         with self._lock:
-            self._stage, self._at_once = "", at_once
+            self._stage, self._waiting_for = "", waiting_for
             self._forecast.plan(groups, at_once)
             for run in (run for group in groups for run in group):
                 self._runs[run.id] = self._waiting[run.id] = run
-
-    def waiting(self, what: str) -> None:
-        """Show what the runs wait for that have not begun."""
-        with self._lock:
-            self._waiting_for = what
-        if not self.live and what not in ("CPUs", "GPUs", _STARTING):
-            self.say(f"waiting for {what}")
 
     def begun(self, run_id: str, attempt: int) -> None:
         """Show that a worker begins a run, for the ``attempt``-th time."""

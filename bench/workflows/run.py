@@ -198,7 +198,8 @@ class Benchmark:
             store.forget(runs.keys() & set(store.ids("unfinished")), ("unfinished",))
         on_cpus = groups[0].need.gpus == 0
         self.more_cpus = max(node.cpus for node in session.nodes) / groups[0].need.cpus if on_cpus else 1.0
-        view.plan([group.runs for group in groups], at_once(groups, session.nodes))
+        wait_for = "CPUs" if on_cpus else "GPUs"
+        view.plan([group.runs for group in groups], at_once(groups, session.nodes), waiting_for=wait_for)
 
         def handle(event: Event) -> None:
             if isinstance(event, Begun):
@@ -227,7 +228,6 @@ class Benchmark:
             handle=handle,
             storage=direct,
         )
-        view.waiting("CPUs" if on_cpus else "GPUs")
         scheduler.train(groups)
 
     def _too_wide(self) -> list[Job]:

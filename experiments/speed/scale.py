@@ -18,7 +18,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -72,14 +73,20 @@ def train_many(seeds: int) -> list[list[str]]:
     return rows
 
 
-def fill(results: Path, runs: int) -> None:
-    """Store ``runs`` finished runs of :data:`JOBS` jobs, like those on mnist-5k, with some wrong answers in each."""
-    store, generator = Store(results), np.random.default_rng(0)
+def fill(results: Path, runs: int, numbers: Sequence[int] = range(JOBS)) -> None:
+    """Store finished runs, like those on mnist-5k, with some wrong answers in each.
+
+    Args:
+        results: the results folder.
+        runs: the number of runs of all :data:`JOBS` jobs.
+        numbers: which of the jobs are stored.
+    """
+    store, generator = Store(results), np.random.default_rng(numbers[0])
     store.prepare()
     data = DatasetInfo(name="mnist-5k", sha256="0" * 64, train_images=4000, test_images=1000, classes=10)
     labels = np.arange(1000, dtype=np.int16) % 10
-    began = datetime(2026, 1, 1, tzinfo=UTC)
-    for number in range(JOBS):
+    began = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=numbers[0])
+    for number in numbers:
         recipe = Recipe(lr=(1 + number // 2) / 10_000)
         seeds = tuple(range(runs // JOBS))
         for run in Job(model=("cnn", "mobilenet")[number % 2], dataset=data, recipe=recipe, seeds=seeds).runs():
@@ -235,7 +242,8 @@ def report_many(stored: int) -> list[list[str]]:
     """Report twice over ``stored`` runs; return rows of (what, figure)."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="bench-scale-") as folder:
-        fill(Path(folder), stored)
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(fill, [Path(folder)] * JOBS, [stored] * JOBS, [[number] for number in range(JOBS)]))
         for which in ("first", "second"):
             seconds, cpu, memory = report(Path(folder))
             figures = f"{seconds:.1f} s, {cpu:.1f} s of CPU, {memory:,.0f} MB at the most"

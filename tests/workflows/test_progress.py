@@ -49,11 +49,10 @@ def test_the_table_says_of_each_run_what_it_does_or_waits_for(width: int) -> Non
     with view:
         first, second, _ = view._runs
         lines = shown(view, width)
-        assert any("3 more runs" in line and "waiting for a worker" in line for line in lines)
+        assert any("3 more runs" in line and "waiting for CPUs" in line for line in lines)
 
         view.begun(first, 1)
         view.begun(second, 1)
-        view.waiting("CPUs")
         lines = shown(view, width)
         assert sum("loading data" in line for line in lines) == 2
         assert any(re.match("cnn +2 ", line) and "waiting for CPUs" in line for line in lines)
@@ -109,11 +108,9 @@ def test_elsewhere_a_line_is_printed_for_each_epoch_and_each_end() -> None:
         for done in (0, 2000, 4000):
             clock.now += 1
             view.update(Progress(run.id, 1, 5, done, 20_000, 0.25, 0.9, 1999.6))
-        view.waiting("a machine with 4 CPUs")
         view.finished(record_of())
-    epoch, waits, ended = out.getvalue().splitlines()
+    epoch, ended = out.getvalue().splitlines()
     assert epoch == "cnn seed 0: epoch 1/5  loss 0.2500  train acc 90.00 %  2,000 images/s  00:08 left"
-    assert waits == "waiting for a machine with 4 CPUs"
     assert ended.startswith("cnn seed 0: test accuracy 98.76 %, trained in 12.5 s  [1 of 3 runs done, about ")
 
 
