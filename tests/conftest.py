@@ -104,12 +104,13 @@ def _file(item: pytest.Item) -> str:
     return item.path.relative_to(ROOT).as_posix()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def small_collections() -> Iterator[None]:
-    """Leave PyTorch's many objects out of garbage collections: statsmodels asks for one in each Holm correction."""
+@pytest.fixture(scope="module", autouse=True)
+def small_collections() -> None:
+    """Leave the objects of earlier modules, PyTorch's among them, out of garbage collections.
+
+    statsmodels asks for a collection in each Holm correction.
+    """
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

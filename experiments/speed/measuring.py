@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from tabulate import tabulate
 
-from bench.learning.cost import cpu_name
+from bench.learning.cpus import cpu_name
 
 ROOT = Path(__file__).parents[2]
 

@@ -133,7 +133,6 @@ def simulate_workers(count: int, seconds: float) -> list[list[str]]:
         before = process.memory_info().rss
         interval = report_seconds(count)
 
-        @ray.remote(num_cpus=0)
         def report_as(numbers: range, until: float) -> int:
             """Report as these workers do; the images done stand for the milliseconds since 1970."""
             next_at = {number: time.time() + interval * number / count for number in numbers}
@@ -147,9 +146,10 @@ def simulate_workers(count: int, seconds: float) -> list[list[str]]:
                 time.sleep(0.01)
             return sent
 
+        sender = ray.remote(num_cpus=0)(report_as)
         until = time.time() + seconds
         parts = [range(first, count, SENDERS) for first in range(SENDERS)]
-        sending = [report_as.remote(numbers, until) for numbers in parts]
+        sending = [sender.remote(numbers, until) for numbers in parts]
         ages, begun, cpu = [], time.time(), process.cpu_times()
         while time.time() < until + 2:
             events = ray.get(coordinator.take.remote(0.25))
@@ -170,12 +170,12 @@ def simulate_workers(count: int, seconds: float) -> list[list[str]]:
 def send_states(coordinator: Any, ray: Any) -> list[list[str]]:
     """Send the states of :data:`STATES` runs through the coordinator to this process."""
 
-    @ray.remote(num_cpus=0)
     def save(run: str) -> None:
         ray.get(coordinator.put.remote(Saved(run, os.urandom(STATE_BYTES))))
 
+    saver = ray.remote(num_cpus=0)(save)
     begun = time.time()
-    saving, received = [save.remote(f"run-{number}") for number in range(STATES)], 0
+    saving, received = [saver.remote(f"run-{number}") for number in range(STATES)], 0
     while received < STATES:
         received += sum(isinstance(event, Saved) for event in ray.get(coordinator.take.remote(0.25)))
     ray.get(saving)
