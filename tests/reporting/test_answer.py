@@ -149,7 +149,7 @@ def test_what_is_better_in_no_respect_is_said_once(folder: Folder) -> None:
     (answer,) = seen.answers
     assert answer.front == ["best"]
     assert answer.dominated == {"slow": "best", "large": "best"}
-    assert "No reason to choose slow and large: another is at least as good in every respect." in answer.sentences
+    assert "No reason to choose slow and large: another is at least as accurate, fast and small." in answer.sentences
 
 
 def test_a_preference_or_a_budget_chooses_among_the_front(folder: Folder, tmp_path: Path) -> None:
