@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from bench.cluster.placement import Need, Node, groups_that_fit, in_words
 
 FIRST_WORD_SECONDS = 5.0
-"""Seconds of waiting until it is told; the next time follows after twice as long, up to a minute later."""
+"""Seconds of waiting until it is told, where others train; the next time follows after twice as long, up to a minute
+later. Where none can train it is told at once."""
 _LONGEST_PAUSE_SECONDS = 60.0
 _LOOK_SECONDS = 1.0
 
@@ -58,7 +59,7 @@ class Watch:
             self._waiting_since = None
             return lines
         if self._waiting_since is None or changed:
-            self._waiting_since, self._next_word = now, FIRST_WORD_SECONDS
+            self._waiting_since, self._next_word = now, FIRST_WORD_SECONDS if room else 0.0
         passed = now - self._waiting_since
         if passed >= self._next_word:
             self._next_word = passed + min(max(passed, FIRST_WORD_SECONDS), _LONGEST_PAUSE_SECONDS)

@@ -29,11 +29,11 @@ class Cluster:
         return told
 
 
-def test_runs_that_wait_for_the_first_node_are_told_of_after_five_seconds_and_ever_less_often() -> None:
+def test_runs_that_wait_for_the_first_node_are_told_of_at_once_and_ever_less_often() -> None:
     told = Cluster().passes(200, 8)
 
-    assert told[0] == "5 waiting for nodes: 8 runs wait for 1 worker with 1 CPU each; there: no nodes with CPUs"
-    assert [line.split()[0] for line in told] == ["5", "10", "20", "40", "80", "140"]
+    assert told[0] == "0 waiting for nodes: 8 runs wait for 1 worker with 1 CPU each; there: no nodes with CPUs"
+    assert [line.split()[0] for line in told] == ["0", "5", "10", "20", "40", "80", "140"]
 
 
 def test_growth_is_told_and_what_still_waits() -> None:
@@ -65,6 +65,7 @@ def test_a_cluster_that_lost_its_last_node_waits_for_one_also_without_an_autosca
 
     assert told == [
         "3 the cluster now has no nodes with CPUs",
+        "3 waiting for nodes: 1 run waits for 1 worker with 1 CPU; there: no nodes with CPUs",
         "8 waiting for nodes: 1 run waits for 1 worker with 1 CPU; there: no nodes with CPUs",
     ]
 
