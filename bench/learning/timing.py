@@ -195,7 +195,8 @@ def _timed(
             break
         if number > 0 and now - reported >= REPORT_SECONDS:
             each = median(took)
-            report(min((most - number) * each, max(end - now, (FEWEST_ROUNDS - number) * each)))
+            # the round in which the time is up is finished
+            report(min((most - number) * each, max(end - now + each, (FEWEST_ROUNDS - number) * each)))
             reported = time.perf_counter()
         blocks, share = _round(calls, references)
         took.append(time.perf_counter() - now)

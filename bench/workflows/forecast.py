@@ -22,7 +22,7 @@ START_SECONDS = 5.0
 """Seconds that the first workers take to start, PyTorch included (results/reference/speed/startup.md)."""
 BEGIN_SECONDS = 1.0
 """Seconds to build a model and to store a run, until some have ended."""
-PAGES_SECONDS = 6.0
+PAGES_SECONDS = 7.0
 """Seconds to write the pages and to end Ray."""
 OVERRUN = 0.1
 """The share of its time so far that the timing still takes at least: a machine in use makes it time rounds again."""
