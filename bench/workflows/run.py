@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bench.cluster.placement import Group, Node, at_once, place
 from bench.cluster.session import ClusterLostError, Session, connect
+from bench.cluster.waiting import Watch
 from bench.config.run import Options
 from bench.learning.backends import BACKENDS, check_installed
 from bench.reporting import images, stats
@@ -140,6 +141,9 @@ class Benchmark:
                 print(self._describe(groups, session.nodes), flush=True)
             if view is None:
                 return 0
+            if groups and session.may_grow:  # it takes a while until the training can tell
+                for line in Watch(session.present, at_most=session.nodes).lines(groups[0].need, len(groups)):
+                    print(line, flush=True)
 
             def train() -> None:
                 if groups:
