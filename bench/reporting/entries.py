@@ -169,7 +169,8 @@ def labels_of(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     labels: dict[str, str] = {}
     for model, siblings in _by_model(jobs).items():
         differing = _differing(siblings)
-        named = [name for name in differing if name not in _left_out(differing, siblings)]
+        left_out = _left_out(differing, siblings)
+        named = [name for name in differing if name not in left_out]
         for job_id, columns in siblings.items():
             details = _described(named, columns)
             labels[job_id] = f"{model} ({details})" if details else model

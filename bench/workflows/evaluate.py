@@ -17,7 +17,6 @@ from bench.learning.data import datasets, pictures
 from bench.learning.data.class_names import relabelled
 from bench.learning.data.datasets import Dataset, Split
 from bench.learning.data.pictures import Pictures, Redraw
-from bench.learning.data.remote import local_folder
 from bench.learning.data.streaming import Streamed
 from bench.learning.models import weights
 from bench.learning.models.registry import find
@@ -66,9 +65,7 @@ def evaluate_file(options: EvaluateOptions, redraw: Redraw | None = None) -> str
     _check(options)
     with local_copy(options.weights) as file:
         loaded = weights.read(file, f"file {file.name}")
-    folder = None
-    if options.images is not None:
-        folder = pictures.find_pictures(local_folder(options.images, "--images"))
+    folder = pictures.find_pictures(options.images) if options.images is not None else None
     from bench.learning.checkpoint import load_trained  # imports torch
 
     trained = load_trained(loaded, options.model, options.form, options.class_names)

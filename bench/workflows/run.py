@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bench.cluster.placement import Group, Node, at_once, place
 from bench.cluster.session import ClusterLostError, Session, connect
-from bench.cluster.waiting import Watch
 from bench.config.run import Options
 from bench.learning.backends import BACKENDS, check_installed
 from bench.reporting import images, stats
@@ -141,8 +140,8 @@ class Benchmark:
                 print(self._describe(groups, session.nodes), flush=True)
             if view is None:
                 return 0
-            if groups and session.may_grow:  # it takes a while until the training can tell
-                for line in Watch(session.present, at_most=session.nodes).lines(groups[0].need, len(groups)):
+            if groups and (watch := session.watch()):  # it takes a while until the training can tell
+                for line in watch.lines(groups[0].need, len(groups)):
                     print(line, flush=True)
 
             def train() -> None:

