@@ -650,6 +650,11 @@ class Progress:
     phase_share: float = 0.0
     """Share of the features that is extracted, or of the test images that is answered."""
 
+    @property
+    def ends_epoch(self) -> bool:
+        """Return True if the epoch's last training image has been seen."""
+        return self.phase == "training" and self.images_done * self.epochs >= self.epoch * self.images_total
+
 
 @dataclass(frozen=True)
 class Timed:

@@ -115,7 +115,7 @@ class Coordinator:
         return self._states.get(run_id)
 
     async def take(self, wait_seconds: float) -> list[Report]:
-        """Return the events since the last call, of a run's progress in a phase of an epoch only the latest.
+        """Return the events since the last call; of a run's progress the ends of epochs, and the latest in a phase.
 
         Wait up to ``wait_seconds`` for the first.
         """
@@ -127,7 +127,11 @@ class Coordinator:
                 return []
         events, self._events = self._events, []
         latest = {_moment(event): event for event in events if isinstance(event, Progress)}
-        return [event for event in events if not isinstance(event, Progress) or event is latest[_moment(event)]]
+        return [
+            event
+            for event in events
+            if not isinstance(event, Progress) or event.ends_epoch or event is latest[_moment(event)]
+        ]
 
 
 def _moment(progress: Progress) -> tuple[str, int, str]:

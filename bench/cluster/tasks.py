@@ -99,8 +99,11 @@ class RayContext:
     """The results folder, if workers write to it themselves."""
 
     def report(self, progress: Progress) -> None:
-        """Send the progress to the driver without waiting for an answer."""
-        self.coordinator.put.remote(progress)
+        """Send the progress to the driver; wait until it has arrived if it ends an epoch, as users read those lines."""
+        if progress.ends_epoch:
+            asked(self.coordinator.put, progress)
+        else:
+            self.coordinator.put.remote(progress)
 
     def save(self, run_id: str, state: bytes) -> None:
         """Store or send the state and wait until it has arrived, so that it is safe if this worker dies."""

@@ -32,7 +32,7 @@ class TuneContext(RayContext):
         self._latest: Progress  # the last report before goes_on() is that of the whole epoch
 
     def report(self, progress: Progress) -> None:
-        """Send the progress to the driver without waiting for an answer."""
+        """Send the progress to the driver, and keep it for Tune."""
         self._latest = progress
         super().report(progress)
 

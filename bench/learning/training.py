@@ -245,7 +245,7 @@ def _train_epoch(
             correct += right
             part_done += len(part)
         done += len(batch)
-        if rank == 0 and (now := time.perf_counter()) >= next_report:
+        if rank == 0 and done < len(order) and (now := time.perf_counter()) >= next_report:
             next_report = now + context.report_seconds
             report(done, float(loss_sum) / part_done, int(correct) / part_done, now - start)
     if world > 1:

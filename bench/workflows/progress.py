@@ -102,11 +102,10 @@ class ProgressView(View):
         with self._lock:
             self._under_way[run.id] = progress
             self._forecast.update(progress, now)
-        if self.live or progress.phase != "training":
+        if self.live or not progress.ends_epoch:
             return
-        finished_epochs = progress.images_done // run.images_per_epoch
-        if finished_epochs > self._epochs_printed.get(run.id, 0):
-            self._epochs_printed[run.id] = finished_epochs
+        if progress.epoch > self._epochs_printed.get(run.id, 0):
+            self._epochs_printed[run.id] = progress.epoch
             self.say(
                 f"{self._name(run)}: epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}  "
                 f"train acc {100 * progress.accuracy:.2f} %  {progress.images_per_second:,.0f} images/s  "

@@ -130,6 +130,36 @@ def test_of_a_run_s_progress_in_an_epoch_the_driver_takes_the_latest() -> None:
     assert asyncio.run(story()) == [at("b", 1, 5), at("a", 1, 100), Saved("a", b"state"), *last]
 
 
+def test_the_end_of_an_epoch_is_not_lost_when_older_progress_arrives_after_it() -> None:
+    def at(images: int) -> Progress:
+        return Progress("a", 1, 2, images, 200)
+
+    async def story() -> list[Any]:
+        coordinator = Coordinator({}, 2)
+        for event in (at(50), at(100), at(90)):
+            await coordinator.put(event)
+        return await coordinator.take(0)
+
+    assert at(100) in asyncio.run(story())
+
+
+def test_a_worker_waits_until_the_end_of_an_epoch_has_arrived_and_for_no_other_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited_for: list[Any] = []
+    monkeypatch.setattr(tasks, "asked", lambda method, *arguments: waited_for.extend(arguments))
+    sent: list[Any] = []
+    coordinator = types.SimpleNamespace(put=types.SimpleNamespace(remote=sent.append))
+    context = RayContext(coordinator, rank=0, world_size=1, device="cpu", threads=1, report_seconds=1)
+    middle, end = Progress("a", 1, 2, 50, 200), Progress("a", 1, 2, 100, 200)
+
+    for progress in (middle, end, replace(end, phase="testing")):
+        context.report(progress)
+
+    assert waited_for == [end]
+    assert sent == [middle, replace(end, phase="testing")]
+
+
 def test_the_more_workers_report_the_rarer_each_does() -> None:
     assert [report_seconds(count) for count in (1, 100, 250, 1000, 10_000)] == [0.5, 0.5, 0.5, 2.0, 20.0]
 

@@ -433,8 +433,9 @@ def test_progress_goes_from_epoch_to_epoch_and_ends_with_all_images(tiny: Datase
 
     trained(some(tiny, 150), Recipe(epochs=2), context=context)
 
-    assert [one.images_done for one in context.progress] == [64, 128, 150, 150, 214, 278, 300, 300]
-    assert [one.epoch for one in context.progress] == [1] * 4 + [2] * 4
+    assert [one.images_done for one in context.progress] == [64, 128, 150, 214, 278, 300]
+    assert [one.epoch for one in context.progress] == [1] * 3 + [2] * 3
+    assert [one.ends_epoch for one in context.progress] == [False, False, True] * 2
     assert {(one.run_id, one.epochs, one.images_total) for one in context.progress} == {("a run", 2, 300)}
     assert all(0 <= one.accuracy <= 1 and one.loss > 0 for one in context.progress)
     assert all(one.images_per_second > 0 for one in context.progress)
