@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import tempfile
+import time
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from bench.config.home import expanded_path
@@ -13,11 +17,15 @@ from bench.learning import cache
 from bench.spec import slug
 from bench.storage import Place, change_token, place_of, reach, storage_errors
 
+UNUSED_SECONDS = 24 * 3600
+"""Seconds after which an older copy of the same place counts as unused, and may go when a newer one is fetched."""
+
 
 def local_path(name: str | Place, option: str) -> Path:
     """Return the path of a file or folder on this machine: for a URL, that of a copy in the cache.
 
-    The copy is of what the storage lists now: where an object has changed since, it is fetched anew.
+    The copy is of what the storage lists now: where an object has changed since, all is fetched anew, and copies of
+    before that nobody has used for a day are removed.
 
     Args:
         name: a path, or a URL of object storage.
@@ -32,14 +40,18 @@ def local_path(name: str | Place, option: str) -> Path:
     reach(place)
     objects = _objects(place, option)
     digest = hashlib.sha256(json.dumps([str(place), objects]).encode()).hexdigest()[:16]
-    folder = cache.cache_dir() / "remote" / f"{slug(str(place))}-{digest}"
+    name_of_place = hashlib.sha256(str(place).encode()).hexdigest()[:8]
+    folder = cache.cache_dir() / "remote" / f"{slug(str(place))}-{name_of_place}-{digest}"
     copy = folder / (place.name or str(place.path).strip("/"))
     try:
         with cache.locked(folder):
             cache.check_trusted(folder)
             if not copy.exists():
+                older = folder.parent.glob(f"{slug(str(place))}-{name_of_place}-*")
+                _remove_unused(each for each in older if each != folder)
                 print(f"fetching {len(objects):,} files of {place} into {folder}", flush=True)
                 _fetch(place, objects, copy)
+            os.utime(folder)
     except OSError as error:
         raise UserError(f"{option}: cannot be fetched into the cache ({first_line(error)})") from None
     return copy
@@ -80,6 +92,12 @@ def _objects(place: Place, option: str) -> dict[str, str]:
     if not objects:
         raise UserError(f"{option}: there is nothing at {place}")
     return objects
+
+
+def _remove_unused(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        if time.time() - folder.stat().st_mtime > UNUSED_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fetch(place: Place, objects: dict[str, str], copy: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import time
 from pathlib import Path
 
 import fsspec
@@ -14,7 +16,7 @@ from PIL import Image
 
 from bench.errors import UserError
 from bench.learning.data import datasets
-from bench.learning.data.remote import local_path
+from bench.learning.data.remote import UNUSED_SECONDS, local_path
 from bench.storage import place_of
 
 
@@ -49,6 +51,24 @@ def test_a_folder_is_fetched_once_and_again_when_an_object_changes(s3: ObjectSto
 
     fsspec.filesystem("s3").pipe_file(f"{s3_url}/pets/cat/0.png", png(99))
     assert datasets.load(f"folder:{s3_url}/pets").sha256 != first.sha256
+
+
+def test_a_copy_of_before_goes_when_a_newer_one_is_fetched_and_nobody_has_used_it_for_a_day(
+    memory_url: str, cache: Path
+) -> None:
+    fill(f"{memory_url}/pets")
+    copies = []
+    for number in range(3):
+        fsspec.filesystem("memory").pipe_file(f"{memory_url}/pets/cat/0.png", png(100 + number))
+        copies.append(local_path(f"{memory_url}/pets", "--dataset"))
+        if number == 0:
+            fill(f"{memory_url}/pets-other")
+            other = local_path(f"{memory_url}/pets-other", "--dataset")
+            for folder in (copies[0].parent, other.parent):
+                os.utime(folder, (0, time.time() - UNUSED_SECONDS - 60))
+
+    assert [copy.exists() for copy in copies] == [False, True, True]
+    assert other.exists()
 
 
 def test_it_is_the_data_set_that_the_same_files_on_a_disk_are(memory_url: str, tmp_path: Path) -> None:
