@@ -671,7 +671,6 @@ class TimingProgress:
 
     prepared: int
     """Models that a back end was prepared for, each counted once for each back end."""
-    to_prepare: int
     rounds_left: float | None = None
     """Seconds that the rounds still take; None before one has ended."""
 

@@ -115,15 +115,14 @@ def time_models(
     timed = Timed()
     calls: list[_Call] = []
     names = list(dict.fromkeys((EAGER, *backends)))
-    to_prepare = len(subjects) * len(names)
     for subject in subjects:
         for call in _calls(subject, names, device, threads, timed.deployments):
             calls.append(call)
             if timed.deployments:
-                report(TimingProgress(len(timed.deployments), to_prepare))
+                report(TimingProgress(len(timed.deployments)))
 
     def report_rounds(seconds_left: float) -> None:
-        report(TimingProgress(to_prepare, to_prepare, seconds_left))
+        report(TimingProgress(len(timed.deployments), seconds_left))
         time.sleep(PASS_ON_SECONDS)
 
     timings = list(_timed(calls, threads, report=report_rounds))

@@ -22,8 +22,10 @@ START_SECONDS = 5.0
 """Seconds that the first workers take to start, PyTorch included (results/reference/speed/startup.md)."""
 BEGIN_SECONDS = 1.0
 """Seconds to build a model and to store a run, until some have ended."""
-PAGES_SECONDS = 7.0
-"""Seconds to write the pages and to end Ray."""
+PAGES_SECONDS = 4.0
+"""Seconds to write the pages and to end Ray, if nothing was timed."""
+SURE_SECONDS = 15.0
+"""As many seconds of preparing models count as going as expected: the first few say little about the others."""
 OVERRUN = 0.1
 """The share of its time so far that the timing still takes at least: a machine in use makes it time rounds again."""
 _MOST_POINTS = 200
@@ -159,20 +161,23 @@ class Forecast:
     def left(self, now: float) -> float | None:
         """Return the seconds until the command ends; None while nothing is known of any run."""
         if self._timing_since is not None:
-            return self._timing_left(self._timing_since, now) + PAGES_SECONDS
+            return max(1.0, self._timing_left(self._timing_since, now) + self._timing_seconds.pages + PAGES_SECONDS)
         runs = self.runs_left(now)
-        return None if runs is None else runs + self._timing(self._paces_now().of).total + PAGES_SECONDS
+        if runs is None:
+            return None
+        timing = self._timing(self._paces_now().of)
+        return runs + timing.total + timing.pages + PAGES_SECONDS
 
     def _timing_left(self, start: float, now: float) -> float:
-        """Return the seconds until the timing that began at ``start`` ends."""
+        """Return the seconds until the timing that began at ``start`` ends; below 0 when it should have ended."""
         expected = self._timing_seconds
         if self._timing_seen is None:
             return max(start + expected.total - now, OVERRUN * (now - start))
         since, seen = self._timing_seen
         if seen.rounds_left is not None:
-            return max(1.0 - PAGES_SECONDS, seen.rounds_left - (now - since))  # the pages are under way
+            return seen.rounds_left - (now - since)
         done, coming = sum(expected.prepare[: seen.prepared]), sum(expected.prepare[seen.prepared :])
-        slower = (since - start) / done if done else 1.0
+        slower = (since - start + SURE_SECONDS) / (done + SURE_SECONDS)
         return max(slower * coming - (now - since), OVERRUN * (now - since)) + expected.rounds
 
     def runs_left(self, now: float) -> float | None:

@@ -174,7 +174,7 @@ def test_a_process_of_its_own_times_the_same_and_says_why_it_failed(
 
     *progress, measured = time_in_a_process([subject], backends=(), device="cpu", threads=1)
 
-    assert progress[0] == TimingProgress(1, 1)
+    assert progress[0] == TimingProgress(1)
     assert all(isinstance(each, TimingProgress) for each in progress)
     assert isinstance(measured, Timed)
     file = tmp_path / "timed"

@@ -195,21 +195,22 @@ def test_the_length_of_recorded_timings_is_right_within_a_quarter(
     assert len(seconds.prepare) == len(jobs) * len(backends)
     forecast = Forecast(timing=lambda pace: seconds)
     forecast.timing_begun(100.0)
-    assert forecast.left(100.0 + seconds.total / 2) == pytest.approx(seconds.total / 2 + PAGES_SECONDS)
+    assert forecast.left(100.0 + seconds.total / 2) == pytest.approx(seconds.total / 2 + seconds.pages + PAGES_SECONDS)
 
 
 def test_a_timing_under_way_tells_how_long_it_takes() -> None:
-    forecast = Forecast(timing=lambda pace: TimingSeconds(prepare=(10.0, 4.0), rounds=20.0))
+    forecast = Forecast(timing=lambda pace: TimingSeconds(prepare=(15.0, 4.0), rounds=20.0, pages=2.0))
+    pages = 2.0 + PAGES_SECONDS
     forecast.timing_begun(100.0)
-    # the first took twice as long as expected, so the second does too
-    forecast.timing_update(TimingProgress(1, 2), 120.0)
-    assert forecast.left(121.0) == pytest.approx(2 * 4.0 - 1.0 + 20.0 + PAGES_SECONDS)
-    assert forecast.left(200.0) == pytest.approx(0.1 * 80 + 20.0 + PAGES_SECONDS)
-    forecast.timing_update(TimingProgress(2, 2), 128.0)
-    assert forecast.left(128.0) == pytest.approx(20.0 + PAGES_SECONDS)
-    forecast.timing_update(TimingProgress(2, 2, rounds_left=33.0), 130.0)
-    assert forecast.left(133.0) == pytest.approx(30.0 + PAGES_SECONDS)
-    assert forecast.left(164.0) == pytest.approx(PAGES_SECONDS - 1.0)  # the pages are being written
+    # the first took twice as long as expected, so the second is expected to take longer, but not twice as long
+    forecast.timing_update(TimingProgress(1), 130.0)
+    assert forecast.left(131.0) == pytest.approx(1.5 * 4.0 - 1.0 + 20.0 + pages)
+    assert forecast.left(210.0) == pytest.approx(0.1 * 80 + 20.0 + pages)
+    forecast.timing_update(TimingProgress(2), 138.0)
+    assert forecast.left(138.0) == pytest.approx(20.0 + pages)
+    forecast.timing_update(TimingProgress(2, rounds_left=33.0), 130.0)
+    assert forecast.left(133.0) == pytest.approx(30.0 + pages)
+    assert forecast.left(164.0) == pytest.approx(pages - 1.0)  # the pages are being written
     assert forecast.left(200.0) == pytest.approx(1.0)
 
 
