@@ -5,6 +5,8 @@
 3. Features are extracted once for a model and image size; other runs wait for them, and later ones find them.
 4. Runs begin in their order, each as soon as one of the places is free.
 5. After the runs come the timing and the pages. The timing's length follows from its rules, until it tells it itself.
+6. Starting the timing, preparing models and writing pages is work of one processor: a machine that took longer to start
+   the first worker takes as much longer for it.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from bench.workflows.paces import PARTS, Network, Paces, Part, Total, images_of,
 from bench.workflows.timing_seconds import TimingSeconds
 
 START_SECONDS = 5.0
-"""Seconds that the first workers take to start, PyTorch included (results/reference/speed/startup.md)."""
+"""Seconds from the plan until the first worker has started, PyTorch included, on the machine of the other constants."""
+SLOWNESS = (0.5, 2.0)
+"""The least and most times as slow that a machine counts by its first worker; that may have waited for a node."""
 BEGIN_SECONDS = 1.0
 """Seconds to build a model and to store a run, until some have ended."""
-PAGES_SECONDS = 4.0
+PAGES_SECONDS = 3.7
 """Seconds to write the pages and to end Ray, if nothing was timed."""
 SURE_SECONDS = 15.0
 """As many seconds of preparing models count as going as expected: the first few say little about the others."""
@@ -89,6 +93,8 @@ class Forecast:
         self._timing_since: float | None = None
         self._timing_seconds = TimingSeconds()
         self._timing_seen: tuple[float, TimingProgress] | None = None
+        self._planned: float | None = None
+        self._slowness = 1.0
         self._at_once = 1
         self._groups: list[list[_Watched]] = []
         self._runs: dict[str, _Watched] = {}
@@ -101,13 +107,15 @@ class Forecast:
         for record in earlier:
             self._paces.learn(record, earlier=True)
 
-    def plan(self, groups: Iterable[Sequence[Run]], at_once: int) -> None:
+    def plan(self, groups: Iterable[Sequence[Run]], at_once: int, now: float) -> None:
         """Add runs to train.
 
         Args:
             groups: runs that are trained one after the other, in the order in which they are to begin.
             at_once: the number of groups that are trained at the same time.
+            now: the time.
         """
+        self._planned = now if self._planned is None else self._planned
         self._at_once = max(1, at_once)
         for group in groups:
             self._groups.append([_Watched(run) for run in group])
@@ -117,6 +125,9 @@ class Forecast:
 
     def begun(self, run_id: str, now: float) -> None:
         """Note that a run begins, for the first time or again."""
+        if not self._begun and self._planned is not None:
+            least, most = SLOWNESS
+            self._slowness = min(most, max(least, (now - self._planned) / START_SECONDS))
         self._begun = True
         self._under_way[run_id] = self._runs[run_id]
         self._runs[run_id].enter("begin", now)
@@ -149,7 +160,7 @@ class Forecast:
 
     def timing_begun(self, now: float) -> None:
         """Note that the runs have ended, and that their models are now timed."""
-        self._timing_since, self._timing_seconds = now, self._timing(self._paces_now().of)
+        self._timing_since, self._timing_seconds = now, self._timing_expected()
         self._timing_seen = None
 
     def timing_update(self, progress: TimingProgress, now: float) -> None:
@@ -161,12 +172,16 @@ class Forecast:
     def left(self, now: float) -> float | None:
         """Return the seconds until the command ends; None while nothing is known of any run."""
         if self._timing_since is not None:
-            return max(1.0, self._timing_left(self._timing_since, now) + self._timing_seconds.pages + PAGES_SECONDS)
+            pages = self._timing_seconds.pages + self._slowness * PAGES_SECONDS
+            return max(1.0, self._timing_left(self._timing_since, now) + pages)
         runs = self.runs_left(now)
         if runs is None:
             return None
-        timing = self._timing(self._paces_now().of)
-        return runs + timing.total + timing.pages + PAGES_SECONDS
+        timing = self._timing_expected()
+        return runs + timing.total + timing.pages + self._slowness * PAGES_SECONDS
+
+    def _timing_expected(self) -> TimingSeconds:
+        return self._timing(self._paces_now().of).on_a_slower_machine(self._slowness)
 
     def _timing_left(self, start: float, now: float) -> float:
         """Return the seconds until the timing that began at ``start`` ends; below 0 when it should have ended."""

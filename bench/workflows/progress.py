@@ -83,7 +83,7 @@ class ProgressView(View):
         """Add runs to train, and say what those wait for that have not begun; see :meth:`.Forecast.plan`."""
         with self._lock:
             self._stage, self._waiting_for = "", waiting_for
-            self._forecast.plan(groups, at_once)
+            self._forecast.plan(groups, at_once, self._clock())
             for run in (run for group in groups for run in group):
                 self._runs[run.id] = self._waiting[run.id] = run
 

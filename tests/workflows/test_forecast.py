@@ -19,7 +19,7 @@ from bench.learning.data import preprocessing
 from bench.reporting.store import Store
 from bench.spec import Progress, Record, Run, Status, TimingProgress
 from bench.workflows import timing_seconds as seconds_of
-from bench.workflows.forecast import PAGES_SECONDS, Forecast
+from bench.workflows.forecast import PAGES_SECONDS, START_SECONDS, Forecast
 from bench.workflows.paces import Part
 from bench.workflows.timing_seconds import TimingSeconds
 
@@ -30,7 +30,7 @@ THIRD = 0.34
 def replay(events: Sequence[Event], at_once: int) -> list[tuple[float, float | None, float]]:
     """(share of the way, seconds left as forecast, seconds left in truth) at ten moments from a third of the way on."""
     forecast = Forecast()
-    forecast.plan([[run] for run in {event.run.id: event.run for event in events}.values()], at_once)
+    forecast.plan([[run] for run in {event.run.id: event.run for event in events}.values()], at_once, -START_SECONDS)
     end = events[-1].at
     moments = [end * (THIRD + (0.95 - THIRD) * step / 9) for step in range(10)]
     found = []
@@ -117,7 +117,7 @@ def test_nothing_is_forecast_before_any_run_is_seen_unless_an_earlier_command_tr
 
     for earlier, expected in (([], False), ([known], True)):
         forecast = Forecast(earlier=earlier)
-        forecast.plan([[run]], 1)
+        forecast.plan([[run]], 1, -START_SECONDS)
         assert (forecast.left(0) is not None) is expected
 
     assert forecast.left(0) == pytest.approx((known.train_seconds or 0) + (known.test_seconds or 0), abs=15)
@@ -127,7 +127,7 @@ def test_a_run_that_another_one_extracts_features_for_waits_for_them_and_then_ha
     run = next(run_of(record) for record in finished("mnist-cpu2") if record.model == "mobilenet")
     first, second = (run.model_copy(update={"seed": seed}) for seed in (0, 1))
     forecast = Forecast()
-    forecast.plan([[first], [second]], 2)
+    forecast.plan([[first], [second]], 2, -START_SECONDS)
     for each in (first, second):
         forecast.begun(each.id, 0)
     for at, share in ((1, 0.1), (2, 0.2), (3, 0.3)):
@@ -163,7 +163,7 @@ def test_runs_that_early_stopping_ends_are_expected_to_end_as_their_siblings_did
     ]
     runs = [run_of(record) for record in records]
     forecast = Forecast()
-    forecast.plan([[run] for run in runs], 1)
+    forecast.plan([[run] for run in runs], 1, -START_SECONDS)
     forecast.begun(runs[0].id, 0)
     forecast.ended(lasting(records[0].model_copy(update={"run_id": runs[0].id, "job_id": runs[0].job_id}), 21))
 
@@ -174,8 +174,8 @@ def test_runs_that_early_stopping_ends_are_expected_to_end_as_their_siblings_did
     ("folder", "backends", "took"),
     [
         # from the start of the first model's preparation to the last sample, and the start of the process
-        ("mnist-cpu2", ["eager", "compile", "onnxruntime", "onnxruntime-int8", "openvino"], 109 + 7),
-        ("fast-cpu2", ["eager"], 5.5 + 7),
+        ("mnist-cpu2", ["eager", "compile", "onnxruntime", "onnxruntime-int8", "openvino"], 109 + 4),
+        ("fast-cpu2", ["eager"], 5.5 + 4),
     ],
 )
 def test_the_length_of_recorded_timings_is_right_within_a_quarter(
@@ -212,6 +212,19 @@ def test_a_timing_under_way_tells_how_long_it_takes() -> None:
     assert forecast.left(133.0) == pytest.approx(30.0 + pages)
     assert forecast.left(164.0) == pytest.approx(pages - 1.0)  # the pages are being written
     assert forecast.left(200.0) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("started_after", "factor"), [(5.0, 1.0), (7.5, 1.5), (0.1, 0.5), (600.0, 2.0)])
+def test_a_machine_that_starts_workers_slowly_writes_pages_slowly(started_after: float, factor: float) -> None:
+    run = run_of(record_of())
+    forecast = Forecast(timing=lambda pace: TimingSeconds(prepare=(4.0, 6.0), rounds=20.0, pages=2.0))
+    forecast.plan([[run]], 1, 100.0)
+    forecast.begun(run.id, 100.0 + started_after)
+    forecast.ended(record_of().model_copy(update={"run_id": run.id, "job_id": run.job_id}))
+
+    assert forecast.left(800.0) == pytest.approx(20.0 + factor * (4.0 + 6.0 + 2.0 + PAGES_SECONDS))
+    forecast.timing_begun(800.0)
+    assert forecast.left(800.0) == pytest.approx(20.0 + factor * (4.0 + 6.0 + 2.0 + PAGES_SECONDS))
 
 
 def test_the_rules_of_the_timing_are_those_that_its_length_follows_from() -> None:
