@@ -75,7 +75,7 @@ def timing_seconds(
         answer = (pace(run, "testing") or 0.0) / more_cpus**GAIN
         step = (pace(run, "training") or 0.0) / more_cpus**GAIN * run.recipe.batch_size
         calls = [step, *([batch * answer] if on_features(run) else []), *[answer, batch * answer] * len(backends)]
-        for name in backends:
+        for name in dict.fromkeys(("eager", *backends)):  # in the order of bench.learning.timing
             prepare.append(PREPARE_SECONDS.get(name, 0.0) + images_of(run, "testing") * answer)
         one_round += sum(_block(seconds) for seconds in calls)
         warm_up += sum(max(WARM_UP_SECONDS, seconds) for seconds in calls)

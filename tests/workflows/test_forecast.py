@@ -198,6 +198,14 @@ def test_the_length_of_recorded_timings_is_right_within_a_quarter(
     assert forecast.left(100.0 + seconds.total / 2) == pytest.approx(seconds.total / 2 + seconds.pages + PAGES_SECONDS)
 
 
+def test_eager_mode_is_prepared_first() -> None:
+    seconds = seconds_of.timing_seconds([run_of(record_of())], ["compile", "eager"], lambda run, part: 0.0)
+    assert seconds.prepare == (
+        seconds_of.START_SECONDS + seconds_of.PREPARE_SECONDS["eager"],
+        seconds_of.PREPARE_SECONDS["compile"],
+    )
+
+
 def test_a_timing_under_way_tells_how_long_it_takes() -> None:
     forecast = Forecast(timing=lambda pace: TimingSeconds(prepare=(15.0, 4.0), rounds=20.0, pages=2.0))
     pages = 2.0 + PAGES_SECONDS
