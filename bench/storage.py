@@ -7,6 +7,7 @@ universal_pathlib's paths. Both come with the extra ``storage`` and are imported
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -92,8 +93,18 @@ def place_of(value: str | Place) -> Place:
         if isinstance(error, ImportError) or scheme in _PACKAGES:
             raise UserError(_what_to_install(value, scheme)) from None
         raise UserError(f"{value}: no file system is known for {scheme}://; use s3://, gs:// or abfss://") from None
+    logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it warns of what it then does in another way
     place: Place = UPath(value.rstrip("/"), **_options(scheme))
     return place
+
+
+def url_of(place: Place) -> str:
+    """Return the path or the URL that names a place; :func:`place_of` returns the place again, in any process."""
+    account = None if isinstance(place, Path) else place.storage_options.get("account_name")
+    if isinstance(place, Path) or account is None:
+        return str(place)
+    container, _, rest = place.path.partition("/")  # str(place) leaves the account out
+    return f"{place.protocol}://{container}@{account}.dfs.core.windows.net/{rest}"
 
 
 PlaceOption = Annotated[Place, PlainValidator(place_of)]
@@ -147,7 +158,7 @@ def storage_errors(place: Place, doing: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, (OSError, *_types(_NO_ANSWER + _OTHERS))):
             raise
-        raise StorageError(f"cannot {doing} {place}: {_reason(error)}") from error
+        raise StorageError(f"cannot {doing} {url_of(place)}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -187,9 +198,9 @@ def reach(place: Place, *, to_write: bool = False) -> None:
             _within(ANSWER_SECONDS, ask)
         except FileNotFoundError:
             bucket = place.path.strip("/").split("/")[0]
-            raise StorageError(f"cannot {doing} {place}: there is no bucket {bucket}") from None
+            raise StorageError(f"cannot {doing} {url_of(place)}: there is no bucket {bucket}") from None
         except ValueError as error:  # a file system that lacks a setting
-            raise StorageError(f"cannot {doing} {place}: {first_line(error)}") from None
+            raise StorageError(f"cannot {doing} {url_of(place)}: {first_line(error)}") from None
 
 
 def _within(seconds: float, act: Callable[[], None]) -> None:

@@ -17,7 +17,7 @@ import fsspec
 import pytest
 from factories import job_of, record_of, result_of
 from hypothesis import settings
-from object_storage import BUCKET, ObjectStorage, object_storage
+from object_storage import BUCKET, ObjectStorage, free_port, object_storage
 
 from bench.cluster.session import ask_for_own_token
 from bench.learning.data import datasets
@@ -140,6 +140,25 @@ def s3(s3_server: ObjectStorage, monkeypatch: pytest.MonkeyPatch) -> ObjectStora
 def s3_url(s3: ObjectStorage, request: pytest.FixtureRequest) -> str:
     """The URL of an empty results folder."""
     return f"s3://{BUCKET}/{slug(request.node.name)}-{uuid.uuid4().hex[:6]}"
+
+
+@pytest.fixture(scope="session")
+def gs_server() -> Iterator[str]:
+    """The address of a server for Google Cloud Storage, an emulator in this process."""
+    from gcp_storage_emulator.server import create_server
+
+    port = free_port()
+    server = create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
+    server.start()
+    yield f"http://127.0.0.1:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def gs_url(gs_server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty results folder in Google Cloud Storage, for this process and those that it starts."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gs_server)
+    return f"gs://{BUCKET}/{slug(request.node.name)}-{uuid.uuid4().hex[:6]}"
 
 
 @pytest.fixture

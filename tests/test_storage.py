@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from factories import record_of, result_of
@@ -20,7 +22,7 @@ from bench.errors import UserError
 from bench.reporting import files
 from bench.reporting.remote import open_store
 from bench.reporting.store import Store
-from bench.storage import StorageError, place_of, reach
+from bench.storage import StorageError, place_of, reach, url_of
 from bench.workflows.run import prepare
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -36,6 +38,15 @@ def test_a_path_is_a_path_and_a_url_a_place_in_object_storage() -> None:
         assert str(place / "runs" / "a.parquet") == url.rstrip("/") + "/runs/a.parquet"
     assert isinstance(HistoryOptions(versions=("a", "b"), page="h.html").page, Path)
     assert str(Options(results="memory://pre/fix").results) == "memory://pre/fix"
+
+
+def test_the_name_of_a_place_says_in_which_account_it_is() -> None:
+    for url in ("s3://bucket/pre/fix", "memory://pre/fix", "/tmp/results"):
+        assert url_of(place_of(url)) == url
+    # as universal_pathlib gives it, whose str() is abfss://box/pre/fix
+    about = {"account_name": "acme", "use_listings_cache": False}
+    azure: Any = types.SimpleNamespace(protocol="abfss", path="box/pre/fix", storage_options=about)
+    assert url_of(azure) == "abfss://box@acme.dfs.core.windows.net/pre/fix"
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///", "nowhere://bucket/prefix"])
@@ -135,15 +146,16 @@ def test_reaching_a_place_says_why_it_cannot(s3: ObjectStorage, s3_url: str, mon
 # --- commands that read from there -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def filled(memory_url: str) -> str:
+@pytest.fixture(params=["memory_url", "gs_url"])
+def filled(request: pytest.FixtureRequest) -> str:
     """The URL of a results folder with two models."""
-    store = open_store(place_of(memory_url))
+    url: str = request.getfixturevalue(request.param)
+    store = open_store(place_of(url))
     store.prepare()
     for seed in range(3):
         store.write(result_of(record_of("cnn", seed=seed, test_accuracy=0.98 + seed / 1000)))
         store.write(result_of(record_of("mobilenet", seed=seed, test_accuracy=0.8 + seed / 1000)))
-    return memory_url
+    return url
 
 
 def test_reports_and_comparisons_are_made_from_there(
@@ -167,7 +179,7 @@ def test_reports_and_comparisons_are_made_from_there(
 
 
 def test_results_below_a_folder_are_proposed(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
-    above = "memory://" + filled.removeprefix("memory://").split("/")[0]
+    above = filled.rpartition("/")[0] if filled.startswith("gs://") else filled
     store = open_store(place_of(f"{above}/inner/a"))
     store.prepare()
     store.write(result_of(record_of()))

@@ -17,7 +17,7 @@ from bench.reporting import files
 from bench.reporting.formats import counted
 from bench.reporting.store import Store
 from bench.spec import Deployment, Result, Timing, slug
-from bench.storage import Place, StorageError
+from bench.storage import Place, StorageError, url_of
 
 
 def open_store(root: Place) -> Store:
@@ -30,7 +30,7 @@ class RemoteStore(Store):
 
     def __init__(self, root: Place) -> None:
         super().__init__(root)
-        digest = hashlib.sha256(str(root).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(url_of(root).encode()).hexdigest()[:12]
         self._folder = cache.cache_dir() / "unsent" / f"{slug(root.name)}-{digest}"
         self.kept = Store(self._folder)
         """The results folder on this machine."""
@@ -100,7 +100,7 @@ class RemoteStore(Store):
             ) from None
         self._unreachable = None
         if sent:
-            print(f"note: brought over {counted(sent, 'result')} from {self.kept.root} to {self.root}")
+            print(f"note: brought over {counted(sent, 'result')} from {self.kept.root} to {url_of(self.root)}")
 
     def _send(self) -> int:
         """Write all that is kept into the storage, delete it here, and return the number of results."""
@@ -130,4 +130,4 @@ def worker_url(root: Place) -> str | None:
 
     They reach object storage, but neither a folder of this machine nor the memory of this process.
     """
-    return None if isinstance(root, Path) or root.protocol == "memory" else str(root)
+    return None if isinstance(root, Path) or root.protocol == "memory" else url_of(root)

@@ -15,7 +15,7 @@ from bench.reporting.sweeps import read_swept
 from bench.reporting.terminal import print_results
 from bench.reporting.tuning import sections, write_tuning
 from bench.spec import Record
-from bench.storage import Place
+from bench.storage import Place, url_of
 
 
 def report(options: ReportOptions) -> None:
@@ -76,4 +76,4 @@ def write_pages(
     pages.append(write_tuning(store, swept))  # shows the plots that there are
     for page in pages if show else ():
         if page is not None:
-            print(f"written: {page}")
+            print(f"written: {url_of(page)}")

@@ -15,7 +15,7 @@ from bench.config.home import expanded_path
 from bench.errors import UserError, first_line
 from bench.learning import cache
 from bench.spec import slug
-from bench.storage import Place, change_token, place_of, reach, storage_errors
+from bench.storage import Place, change_token, place_of, reach, storage_errors, url_of
 
 UNUSED_SECONDS = 24 * 3600
 """Seconds after which an older copy of the same place counts as unused, and may go when a newer one is fetched."""
@@ -39,17 +39,17 @@ def local_path(name: str | Place, option: str) -> Path:
         return place
     reach(place)
     objects = _objects(place, option)
-    digest = hashlib.sha256(json.dumps([str(place), objects]).encode()).hexdigest()[:16]
-    name_of_place = hashlib.sha256(str(place).encode()).hexdigest()[:8]
-    folder = cache.cache_dir() / "remote" / f"{slug(str(place))}-{name_of_place}-{digest}"
+    digest = hashlib.sha256(json.dumps(objects).encode()).hexdigest()[:16]
+    prefix = f"{slug(str(place))}-{hashlib.sha256(url_of(place).encode()).hexdigest()[:16]}"
+    folder = cache.cache_dir() / "remote" / f"{prefix}-{digest}"
     copy = folder / (place.name or str(place.path).strip("/"))
     try:
         with cache.locked(folder):
             cache.check_trusted(folder)
             if not copy.exists():
-                older = folder.parent.glob(f"{slug(str(place))}-{name_of_place}-*")
+                older = folder.parent.glob(f"{prefix}-*")
                 _remove_unused(each for each in older if each != folder)
-                print(f"fetching {len(objects):,} files of {place} into {folder}", flush=True)
+                print(f"fetching {len(objects):,} files of {url_of(place)} into {folder}", flush=True)
                 _fetch(place, objects, copy)
             os.utime(folder)
     except OSError as error:
@@ -90,7 +90,7 @@ def _objects(place: Place, option: str) -> dict[str, str]:
         if not path.endswith("/"):  # an object that stands for a folder
             objects[name] = f"{about['size']} {change_token(about)}"
     if not objects:
-        raise UserError(f"{option}: there is nothing at {place}")
+        raise UserError(f"{option}: there is nothing at {url_of(place)}")
     return objects
 
 
