@@ -28,10 +28,10 @@ BEGIN_SECONDS = 1.0
 """Seconds to build a model and to store a run, until some have ended."""
 PAGES_SECONDS = 3.7
 """Seconds to write the pages and to end Ray, if nothing was timed."""
-SURE_SECONDS = 15.0
+SURE_SECONDS = 30.0
 """As many seconds of preparing models count as going as expected: the first few say little about the others."""
-OVERRUN = 0.1
-"""The share of its time so far that the timing still takes at least: a machine in use makes it time rounds again."""
+OVERRUN = 0.25
+"""The share of its time so far that preparing a model still takes at least: large networks take longer."""
 _MOST_POINTS = 200
 
 Timing = Callable[[Callable[[Run, Part], float | None]], TimingSeconds]
@@ -191,9 +191,11 @@ class Forecast:
         since, seen = self._timing_seen
         if seen.rounds_left is not None:
             return seen.rounds_left - (now - since)
-        done, coming = sum(expected.prepare[: seen.prepared]), sum(expected.prepare[seen.prepared :])
-        slower = (since - start + SURE_SECONDS) / (done + SURE_SECONDS)
-        return max(slower * coming - (now - since), OVERRUN * (now - since)) + expected.rounds
+        slower = (since - start + SURE_SECONDS) / (sum(expected.prepare[: seen.prepared]) + SURE_SECONDS)
+        left = expected.rounds + slower * sum(expected.prepare[seen.prepared + 1 :])
+        for under_way in expected.prepare[seen.prepared : seen.prepared + 1]:
+            left += max(slower * under_way - (now - since), OVERRUN * (now - since))
+        return left
 
     def runs_left(self, now: float) -> float | None:
         """Return the seconds until the last run ends; None while nothing is known of any run."""

@@ -207,19 +207,19 @@ def test_eager_mode_is_prepared_first() -> None:
 
 
 def test_a_timing_under_way_tells_how_long_it_takes() -> None:
-    forecast = Forecast(timing=lambda pace: TimingSeconds(prepare=(15.0, 4.0), rounds=20.0, pages=2.0))
+    forecast = Forecast(timing=lambda pace: TimingSeconds(prepare=(20.0, 4.0, 6.0), rounds=20.0, pages=2.0))
     pages = 2.0 + PAGES_SECONDS
     forecast.timing_begun(100.0)
-    # the first took twice as long as expected, so the second is expected to take longer, but not twice as long
-    forecast.timing_update(TimingProgress(1), 130.0)
-    assert forecast.left(131.0) == pytest.approx(1.5 * 4.0 - 1.0 + 20.0 + pages)
-    assert forecast.left(210.0) == pytest.approx(0.1 * 80 + 20.0 + pages)
-    forecast.timing_update(TimingProgress(2), 138.0)
-    assert forecast.left(138.0) == pytest.approx(20.0 + pages)
-    forecast.timing_update(TimingProgress(2, rounds_left=33.0), 130.0)
-    assert forecast.left(133.0) == pytest.approx(30.0 + pages)
-    assert forecast.left(164.0) == pytest.approx(pages - 1.0)  # the pages are being written
-    assert forecast.left(200.0) == pytest.approx(1.0)
+    # the first took twice as long as expected, so the next are expected to take longer, but not twice as long
+    forecast.timing_update(TimingProgress(1), 140.0)
+    assert forecast.left(141.0) == pytest.approx(1.4 * 4.0 - 1.0 + 1.4 * 6.0 + 20.0 + pages)
+    assert forecast.left(220.0) == pytest.approx(0.25 * 80 + 1.4 * 6.0 + 20.0 + pages)
+    forecast.timing_update(TimingProgress(3), 230.0)
+    assert forecast.left(238.0) == pytest.approx(20.0 + pages)
+    forecast.timing_update(TimingProgress(3, rounds_left=33.0), 240.0)
+    assert forecast.left(243.0) == pytest.approx(30.0 + pages)
+    assert forecast.left(274.0) == pytest.approx(pages - 1.0)  # the pages are being written
+    assert forecast.left(300.0) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("started_after", "factor"), [(5.0, 1.0), (7.5, 1.5), (0.1, 0.5), (600.0, 2.0)])
