@@ -7,8 +7,9 @@ ARGS ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# Two processes, each with a half of the tests that start Ray (tests/conftest.py).
-TWO_AT_A_TIME := -n 2 --no-loadscope-reorder
+# Three processes, one of which begins with tests that start Ray (tests/conftest.py): on two cores one of three waits for
+# Ray or for a network most of the time.
+AT_A_TIME := -n 3 --no-loadscope-reorder
 WITH_RAY := tests/test_run.py::test_main_job_trains_both_models_on_real_digits \
 	tests/test_run.py::test_two_workers_average_their_gradients
 
@@ -20,13 +21,13 @@ run: .venv/.installed-run
 	$(BIN)/python -m bench.run --models cnn mobilenet $(ARGS)
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest $(TWO_AT_A_TIME) $(ARGS)
+	$(BIN)/python -m pytest $(AT_A_TIME) $(ARGS)
 
 test-fast: .venv/.installed-test
-	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not slow and not ray and not heavy" $(ARGS)
+	$(BIN)/python -m pytest $(AT_A_TIME) -m "not slow and not ray and not heavy" $(ARGS)
 
 test-all: .venv/.installed-test
-	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "slow or not slow" $(ARGS)
+	$(BIN)/python -m pytest $(AT_A_TIME) -m "slow or not slow" $(ARGS)
 
 # The lowest declared version of every dependency, in an environment of its own: the tests without Ray, and two with it.
 test-oldest: .venv-oldest/.installed

@@ -28,7 +28,7 @@ from bench.spec import Job, Record, Result, Run, slug
 settings.register_profile("bench", deadline=None)  # machines are shared: time says nothing
 settings.load_profile("bench")
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # two processes compute at once: a thread that waits shall let the others work
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes compute at once: a thread that waits shall let the others work
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ask_for_own_token()  # before a test imports Ray
@@ -79,15 +79,15 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where tests run in two processes, one begins with RAY_FIRST; whichever is free takes the next file."""
+    """Where tests run in several processes, one begins with RAY_FIRST; whichever is free takes the next file."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class RayInTwo(LoadScopeScheduling):  # type: ignore[misc]
+    class RayFirst(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
             return "Ray first" if file in RAY_FIRST else file
 
-    return RayInTwo(config, log)
+    return RayFirst(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
