@@ -165,7 +165,7 @@ class Benchmark:
         runs = [job.runs()[0] for job in self.jobs if job.job_id in timed]
 
         def timing(pace: Callable[[Run, Part], float | None]) -> TimingSeconds:
-            return timing_seconds(runs, sorted(self._backends()), pace, more_cpus=self.more_cpus)
+            return timing_seconds(runs, self._backends(), pace, more_cpus=self.more_cpus)
 
         forecast = Forecast(timing=timing, earlier=self.stored.values())
         view = ProgressView(self.labels, forecast)
@@ -262,7 +262,7 @@ class Benchmark:
         return _missing(more, self.stored, retry_failed=False) if more else []
 
     def _was_timed(self, job: Job) -> bool:
-        return any(self._backends() <= self._timed_with(record.run_id) for record in self._records_of(job))
+        return any(set(self._backends()) <= self._timed_with(record.run_id) for record in self._records_of(job))
 
     def _to_time(self) -> list[Record]:
         """Return a finished run of each job for which some back end asked for was not timed and has not failed."""
@@ -279,9 +279,9 @@ class Benchmark:
                 asked.append(done[0])
         return asked
 
-    def _backends(self) -> set[str]:
-        """Return the back ends that are asked for, and eager, with which all are compared."""
-        return {"eager", *self.options.backends}
+    def _backends(self) -> list[str]:
+        """Return the back ends that are asked for, and eager, with which all are compared, in the order of timing."""
+        return [name for name in BACKENDS if name == "eager" or name in self.options.backends]
 
     def _timed_with(self, run_id: str) -> set[str]:
         """Return the back ends that a run was timed with, or that failed and are not to be tried again."""
@@ -297,7 +297,7 @@ class Benchmark:
             return
         from bench.cluster.timing import NotTimedError, time_alone
 
-        backends = [name for name in BACKENDS if name in self._backends()]
+        backends = self._backends()
         how = "" if backends == ["eager"] else f", by {', '.join(backends)}"
         what = f"timing {', '.join(self.labels[record.job_id] for record in records)}, one at a time{how}"
         print(what, flush=True)

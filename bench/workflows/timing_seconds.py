@@ -62,7 +62,7 @@ def timing_seconds(
 
     Args:
         runs: one of each job whose model is timed.
-        backends: the back ends, eager among them.
+        backends: the back ends, eager among them, in the order in which a model is prepared for them.
         pace: the seconds for each image in a part of a run's training; None where it is not known.
         more_cpus: how many times as many CPUs time as train.
     """
@@ -75,7 +75,7 @@ def timing_seconds(
         answer = (pace(run, "testing") or 0.0) / more_cpus**GAIN
         step = (pace(run, "training") or 0.0) / more_cpus**GAIN * run.recipe.batch_size
         calls = [step, *([batch * answer] if on_features(run) else []), *[answer, batch * answer] * len(backends)]
-        for name in dict.fromkeys(("eager", *backends)):  # in the order of bench.learning.timing
+        for name in backends:
             prepare.append(PREPARE_SECONDS.get(name, 0.0) + images_of(run, "testing") * answer)
         one_round += sum(_block(seconds) for seconds in calls)
         warm_up += sum(max(WARM_UP_SECONDS, seconds) for seconds in calls)

@@ -198,8 +198,8 @@ def test_the_length_of_recorded_timings_is_right_within_a_quarter(
     assert forecast.left(100.0 + seconds.total / 2) == pytest.approx(seconds.total / 2 + seconds.pages + PAGES_SECONDS)
 
 
-def test_eager_mode_is_prepared_first() -> None:
-    seconds = seconds_of.timing_seconds([run_of(record_of())], ["compile", "eager"], lambda run, part: 0.0)
+def test_models_are_expected_to_be_prepared_in_the_order_of_the_back_ends() -> None:
+    seconds = seconds_of.timing_seconds([run_of(record_of())], ["eager", "compile"], lambda run, part: 0.0)
     assert seconds.prepare == (
         seconds_of.START_SECONDS + seconds_of.PREPARE_SECONDS["eager"],
         seconds_of.PREPARE_SECONDS["compile"],

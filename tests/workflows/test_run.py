@@ -118,6 +118,12 @@ def finish(benchmark: Benchmark, accuracies: list[float]) -> None:
         benchmark.ended[run.id] = stored_in(benchmark.store, outcome)
 
 
+def test_eager_mode_is_prepared_first_whatever_is_asked_for(tmp_path: Path) -> None:
+    benchmark = benchmark_of(tmp_path, job_of(), backends=("onnxruntime", "compile"))
+
+    assert benchmark._backends() == ["eager", "compile", "onnxruntime"]
+
+
 def test_seeds_are_added_until_the_interval_is_narrow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark = benchmark_of(tmp_path, job_of(dataset=DIGITS, seeds=(0,)), until_ci=0.5, max_seeds=50)
 
