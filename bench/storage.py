@@ -100,10 +100,10 @@ def place_of(value: str | Place) -> Place:
 
 def url_of(place: Place) -> str:
     """Return the path or the URL that names a place; :func:`place_of` returns the place again, in any process."""
-    account = None if isinstance(place, Path) else place.storage_options.get("account_name")
-    if isinstance(place, Path) or account is None:
+    if isinstance(place, Path) or "account_name" not in place.storage_options:
         return str(place)
-    container, _, rest = place.path.partition("/")  # str(place) leaves the account out
+    account = place.storage_options["account_name"]  # Azure's, which str(place) leaves out
+    container, _, rest = place.path.partition("/")
     return f"{place.protocol}://{container}@{account}.dfs.core.windows.net/{rest}"
 
 

@@ -28,9 +28,8 @@ from bench.spec import Job, Record, Result, Run, slug
 settings.register_profile("bench", deadline=None)  # machines are shared: time says nothing
 settings.load_profile("bench")
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # several processes compute at once: a thread that waits shall let the others work
+# several processes compute at once: a thread that waits shall let the others work
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ask_for_own_token()  # before a test imports Ray

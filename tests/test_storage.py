@@ -179,12 +179,11 @@ def test_reports_and_comparisons_are_made_from_there(
 
 
 def test_results_below_a_folder_are_proposed(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
-    above = filled.rpartition("/")[0] if filled.startswith("gs://") else filled
-    store = open_store(place_of(f"{above}/inner/a"))
+    store = open_store(place_of(f"{filled}/inner/a"))
     store.prepare()
     store.write(result_of(record_of()))
-    assert compare.main([f"{above}/inner", filled]) == 0
-    assert compare.main([f"{above}/nothing", filled]) == 2
+    assert compare.main([f"{filled}/inner", filled]) == 0
+    assert compare.main([f"{filled}/nothing", filled]) == 2
     assert "holds no runs" in capsys.readouterr().err
 
 

@@ -172,13 +172,14 @@ class Forecast:
     def left(self, now: float) -> float | None:
         """Return the seconds until the command ends; None while nothing is known of any run."""
         if self._timing_since is not None:
-            pages = self._timing_seconds.pages + self._slowness * PAGES_SECONDS
-            return max(1.0, self._timing_left(self._timing_since, now) + pages)
-        runs = self.runs_left(now)
-        if runs is None:
-            return None
-        timing = self._timing_expected()
-        return runs + timing.total + timing.pages + self._slowness * PAGES_SECONDS
+            timing, before_pages = self._timing_seconds, self._timing_left(self._timing_since, now)
+        else:
+            runs = self.runs_left(now)
+            if runs is None:
+                return None
+            timing = self._timing_expected()
+            before_pages = runs + timing.total
+        return max(1.0, before_pages + timing.pages + self._slowness * PAGES_SECONDS)
 
     def _timing_expected(self) -> TimingSeconds:
         return self._timing(self._paces_now().of).on_a_slower_machine(self._slowness)
@@ -193,8 +194,8 @@ class Forecast:
             return seen.rounds_left - (now - since)
         slower = (since - start + SURE_SECONDS) / (sum(expected.prepare[: seen.prepared]) + SURE_SECONDS)
         left = expected.rounds + slower * sum(expected.prepare[seen.prepared + 1 :])
-        for under_way in expected.prepare[seen.prepared : seen.prepared + 1]:
-            left += max(slower * under_way - (now - since), OVERRUN * (now - since))
+        if seen.prepared < len(expected.prepare):
+            left += max(slower * expected.prepare[seen.prepared] - (now - since), OVERRUN * (now - since))
         return left
 
     def runs_left(self, now: float) -> float | None:
